@@ -1,0 +1,56 @@
+r"""The one noun of the package: a denoiser.
+
+Images ``x`` lie in [0, 1]; denoisers work on :math:`z = 2x - 1` and on :math:`z_\sigma = z + \sigma \epsilon` with
+:math:`\epsilon \sim \mathcal N(0, I)`. A denoiser estimates the posterior mean
+
+.. math:: D(z_\sigma, \sigma, y) = \mathbb E[z \mid z_\sigma, y].
+
+Noise predictor and score are the same object in other units:
+:math:`\epsilon(z_\sigma) = (z_\sigma - D) / \sigma` and :math:`\nabla \log p_\sigma(z_\sigma \mid y) = (D - z_\sigma) / \sigma^2`.
+"""
+
+__all__ = ["Denoiser", "from_model", "to_model"]
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """What every denoiser offers: a trained network, a closed form, a multi-head network, a VP network."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape ``(C, H, W)`` of one image."""
+
+    def __call__(self, z: Tensor, sigma: Tensor | float, label: Tensor | None = None) -> Tensor:
+        """``D(z_sigma, sigma, y)``, ``(N, C, H, W)``; ``label=None`` is the unconditional denoiser."""
+
+    def all_classes(self, z: Tensor, sigma: Tensor | float) -> Tensor:
+        """``D(z_sigma, sigma, y)`` for every class, ``(N, K, C, H, W)``."""
+
+
+def to_model(x: Tensor) -> Tensor:
+    """Image units [0, 1] to model units [-1, 1]: ``z = 2x - 1``."""
+    return 2 * x - 1
+
+
+def from_model(z: Tensor) -> Tensor:
+    """Model units [-1, 1] to image units [0, 1]: ``x = (z + 1) / 2``."""
+    return (z + 1) / 2
+
+
+def expand_sigma(sigma: Tensor | float, z: Tensor) -> Tensor:
+    """Noise level as a tensor of shape ``(N, 1, 1, 1)`` in the dtype of ``z``; it must be positive."""
+    sigma = torch.as_tensor(sigma, dtype=z.dtype, device=z.device)
+    if sigma.ndim > 1 or (sigma.ndim == 1 and len(sigma) not in (1, len(z))):
+        raise ValueError(f"sigma has shape {tuple(sigma.shape)}; give one number, or one per image ({len(z)})")
+    if not bool((sigma > 0).all()):
+        raise ValueError(f"sigma must be positive, got {float(sigma.min())}")
+    return sigma.reshape(-1, 1, 1, 1).expand(len(z), 1, 1, 1)

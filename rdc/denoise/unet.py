@@ -1,0 +1,176 @@
+"""The DDPM++ U-Net of Song et al. (2021) in the form used by Karras et al. (2022, "EDM").
+
+Parameter names and shapes follow the published EDM checkpoints (``enc.32x32_block0.conv0.weight``,
+``dec.16x16_up.skip.bias``, ...), so that one class trains the small networks of the book and holds the
+CIFAR-10 weights. A block computes, with the embedding ``e`` of noise level and class,
+
+    h = conv1(silu(norm1(conv0(resample(silu(norm0(x)))) + affine(e))))
+    x = (skip(resample(x)) + h) / sqrt(2)          then, optionally,     x = (x + attention(x)) / sqrt(2)
+
+``patch > 1`` folds ``patch x patch`` pixels into channels before the first layer and unfolds them after the
+last (a network of stride ``patch``): a quarter of the work for ``patch = 2``.
+
+References:
+    | Score-Based Generative Modeling through Stochastic Differential Equations (Song et al., 2021)
+    | https://arxiv.org/abs/2011.13456
+    | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022), appendix F
+    | https://arxiv.org/abs/2206.00364
+"""
+
+__all__ = ["UNet", "UNetConfig"]
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Shape of a :class:`UNet`; the defaults are those of the CIFAR-10 checkpoints of EDM."""
+
+    resolution: int = 32
+    channels: int = 3
+    label_dim: int = 10
+    model_channels: int = 128
+    channel_mult: tuple[int, ...] = (2, 2, 2)
+    num_blocks: int = 4
+    attn_resolutions: tuple[int, ...] = (16,)
+    augment_dim: int = 0
+    patch: int = 1
+
+
+class UNet(nn.Module):
+    """Maps a scaled noisy image, a noise condition and a one-hot class to the raw network output ``F``."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        c = self.config = config
+        folds = 2 ** (len(c.channel_mult) - 1)
+        if c.resolution % (c.patch * folds):
+            raise ValueError(f"resolution {c.resolution} is not a multiple of patch x 2^(levels-1) = {c.patch * folds}")
+        width, emb = c.model_channels, 4 * c.model_channels
+        self.map_label = linear(c.label_dim, width) if c.label_dim else None
+        self.map_augment = linear(c.augment_dim, width, bias=False) if c.augment_dim else None
+        self.map_layer0, self.map_layer1 = linear(width, emb), linear(emb, emb)
+
+        sizes = [c.resolution // c.patch // 2**level for level in range(len(c.channel_mult))]
+        inputs = c.channels * c.patch**2
+        self.enc = nn.ModuleDict({f"{sizes[0]}x{sizes[0]}_conv": conv(inputs, width, 3)})
+        skips, now = [width], width
+        for level, (size, mult) in enumerate(zip(sizes, c.channel_mult, strict=True)):
+            if level:
+                self.enc[f"{size}x{size}_down"] = Block(now, now, emb, resample="down")
+                skips.append(now)
+            for i in range(c.num_blocks):
+                self.enc[f"{size}x{size}_block{i}"] = Block(now, width * mult, emb, attention=size in c.attn_resolutions)
+                now = width * mult
+                skips.append(now)
+
+        self.dec = nn.ModuleDict()
+        for level, (size, mult) in reversed(list(enumerate(zip(sizes, c.channel_mult, strict=True)))):
+            if level == len(sizes) - 1:
+                self.dec[f"{size}x{size}_in0"] = Block(now, now, emb, attention=True)
+                self.dec[f"{size}x{size}_in1"] = Block(now, now, emb)
+            else:
+                self.dec[f"{size}x{size}_up"] = Block(now, now, emb, resample="up")
+            for i in range(c.num_blocks + 1):
+                attention = i == c.num_blocks and size in c.attn_resolutions
+                block = Block(now + skips.pop(), width * mult, emb, attention=attention)
+                self.dec[f"{size}x{size}_block{i}"] = block
+                now = width * mult
+        self.dec[f"{sizes[0]}x{sizes[0]}_aux_norm"] = norm(now)
+        self.dec[f"{sizes[0]}x{sizes[0]}_aux_conv"] = conv(now, inputs, 3, gain=1e-5)
+
+    def forward(
+        self, x: Float[Tensor, "n c h w"], noise: Float[Tensor, " n"], label: Float[Tensor, "n k"] | None = None
+    ) -> Float[Tensor, "n c h w"]:
+        """Output ``F`` of shape ``(N, C, H, W)``.
+
+        Arguments:
+            x: The scaled input ``c_in z_sigma``.
+            noise: The noise condition ``c_noise = log(sigma) / 4``, one per image.
+            label: One-hot classes ``(N, K)``; a row of zeros, or None, means no class.
+        """
+        e = self.embed(noise, label, x.dtype)
+        if self.config.patch > 1:
+            x = F.pixel_unshuffle(x, self.config.patch)
+        skips = []
+        for name, layer in self.enc.items():
+            x = layer(x) if name.endswith("conv") else layer(x, e)
+            skips.append(x)
+        for name, layer in self.dec.items():
+            if "aux" in name:
+                x = F.silu(layer(x)) if name.endswith("norm") else layer(x)
+            else:
+                x = layer(torch.cat([x, skips.pop()], dim=1) if "block" in name else x, e)
+        return F.pixel_shuffle(x, self.config.patch) if self.config.patch > 1 else x
+
+    def embed(self, noise: Tensor, label: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """The embedding ``e`` of noise level and class, ``(N, 4 model_channels)``."""
+        half = self.config.model_channels // 2
+        index = torch.arange(half, dtype=torch.float32, device=noise.device)
+        frequency = (1 / 10000) ** (index / (half - 1))
+        angle = noise.float()[:, None] * frequency
+        e = torch.cat([angle.sin(), angle.cos()], dim=1).to(dtype)
+        if self.map_label is not None:
+            k = self.config.label_dim
+            label = torch.zeros(len(noise), k, device=noise.device) if label is None else label
+            e = e + self.map_label((label * math.sqrt(k)).to(dtype))
+        return F.silu(self.map_layer1(F.silu(self.map_layer0(e))))
+
+
+class Block(nn.Module):
+    """Residual block with optional resampling (factor 2) and optional single-head attention."""
+
+    def __init__(self, inputs: int, outputs: int, emb: int, resample: str = "", attention: bool = False) -> None:
+        super().__init__()
+        self.resample = resample
+        self.norm0, self.conv0 = norm(inputs), conv(inputs, outputs, 3)
+        self.affine = linear(emb, outputs)
+        self.norm1, self.conv1 = norm(outputs), conv(outputs, outputs, 3, gain=1e-5)
+        self.skip = conv(inputs, outputs, 1) if resample or inputs != outputs else None
+        self.attention = attention
+        if attention:
+            self.norm2 = norm(outputs)
+            self.qkv, self.proj = conv(outputs, 3 * outputs, 1, gain=math.sqrt(0.2)), conv(outputs, outputs, 1, gain=1e-5)
+
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        h = self.conv0(self._resample(F.silu(self.norm0(x))))
+        h = self.conv1(F.silu(self.norm1(h + self.affine(e)[:, :, None, None])))
+        x = self._resample(x)
+        x = ((x if self.skip is None else self.skip(x)) + h) * math.sqrt(0.5)
+        return (x + self._attend(self.norm2(x))) * math.sqrt(0.5) if self.attention else x
+
+    def _resample(self, x: Tensor) -> Tensor:
+        if self.resample == "down":
+            return F.avg_pool2d(x, 2)
+        return F.interpolate(x, scale_factor=2, mode="nearest") if self.resample == "up" else x
+
+    def _attend(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        q, k, v = self.qkv(x).reshape(n, c, 3, h * w).unbind(2)  # each (n, c, pixels); q, k, v interleave
+        weight = (q.transpose(1, 2) @ k / math.sqrt(c)).softmax(dim=-1)
+        return self.proj((v @ weight.transpose(1, 2)).reshape(n, c, h, w))
+
+
+def norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(min(32, channels // 4), channels, eps=1e-6)
+
+
+def conv(inputs: int, outputs: int, kernel: int, gain: float = 1.0) -> nn.Conv2d:
+    return initialise(nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2), gain)
+
+
+def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
+    return initialise(nn.Linear(inputs, outputs, bias=bias), 1.0)
+
+
+def initialise(layer: nn.Module, gain: float) -> nn.Module:
+    nn.init.xavier_uniform_(layer.weight, gain=gain)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
