@@ -1,0 +1,1 @@
+"""Robust diffusion classifiers: the code behind the book."""

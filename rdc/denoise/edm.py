@@ -45,6 +45,8 @@ class EDM(nn.Module):
         super().__init__()
         self.model, self.config = model, config
 
+    one_pass = False  # all classes cost K evaluations
+
     @property
     def num_classes(self) -> int:
         """Number of classes K; 0 for an unconditional network."""

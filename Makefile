@@ -1,0 +1,44 @@
+# Needs Python >= 3.10, make and a package index. Everything that is made lies in .venv/ and _build/.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+N ?=
+
+.PHONY: help book test notebooks bench lint student clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+book: $(READY) ## execute every notebook (tutorial profile), render the book, print the page to open
+	@$(PY) tools/run_notebooks.py --out _build/executed
+	@$(PY) tools/build_book.py
+
+test: $(READY) ## unit tests, doctests, committed notebooks (nbval), book build, page checks
+	@$(PY) -m pytest -q
+	@$(PY) tools/check_notebooks.py
+	@$(PY) tools/build_book.py --committed
+
+notebooks: $(READY) ## re-execute the notebooks and store their outputs (one of them: make notebooks N=03)
+	@$(PY) tools/run_notebooks.py $(N)
+
+bench: $(READY) ## measure speed; writes results/bench.json
+	@$(PY) -m benchmarks
+
+lint: $(READY) ## check style and annotations
+	@$(PY) -m ruff check .
+
+student: $(READY) ## write the book without solutions to _build/student
+	@rm -rf _build/student && mkdir -p _build
+	@$(PY) tools/student_edition.py _build/student
+
+clean: ## remove what was built; .venv stays
+	rm -rf _build
+
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "error: Python 3.10 or newer is needed; try make PYTHON=python3.12")'
+	@$(PY) -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@echo "Installing the pinned packages into $(VENV) (once; minutes, depending on the network) ..."
+	@$(PY) -m pip install --disable-pip-version-check -q -r requirements.txt
+	@$(PY) -m pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .
+	@touch $(READY)

@@ -1,0 +1,62 @@
+"""Balls of radius eps around images in [0, 1]: random points, steepest ascent, projection, and the size of a change."""
+
+__all__ = ["NORMS", "ascend", "check_eps", "norm_of", "project", "random_start"]
+
+import warnings
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rdc.rng import generator
+
+NORMS = ("Linf", "L2")
+
+
+def check_eps(norm: str, eps: float, norms: tuple[str, ...] = NORMS) -> None:
+    """Refuse an unknown norm or a negative radius; warn when an Linf radius looks like bytes (8 for 8/255)."""
+    if norm not in norms:
+        raise ValueError(f"unknown norm {norm!r}; there are {', '.join(norms)}")
+    if not eps >= 0:
+        raise ValueError(f"eps must not be negative, got {eps}")
+    if norm == "Linf" and eps > 1:
+        warnings.warn(f"eps={eps:g} covers all of [0, 1]; images are in [0, 1], did you mean {eps:g}/255?", stacklevel=3)
+
+
+def norm_of(delta: Float[Tensor, "n c h w"], norm: str) -> Float[Tensor, " n"]:
+    """Size of each perturbation."""
+    order = {"Linf": float("inf"), "L2": 2.0, "L1": 1.0}[norm]
+    return torch.linalg.vector_norm(delta.flatten(1), ord=order, dim=1)
+
+
+def project(x_adv: Float[Tensor, "n c h w"], x: Float[Tensor, "n c h w"], norm: str, eps: float) -> Float[Tensor, "n c h w"]:
+    """A point of the ball and of [0, 1] near ``x_adv``; the bound holds exactly, also after rounding."""
+    if norm == "L2":
+        size = norm_of(x_adv - x, norm).clamp(min=1e-12).reshape(-1, 1, 1, 1)
+        return (x + (x_adv - x) * (eps * (1 - 1e-6) / size).clamp(max=1)).clamp(0, 1)
+    low, high = x - eps, x + eps
+    low = torch.where(x - low > eps, torch.nextafter(low, x), low)
+    high = torch.where(high - x > eps, torch.nextafter(high, x), high)
+    return torch.minimum(torch.maximum(x_adv, low), high).clamp(0, 1)
+
+
+def ascend(gradient: Float[Tensor, "n c h w"], norm: str) -> Float[Tensor, "n c h w"]:
+    """The direction of unit norm along which a linear function grows fastest; zero where the gradient is zero."""
+    if norm == "Linf":
+        return gradient.sign()
+    size = norm_of(gradient, norm).reshape(-1, 1, 1, 1)
+    return gradient / torch.where(size > 0, size, torch.ones_like(size))
+
+
+def random_start(x: Float[Tensor, "n c h w"], norm: str, eps: float, index: Tensor, *key: int) -> Float[Tensor, "n c h w"]:
+    """A random point of the ball around each image: uniform for Linf; for L2 a uniform direction and radius.
+
+    Image ``i`` takes the stream ``(*key, index[i])``, so that its start does not depend on the batch it is in.
+    """
+    streams = [generator("start", *key, int(i)) for i in index]
+    if norm == "Linf":
+        noise = torch.stack([2 * torch.rand(x.shape[1:], generator=g) - 1 for g in streams])
+        return project(x + eps * noise.to(x), x, norm, eps)
+    noise = torch.stack([torch.randn(x.shape[1:], generator=g) for g in streams]).to(x)
+    radius = torch.stack([torch.rand((), generator=g) for g in streams]).to(x).reshape(-1, 1, 1, 1)
+    return project(x + eps * radius * ascend(noise, norm), x, norm, eps)

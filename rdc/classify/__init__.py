@@ -1,0 +1,7 @@
+"""Classifiers: ``nn.Module`` s from images in [0, 1] to logits ``(N, K)``."""
+
+from rdc.classify.diffusion import DiffusionClassifier as DiffusionClassifier
+from rdc.classify.networks import CNN as CNN
+from rdc.classify.optimal import NearestNeighbor as NearestNeighbor
+from rdc.classify.optimal import OptimalClassifier as OptimalClassifier
+from rdc.classify.optimal import ReleasedOptimalClassifier as ReleasedOptimalClassifier

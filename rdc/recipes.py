@@ -1,0 +1,37 @@
+"""The recipes of the shipped checkpoints: ``rdc train denoiser --recipe fashion-mini`` repeats one."""
+
+__all__ = ["RECIPES"]
+
+from rdc.denoise.edm import EDMConfig
+from rdc.denoise.unet import UNetConfig
+from rdc.train import TrainConfig
+
+FASHION_UNET = UNetConfig(
+    resolution=28,
+    channels=1,
+    label_dim=10,
+    model_channels=32,
+    channel_mult=(1, 2),
+    num_blocks=1,
+    attn_resolutions=(7,),
+    patch=2,
+)
+DIGITS_UNET = UNetConfig(
+    resolution=8, channels=1, label_dim=10, model_channels=32, channel_mult=(1, 2), num_blocks=1, attn_resolutions=()
+)
+
+RECIPES = {
+    "fashion-mini": TrainConfig(
+        EDMConfig(FASHION_UNET, sigma_data=0.7, data="fashion"),
+        steps=11_500,
+        batch=128,
+        lr=1.5e-3,
+        warmup=300,
+        p_mean=-0.2,
+        p_std=1.4,
+        precision="bf16",
+    ),
+    "digits": TrainConfig(
+        EDMConfig(DIGITS_UNET, sigma_data=0.75, data="digits"), steps=4_000, batch=64, lr=1e-3, warmup=200, p_mean=-0.2, p_std=1.4
+    ),
+}

@@ -1,0 +1,176 @@
+"""The laws of the book's tools and of rdc.notebook."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+
+from rdc import notebook
+
+ROOT = Path(__file__).parents[1]
+import build_book
+import check_html
+import run_notebooks
+import student_edition
+
+SOURCE = """
+# %% tags=["parameters"]
+n: int = 3
+seed = 0
+
+# %%
+from rdc.notebook import check_parameters
+check_parameters()
+print(n + 1)
+"""
+BLOCKS = """# Page
+
+:::{exercise}
+:label: ex-a
+Question A.
+:::
+
+:::{solution} ex-a
+:class: dropdown
+Answer A.
+:::
+
+::::{solution-start} ex-b
+:class: dropdown
+::::
+Answer B.
+
+```{note}
+inside
+```
+
+::::{solution-end}
+::::
+
+The end.
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(source=SOURCE, name="nb.py"):
+        (tmp_path / name).write_text(source)
+        return tmp_path / name
+
+    return write
+
+
+def run_cli(code):
+    """Run Python code in a fresh process: the sockets of a kernel outlive a test."""
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("source", ["py", "ipynb"])
+def test_run_notebook_uses_parameters(write, tmp_path, source):
+    py, out = write(), tmp_path / "runs" / "out.ipynb"
+    if source == "ipynb":
+        jupytext.write(jupytext.read(py), py := py.with_suffix(".ipynb"))
+    done = run_cli(f"from rdc.notebook import run_notebook; run_notebook({str(py)!r}, {str(out)!r}, {{'n': 41}}, 'full')")
+    assert done.returncode == 0, done.stderr
+    nb = nbformat.read(out, 4)
+    assert nb.cells[-1].outputs[0].text == "42\n"
+    assert [p.name for p in out.parent.iterdir()] == ["out.ipynb"]
+
+
+def test_unknown_names_are_refused(write, tmp_path):
+    with pytest.raises(ValueError, match="^unknown parameter 'stpes'; there are n, seed$"):
+        notebook.run_notebook(write(), tmp_path / "out.ipynb", {"stpes": 3})
+    with pytest.raises(ValueError, match="unknown profile 'huge'; there are full, paper, tutorial"):
+        notebook.run_notebook(write(), tmp_path / "out.ipynb", profile="huge")
+    with pytest.raises(ValueError, match="there is no notebook"):
+        notebook.run_notebook(tmp_path / "none.py", tmp_path / "out.ipynb")
+    assert not (tmp_path / "out.ipynb").exists()
+
+
+def test_papermill_itself_refuses_unknown_names(write, tmp_path):
+    nb = jupytext.read(write())
+    nb.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "Python 3"}
+    jupytext.write(nb, tmp_path / "nb.ipynb")
+    command = [sys.executable, "-m", "papermill", str(tmp_path / "nb.ipynb"), str(tmp_path / "o.ipynb"), "-p", "stpes", "3"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "unknown parameter 'stpes'; there are n, seed" in done.stderr
+
+
+def test_a_failing_notebook_names_the_cell_and_leaves_nothing(write, tmp_path):
+    py, out = write(SOURCE + "\n# %%\nprint(1)\n1 / 0\n"), tmp_path / "runs" / "out.ipynb"
+    done = run_cli(f"from rdc.notebook import run_notebook; run_notebook({str(py)!r}, {str(out)!r})")
+    assert "cell In [3], which starts with 'print(1)', failed with ZeroDivisionError: division by zero" in done.stderr
+    assert list(out.parent.iterdir()) == []
+
+
+def test_stamp_follows_code_profile_and_surroundings(write):
+    def of(source, profile="tutorial", around="a"):
+        return run_notebooks.stamp(jupytext.read(write(source)), profile, around)
+
+    assert of(SOURCE) == of(SOURCE + "\n# %% [markdown]\n# Prose.\n")
+    assert len({of(SOURCE), of(SOURCE + "n\n"), of(SOURCE, "full"), of(SOURCE, around="b")}) == 4
+
+
+def test_student_edition_of_prose():
+    text = student_edition.strip_text(BLOCKS)
+    assert "Question A." in text and "The end." in text
+    assert "Answer" not in text and "solution" not in text and "inside" not in text
+
+
+def test_student_edition_of_a_notebook():
+    md, code = nbformat.v4.new_markdown_cell, nbformat.v4.new_code_cell
+    head = ":::{exercise-end}\n:::\n\n:::{solution-start} ex-c\n:::\nAnswer C."
+    tail = ":::{solution-end}\n:::\n\nBetween.\n\n:::{solution-start} ex-d\n:::"
+    nb = nbformat.v4.new_notebook(cells=[code("kept"), md(head), code("answer_c"), md(tail), code("answer_d")])
+    nb.cells += [md(":::{solution-end}\n:::"), md(BLOCKS), code("last")]
+    sources = "\n".join(c.source for c in student_edition.strip_notebook(nb).cells)
+    assert all(word in sources for word in ("kept", "{exercise-end}", "Between.", "Question A.", "last"))
+    assert "nswer" not in sources and "solution" not in sources
+    with pytest.raises(ValueError, match="without its solution-end"):
+        student_edition.strip_notebook(nbformat.v4.new_notebook(cells=[md(head), code("answer_c")]))
+
+
+def test_student_edition_of_this_book(tmp_path):
+    student_edition.main(tmp_path / "student")
+    files = [f for folder in ("book", "notebooks") for f in (tmp_path / "student" / folder).rglob("*") if f.is_file()]
+    assert files
+    assert not [f.name for f in files if "{solution" in f.read_text(encoding="utf8")]
+    assert not (tmp_path / "student" / ".venv").exists()
+    with pytest.raises(ValueError, match="exists"):
+        student_edition.main(tmp_path / "student")
+
+
+@pytest.mark.parametrize(
+    "tag, problem",
+    [
+        ('<img src="a.png" alt="A curve">', None),
+        ('<a href="https://example.org">a link is no load</a>', None),
+        ('<img src="a.png">', "no alt text"),
+        ('<img src="a.png" alt="../_images/0af3.png">', "no alt text"),
+        ('<script src="https://example.org/x.js"></script>', "from elsewhere"),
+        ('<link rel="stylesheet" href="//example.org/x.css">', "from elsewhere"),
+        ('<p style="background: url(https://example.org/x)">', "from elsewhere"),
+        ('<script src="missing.js?v=1"></script>', "not there"),
+        ("x" * 2_000_001, "MB"),
+    ],
+)
+def test_check_html(tmp_path, tag, problem):
+    (tmp_path / "a.png").touch()
+    (tmp_path / "page.html").write_text(f"<html><body>{tag}</body></html>")
+    found = check_html.check(tmp_path)
+    assert found == [] if problem is None else len(found) == 1 and problem in found[0]
+
+
+def test_a_missing_executed_notebook_is_named(tmp_path):
+    if run_notebooks.find([]):
+        with pytest.raises(SystemExit, match="is missing; run: python tools/run_notebooks.py"):
+            build_book.stage(tmp_path / "nowhere", tmp_path / "stage")
+
+
+def test_no_registry_or_machine_path_in_the_configuration():
+    for name in ("requirements.txt", "environment.yml", "Makefile"):
+        assert not [line for line in (ROOT / name).read_text().splitlines() if "index-url" in line or "://" in line]

@@ -1,0 +1,71 @@
+"""Render the book: collect its sources in one folder, run Jupyter Book there, check the pages.
+
+python tools/build_book.py               with the notebooks that `make book` executed (_build/executed)
+python tools/build_book.py --committed   with the outputs that are stored in notebooks/
+"""
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import check_html
+from run_notebooks import find
+
+ROOT = Path(__file__).parents[1]
+FILES = ("_config.yml", "_toc.yml", "references.bib", "CHANGELOG.md")
+FOLDERS = ("book", "_ext", "_static", "results")
+
+
+def copy(source: Path, to: Path) -> None:
+    """Copy a file unless the copy has the same bytes, so that Sphinx reads again only what changed."""
+    if not to.exists() or to.read_bytes() != source.read_bytes():
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, to)
+
+
+def stage(executed: Path, to: Path) -> None:
+    """Make ``to`` hold the sources of the book with the notebooks of ``executed``, and nothing else."""
+    wanted = {Path(f): ROOT / f for f in FILES}
+    for folder in FOLDERS:
+        wanted |= {f.relative_to(ROOT): f for f in (ROOT / folder).rglob("*") if f.is_file() and "__pycache__" not in f.parts}
+    for py in find([]):
+        source = executed / f"{py.stem}.ipynb"
+        if not source.exists():
+            sys.exit(f"error: {source} is missing; run: python tools/run_notebooks.py {py.stem}")
+        wanted[Path("notebooks", source.name)] = source
+    for old in [f for f in to.rglob("*") if f.is_file() and f.relative_to(to) not in wanted]:
+        old.unlink()
+    for name, source in wanted.items():
+        copy(source, to / name)
+
+
+def build(source: Path, out: Path) -> Path:
+    """Render ``source`` into ``out/_build/html`` with warnings as errors; the folder of the pages."""
+    start = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", str(source)]
+    options = ["--path-output", str(out), "-W", "-n", "--keep-going"]
+    run = subprocess.run(start + options, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if run.returncode:
+        shutil.rmtree(out / "_build" / ".doctrees", ignore_errors=True)  # or the next run would not repeat the warnings
+        lines = re.sub(r"\x1b\[[\d;]*m", "", run.stdout).splitlines()
+        bad = [line for line in lines if "WARNING" in line or "ERROR" in line]
+        sys.exit("\n".join([*(bad or lines), "error: the book did not build; the lines above say why"]))
+    return out / "_build" / "html"
+
+
+if __name__ == "__main__":
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("--committed", action="store_true", help="use the stored outputs; the pages go to _build/committed")
+    build_dir = ROOT / "_build"
+    if ap.parse_args().committed:
+        executed, staged, out = ROOT / "notebooks", build_dir / "committed" / "stage", build_dir / "committed"
+    else:
+        executed, staged, out = build_dir / "executed", build_dir / "stage", ROOT
+    print("Rendering the book ...", flush=True)
+    stage(executed, staged)
+    pages = build(staged, out)
+    if problems := check_html.check(pages):
+        sys.exit("\n".join(["error: the pages have problems", *problems]))
+    print(f"The book is ready. Open {pages / 'index.html'}")

@@ -1,0 +1,142 @@
+"""Execute notebooks and store their outputs with where, when and with what they were made.
+
+python tools/run_notebooks.py                         all of them, outputs stored in notebooks/*.ipynb
+python tools/run_notebooks.py 03                      only the notebook that starts with 03
+python tools/run_notebooks.py --out _build/executed   elsewhere; what has not changed since then is skipped
+"""
+
+import argparse
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+
+from rdc.notebook import PROFILES, NotebookError, run_notebook, write_notebook
+
+ROOT = Path(__file__).parents[1]
+SHOWN = ("torch", "numpy", "scipy", "matplotlib", "pyautoattack")  # versions that the book prints
+
+
+def digest(nb: Any) -> str:
+    """Hash of what decides a notebook's outputs: the sources of its code cells, in order."""
+    return hashlib.sha256("\0".join(c.source for c in nb.cells if c.cell_type == "code").encode()).hexdigest()
+
+
+def environment() -> str:
+    """Hash of what else decides them: every file of the package, the installed versions, Python."""
+    h = hashlib.sha256(platform.python_version().encode())
+    for f in sorted(p for p in (ROOT / "rdc").rglob("*") if p.is_file() and "__pycache__" not in p.parts):
+        h.update(str(f.relative_to(ROOT)).encode() + hashlib.sha256(f.read_bytes()).digest())
+    for name in sorted(f"{d.name}=={d.version}" for d in importlib.metadata.distributions()):
+        h.update(name.encode())
+    return h.hexdigest()
+
+
+def stamp(nb: Any, profile: str, surroundings: str) -> str:
+    """What an executed notebook depends on, in one hash: its code, the parameters of the profile and the environment."""
+    parts = digest(nb), (PROFILES / f"{profile}.yaml").read_text(encoding="utf8"), surroundings
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def device() -> str:
+    """The machine in words."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def record(path: Path) -> dict[str, Any]:
+    """The provenance stored in the notebook ``path``; empty if there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf8"))["metadata"].get("rdc", {})
+    except (OSError, ValueError, KeyError):
+        return {}
+
+
+def execute(py: Path, profile: str, surroundings: str) -> Any:
+    """Run one notebook; cell ids are those of the stored ``.ipynb``, so that a second run gives a small diff."""
+    start = time.perf_counter()
+    nb = run_notebook(py, None, profile=profile)
+    seconds = round(time.perf_counter() - start, 1)
+    stored = py.with_suffix(".ipynb")
+    ids = {c.source: c.id for c in nbformat.read(stored, 4).cells} if stored.exists() else {}
+    for i, cell in enumerate(nb.cells):
+        cell["id"] = ids.pop(cell.source, f"c{i:03d}-{hashlib.sha256(cell.source.encode()).hexdigest()[:8]}")
+        for key in ("papermill", "execution"):
+            cell.metadata.pop(key, None)
+        if not cell.metadata.get("tags", True):
+            del cell.metadata["tags"]
+    nb.metadata.pop("papermill", None)
+    nb.metadata["rdc"] = {
+        "source_sha256": digest(jupytext.read(py)),
+        "stamp": stamp(jupytext.read(py), profile, surroundings),
+        "seconds": seconds,
+        "date": datetime.date.today().isoformat(),
+        "device": device(),
+        "versions": {"python": platform.python_version()} | {k: v for k in SHOWN if (v := version(k))},
+    }
+    return nb
+
+
+def version(name: str) -> str | None:
+    """The installed version of ``name``, if it is there."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def find(names: list[str]) -> list[Path]:
+    """The notebooks named by number, stem or path; all of them for no name."""
+    every = sorted((ROOT / "notebooks").glob("*.py"))
+    wanted = []
+    for name in names:
+        hits = [p for p in every if p.stem.startswith(Path(name).stem)]
+        if not hits:
+            raise SystemExit(f"no notebook {name!r}; there are {', '.join(p.stem for p in every) or 'none'}")
+        wanted += hits
+    return wanted or every
+
+
+def run_all(notebooks: list[Path], out: Path | None, profile: str) -> None:
+    """Execute ``notebooks`` into the folder ``out`` (skipping what is current), or in place; show progress."""
+    surroundings, total = environment(), len(notebooks)
+    target = {py: (out or py.parent) / f"{py.stem}.ipynb" for py in notebooks}
+    guess = {py: (record(target[py]) or record(py.with_suffix(".ipynb"))).get("seconds") for py in notebooks}
+    current = {py for py in notebooks if record(target[py]).get("stamp") == stamp(jupytext.read(py), profile, surroundings)}
+    todo = [py for py in notebooks if out is None or py not in current]
+    for i, py in enumerate(notebooks, 1):
+        if py not in todo:
+            print(f"[{i}/{total}] {py.stem}: unchanged", flush=True)
+            continue
+        rest = [guess[p] for p in todo[todo.index(py) :]]
+        eta = f"; about {sum(rest):.0f} s left in all" if None not in rest else ""
+        print(f"[{i}/{total}] {py.stem}: running{eta}", flush=True)
+        nb = execute(py, profile, surroundings)
+        target[py].parent.mkdir(parents=True, exist_ok=True)
+        write_notebook(nb, target[py])
+        print(f"[{i}/{total}] {py.stem}: done in {nb.metadata['rdc']['seconds']:.1f} s", flush=True)
+
+
+if __name__ == "__main__":
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("notebooks", nargs="*", help="numbers, names or paths; all if none is given")
+    ap.add_argument("--out", type=Path, help="a folder for the executed notebooks (default: beside their sources)")
+    ap.add_argument("--profile", default="tutorial", help="a file of profiles/ (default: tutorial)")
+    args = ap.parse_args()
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    try:
+        run_all(find(args.notebooks), args.out, args.profile)
+    except (NotebookError, ValueError) as err:
+        sys.exit(f"error: {err}")
