@@ -51,7 +51,9 @@ def load_denoiser(
     tensors, meta = read_checkpoint(path, "denoiser")
     config = parse_config(meta["config"], path)
     if data is not None and config.data != data:
-        raise CheckpointError(f"{path} is a denoiser for data set {config.data!r}, not {data!r}; train one with 'rdc train denoiser'")
+        raise CheckpointError(
+            f"{path} is a denoiser for data set {config.data!r}, not {data!r}; train one with 'rdc train denoiser'"
+        )
     denoiser = build(config)
     try:
         denoiser.model.load_state_dict(tensors)

@@ -154,7 +154,7 @@ def read_idx(path: Path, sha256: str) -> np.ndarray:
 
 def parse_idx(data: bytes, path: Path) -> np.ndarray:
     """Parse the unpacked bytes of an ``idx`` file of type unsigned byte."""
-    if data[:3] != b"\x00\x00\x08" or len(data) < 4 + 4 * data[3]:
+    if len(data) < 4 or data[:3] != b"\x00\x00\x08" or len(data) < 4 + 4 * data[3]:
         raise DataError(f"{path} is not an idx file of unsigned bytes: it starts with {data[:4]!r}")
     ndim = data[3]
     shape = tuple(np.frombuffer(data, dtype=">u4", count=ndim, offset=4).astype(int))
@@ -188,7 +188,9 @@ def check_labels(y: Tensor, count: int, num_classes: int | None = None) -> None:
         got = f"{y.dtype} {tuple(y.shape)}" if torch.is_tensor(y) else type(y).__name__
         raise ValueError(f"labels must be an int64 tensor of shape ({count},), got {got}")
     if int(y.min()) < 0 or (num_classes is not None and int(y.max()) >= num_classes):
-        raise ValueError(f"labels must lie in 0...{'K-1' if num_classes is None else num_classes - 1}, got {int(y.min())}...{int(y.max())}")
+        raise ValueError(
+            f"labels must lie in 0...{'K-1' if num_classes is None else num_classes - 1}, got {int(y.min())}...{int(y.max())}"
+        )
 
 
 def write_idx(array: np.ndarray) -> bytes:

@@ -16,8 +16,9 @@ so a kind is nothing but pairs :math:`(\sigma_t, w_t)`: a density over sigma tim
 ``vp-derived``      :math:`w_t` as it follows from Eq. (3), sum over time steps: the likelihood bound of the VP chain
 ==================  ==========================================================================================
 
-VP and VE describe the same noisy image: :math:`x_t = \sqrt{\alpha_t}\, z_\sigma` with :math:`\sigma^2 = (1 - \alpha_t) / \alpha_t`,
-and a noise error is a denoising error, :math:`\lVert \hat\epsilon - \epsilon \rVert^2 = \lVert D - z \rVert^2 / \sigma^2`.
+VP and VE describe the same noisy image: :math:`x_t = \sqrt{\alpha_t}\, z_\sigma` with
+:math:`\sigma^2 = (1 - \alpha_t) / \alpha_t`, and a noise error is a denoising error,
+:math:`\lVert \hat\epsilon - \epsilon \rVert^2 = \lVert D - z \rVert^2 / \sigma^2`.
 
 References:
     | Robust Classification via a Single Diffusion Model (Chen et al., 2024), Eqs. 1-6
@@ -37,6 +38,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+#: The kinds of levels.
 KINDS = ("edm", "edm-released", "elbo", "vp", "vp-printed", "vp-derived")
 P_MEAN, P_STD, SIGMA_DATA = -1.2, 1.2, 0.5
 
@@ -50,7 +52,9 @@ class Levels:
 
     def __post_init__(self) -> None:
         if self.sigma.ndim != 1 or self.sigma.shape != self.weight.shape or len(self.sigma) == 0:
-            raise ValueError(f"levels need as many weights as sigmas, got {tuple(self.weight.shape)} and {tuple(self.sigma.shape)}")
+            raise ValueError(
+                f"levels need as many weights as sigmas, got {tuple(self.weight.shape)} and {tuple(self.sigma.shape)}"
+            )
         if not bool((self.sigma > 0).all() & self.sigma.isfinite().all() & self.weight.isfinite().all()):
             raise ValueError("noise levels must be positive and finite, and their weights finite")
 
@@ -144,9 +148,10 @@ def chain_levels(sigma: Tensor, rule: str = "chain", tail: bool = False) -> Leve
 
     Arguments:
         sigma: The grid, T + 1 numbers.
-        rule: ``chain``: the Markov chain's own weights :math:`\tfrac12 (\sigma_t^{-2} - \sigma_{t+1}^{-2})` at the right ends: a bound
-            for the density of the *chain*. ``right``: the Riemann sum :math:`(\sigma_{t+1} - \sigma_t)\, \sigma_{t+1}^{-3}` of the released code.
-            ``trapezoid``: trapezoid rule in :math:`-1 / (2 \sigma^2)`, which uses all T + 1 nodes.
+        rule: ``chain``: the Markov chain's own weights :math:`\tfrac12 (\sigma_t^{-2} - \sigma_{t+1}^{-2})` at the
+            right ends: a bound for the density of the *chain*. ``right``: the Riemann sum
+            :math:`(\sigma_{t+1} - \sigma_t)\, \sigma_{t+1}^{-3}` of the released code. ``trapezoid``: trapezoid rule in
+            :math:`-1 / (2 \sigma^2)`, which uses all T + 1 nodes.
         tail: Whether to add :math:`1 / (2 \sigma_T^2)` to the last weight, for the part of the integral beyond the grid.
     """
     sigma = torch.as_tensor(sigma, dtype=torch.float64)
@@ -177,8 +182,9 @@ def vp_weights(alpha: Tensor, which: str) -> Tensor:
     r"""Weights :math:`w_t` of the noise error :math:`\lVert \hat\epsilon - \epsilon \rVert^2` in Eq. (4), for t = 1...T.
 
     ``printed``: :math:`\sigma_t \alpha_{t-1} / (2 \tilde\sigma_t^2 (1 - \alpha_t) \alpha_t)`. ``derived`` from Eq. (3):
-    :math:`\alpha_{t-1} \beta_t^2 / (2 \tilde\sigma_t^2 (1 - \alpha_t) \alpha_t)`, which has :math:`\beta_t^2` in the place of :math:`\sigma_t`.
-    Here :math:`\tilde\sigma_t^2 = \beta_t (1 - \alpha_{t-1}) / (1 - \alpha_t)`; for t = 1, where that is zero, :math:`\beta_1`.
+    :math:`\alpha_{t-1} \beta_t^2 / (2 \tilde\sigma_t^2 (1 - \alpha_t) \alpha_t)`, which has :math:`\beta_t^2` in the
+    place of :math:`\sigma_t`. Here :math:`\tilde\sigma_t^2 = \beta_t (1 - \alpha_{t-1}) / (1 - \alpha_t)`; for t = 1,
+    where that is zero, :math:`\beta_1`.
     """
     before = torch.cat([alpha.new_ones(1), alpha[:-1]])
     beta = 1 - alpha / before

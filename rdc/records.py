@@ -49,7 +49,9 @@ def environment() -> dict[str, Any]:
         "date": datetime.date.today().isoformat(),
         "python": platform.python_version(),
         "versions": {k: v for k, v in versions.items() if v},
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU {platform.machine()}, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU {platform.machine()}, {torch.get_num_threads()} threads",
         "commit": commit(),
     }
 

@@ -1,8 +1,11 @@
 r"""Train a denoiser with the loss of Karras et al. (2022), so that it can be killed at any moment and resumed.
 
-With :math:`\ln \sigma \sim \mathcal N(P_\text{mean}, P_\text{std}^2)` and :math:`\lambda(\sigma) = (\sigma^2 + \sigma_d^2) / (\sigma \sigma_d)^2`,
+With :math:`\ln \sigma \sim \mathcal N(P_\text{mean}, P_\text{std}^2)` and
+:math:`\lambda(\sigma) = (\sigma^2 + \sigma_d^2) / (\sigma \sigma_d)^2`,
 
-.. math:: \mathcal L = \mathbb E_{z, y, \sigma, \epsilon}\, \tfrac1D\, \lambda(\sigma) \lVert D(z + \sigma \epsilon, \sigma, y) - z \rVert^2,
+.. math::
+    \mathcal L = \mathbb E_{z, y, \sigma, \epsilon}\, \tfrac1D\, \lambda(\sigma)
+    \lVert D(z + \sigma \epsilon, \sigma, y) - z \rVert^2,
 
 evaluated in the network's own units, where every noise level has a target of unit variance. Within a batch the noise
 levels are stratified (one in each quantile of the batch), and the class is dropped with a small probability, which
@@ -133,7 +136,13 @@ class Run:
         """Write the state of the run, whole or not at all."""
         tensors = dict(self.tensors())
         write_checkpoint(
-            path, tensors, kind="training state", config=asdict(self.config), step=self.step, seconds=self.seconds, losses=self.losses
+            path,
+            tensors,
+            kind="training state",
+            config=asdict(self.config),
+            step=self.step,
+            seconds=self.seconds,
+            losses=self.losses,
         )
 
     @classmethod
@@ -145,7 +154,9 @@ class Run:
         tensors, meta = read_checkpoint(path, "training state")
         wanted = json.loads(json.dumps(asdict(config)))
         if meta["config"] != wanted:
-            raise CheckpointError(f"{path} is a run with another configuration ({difference(meta['config'], wanted)}); delete it or change --out")
+            raise CheckpointError(
+                f"{path} is a run with another configuration ({difference(meta['config'], wanted)}); delete it or change --out"
+            )
         run.step, run.seconds, run.losses = meta["step"], meta["seconds"], meta["losses"]
         run.prepare_optimizer()
         for name, tensor in run.tensors():

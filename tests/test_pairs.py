@@ -5,9 +5,9 @@ from pathlib import Path
 import jupytext
 import nbformat
 import pytest
+from run_notebooks import digest
 
 ROOT = Path(__file__).parents[1]
-from run_notebooks import digest
 
 PY = sorted((ROOT / "notebooks").glob("*.py"))
 

@@ -4,17 +4,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import build_book
+import check_html
 import jupytext
 import nbformat
 import pytest
+import run_notebooks
+import student_edition
 
 from rdc import notebook
 
 ROOT = Path(__file__).parents[1]
-import build_book
-import check_html
-import run_notebooks
-import student_edition
 
 SOURCE = """
 # %% tags=["parameters"]

@@ -34,7 +34,8 @@ def save(name: str, images: np.ndarray, labels: np.ndarray) -> None:
 def fashion(folder: Path) -> None:
     for split, stem, count in (("train", "train", 1000), ("test", "t10k", 100)):
         images, labels = (
-            parse_idx(gzip.decompress((folder / f"{stem}-{kind}-ubyte.gz").read_bytes()), folder) for kind in ("images-idx3", "labels-idx1")
+            parse_idx(gzip.decompress((folder / f"{stem}-{kind}-ubyte.gz").read_bytes()), folder)
+            for kind in ("images-idx3", "labels-idx1")
         )
         index = take_turns(labels, 0, count)
         save(f"fashion-mini-{split}", images[index], labels[index])

@@ -66,7 +66,9 @@ def autoattack(
     check_labels(y, len(x))
     check_eps(norm, eps, ("Linf", "L2", "L1"))
     if version not in VERSIONS or (version == "custom") != (attacks is not None):
-        raise ValueError(f"version must be one of {', '.join(VERSIONS)}, with attacks exactly for custom; got {version!r}, {attacks}")
+        raise ValueError(
+            f"version must be one of {', '.join(VERSIONS)}, with attacks exactly for custom; got {version!r}, {attacks}"
+        )
     index = torch.arange(len(x)) if index is None else index
     found = []
     parts = zip(x.split(batch), y.split(batch), index.split(batch), strict=True)

@@ -1,7 +1,8 @@
 r"""The diffusion classifier of Theorem 3.1: any denoiser, any levels, exact gradients, flat memory.
 
 .. math::
-    f_k(x) = \log \pi_k - \sum_{t=1}^T w_t\, \frac1R \sum_{r=1}^R \lVert z - D(z + \sigma_t \epsilon_{t r}, \sigma_t, k) \rVert^2, \qquad z = 2x - 1 .
+    f_k(x) = \log \pi_k - \sum_{t=1}^T w_t\, \frac1R \sum_{r=1}^R \lVert z - D(z + \sigma_t \epsilon_{t r}, \sigma_t,
+    k) \rVert^2, \qquad z = 2x - 1 .
 
 The noise is a fixed function of the seed, the same for every image: the classifier is one deterministic function of the
 image, and what it says about an image does not depend on the rest of the batch.

@@ -1,20 +1,22 @@
 r"""The optimal diffusion classifier of Corollary 3.3, over a whole training set, in O(N (D + J)) an image.
 
-For a data set :math:`z_1, \dots, z_N` (by class) write :math:`d_i = \lVert z - z_i \rVert^2`, :math:`E_i = \epsilon \cdot z_i` and
-:math:`\gamma = 1 / \sigma^2`. Up to terms that do not depend on i, the exponent of the softmax is
+For a data set :math:`z_1, \dots, z_N` (by class) write :math:`d_i = \lVert z - z_i \rVert^2`, :math:`E_i = \epsilon \cdot z_i`
+and :math:`\gamma = 1 / \sigma^2`. Up to terms that do not depend on i, the exponent of the softmax is
 :math:`-\lVert z + \sigma \epsilon - z_i \rVert^2 / (2 \sigma^2) = -\tfrac12 \gamma d_i + \sqrt\gamma E_i`, so the weights are
 
 .. math:: s_i \propto p_i\, u_i, \qquad p_i = e^{-\gamma d_i / 2}, \qquad u_i = e^{\sqrt\gamma E_i},
 
-where :math:`p` knows the image and not the noise, and :math:`u` the noise and not the image. Stein's identity gives the loss
-without the denoised image,
+where p knows the image and not the noise, and u the noise and not the image. Stein's identity gives the loss without the
+denoised image,
 
-.. math:: \mathbb E_\epsilon \lVert z - D \rVert^2 = \mathbb E_\epsilon \Big[ \sum_i s_i d_i - \sigma \Big( \sum_i s_i E_i - \epsilon \cdot z \Big) \Big],
+.. math::
+    \mathbb E_\epsilon \lVert z - D \rVert^2
+    = \mathbb E_\epsilon \Big[ \sum_i s_i d_i - \sigma \Big( \sum_i s_i E_i - \epsilon \cdot z \Big) \Big],
 
 so one distance product per image, and per level one exponential and thin products ``(images, N) @ (N, draws)``, serve any
 number of noise draws. At low noise, where u would overflow, only the nearest images of each class carry weight, and the
-softmax is taken over those. The loss is smooth in :math:`\log \sigma`: with more levels than ``nodes`` it is computed at ``nodes``
-of them and integrated through the interpolating cubic spline, which is a change of the weights only.
+softmax is taken over those. The loss is smooth in :math:`\log \sigma`: with more levels than ``nodes`` it is computed at
+``nodes`` of them and integrated through the interpolating cubic spline, which is a change of the weights only.
 
 References:
     | Robust Classification via a Single Diffusion Model (Chen et al., 2024), Corollary 3.3

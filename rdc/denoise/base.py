@@ -6,10 +6,11 @@ Images ``x`` lie in [0, 1]; denoisers work on :math:`z = 2x - 1` and on :math:`z
 .. math:: D(z_\sigma, \sigma, y) = \mathbb E[z \mid z_\sigma, y].
 
 Noise predictor and score are the same object in other units:
-:math:`\epsilon(z_\sigma) = (z_\sigma - D) / \sigma` and :math:`\nabla \log p_\sigma(z_\sigma \mid y) = (D - z_\sigma) / \sigma^2`.
+:math:`\epsilon(z_\sigma) = (z_\sigma - D) / \sigma` and
+:math:`\nabla \log p_\sigma(z_\sigma \mid y) = (D - z_\sigma) / \sigma^2`.
 """
 
-__all__ = ["Denoiser", "from_model", "to_model"]
+__all__ = ["Denoiser", "fast_dtype", "from_model", "to_model"]
 
 from typing import Protocol, runtime_checkable
 
@@ -56,3 +57,9 @@ def expand_sigma(sigma: Tensor | float, z: Tensor) -> Tensor:
     if not bool((sigma > 0).all()):
         raise ValueError(f"sigma must be positive, got {float(sigma.min())}")
     return sigma.reshape(-1, 1, 1, 1).expand(len(z), 1, 1, 1)
+
+
+def fast_dtype(device: str | torch.device = "cpu") -> torch.dtype:
+    """bfloat16 where the hardware multiplies it natively (CUDA, CPUs with AVX512-BF16), else float32."""
+    native = torch.device(device).type == "cuda" or torch.cpu.get_capabilities().get("avx512_bf16", False)
+    return torch.bfloat16 if native else torch.float32

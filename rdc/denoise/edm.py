@@ -3,9 +3,10 @@ r"""A trained denoiser in the preconditioning of Karras et al. (2022).
 .. math::
     D(z_\sigma, \sigma, y) = c_\text{skip} z_\sigma + c_\text{out} F(c_\text{in} z_\sigma, \tfrac14 \log \sigma, y)
 
-with :math:`c_\text{skip} = \sigma_d^2 / (\sigma^2 + \sigma_d^2)`, :math:`c_\text{out} = \sigma \sigma_d / \sqrt{\sigma^2 + \sigma_d^2}`
-and :math:`c_\text{in} = 1 / \sqrt{\sigma^2 + \sigma_d^2}` (their Table 1), so that input and target of ``F`` have unit variance
-at every noise level.
+with :math:`c_\text{skip} = \sigma_d^2 / (\sigma^2 + \sigma_d^2)`,
+:math:`c_\text{out} = \sigma \sigma_d / \sqrt{\sigma^2 + \sigma_d^2}` and
+:math:`c_\text{in} = 1 / \sqrt{\sigma^2 + \sigma_d^2}` (their Table 1), so that input and target of ``F`` have unit
+variance at every noise level.
 
 References:
     | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022)

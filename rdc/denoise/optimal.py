@@ -9,10 +9,12 @@ If :math:`z` is one of the images :math:`z_1, \dots, z_{N_y}` of class y with eq
     D(z_\sigma, \sigma, y) &= \textstyle\sum_i \operatorname{softmax}(a)_i\, z_i, \qquad
     \nabla \log p_\sigma(z_\sigma \mid y) = (D - z_\sigma) / \sigma^2.
 
-In VP form the same denoiser predicts the noise :math:`\sum_i s_i (x_t - \sqrt{\alpha_t} z_i) / \sqrt{1 - \alpha_t}` (Eq. 7 of the paper).
+In VP form the same denoiser predicts the noise :math:`\sum_i s_i (x_t - \sqrt{\alpha_t} z_i) / \sqrt{1 - \alpha_t}` (Eq. 7
+of the paper).
 
-Squared distances come from one matrix product, :math:`\lVert z \rVert^2 - 2 z \cdot z_i + \lVert z_i \rVert^2`, about the mean image: in
-float32 their error is about 1e-4 for 28x28 images, so exponents are good to 0.01 for sigma above 0.1. Use float64 data for more.
+Squared distances come from one matrix product, :math:`\lVert z \rVert^2 - 2 z \cdot z_i + \lVert z_i \rVert^2`, about
+the mean image: in float32 their error is about 1e-4 for 28x28 images, so exponents are good to 0.01 for sigma above 0.1.
+Use float64 data for more.
 
 References:
     | Robust Classification via a Single Diffusion Model (Chen et al., 2024), Theorem 3.2
@@ -89,7 +91,9 @@ class OptimalDenoiser(nn.Module):
         """``E[z | z_sigma, y]``; with ``label=None`` (or -1 for single images) over all images of the data set."""
         exponents = -self.distances(z) / (2 * expand_sigma(sigma, z).flatten()[:, None] ** 2)
         if label is not None:
-            classes = torch.arange(self.num_classes, device=z.device).repeat_interleave(torch.tensor(self.counts, device=z.device))
+            classes = torch.arange(self.num_classes, device=z.device).repeat_interleave(
+                torch.tensor(self.counts, device=z.device)
+            )
             other = (classes[None] != label[:, None]) & (label[:, None] >= 0)
             exponents = exponents.masked_fill(other, -math.inf)
         mean = exponents.softmax(dim=1) @ self.points + self.center

@@ -1,0 +1,227 @@
+"""The command line: ``rdc train | accuracy | attack | run``. A mistake of the user ends in one line and exit code 2."""
+
+__all__ = ["main"]
+
+import re
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from torch import nn
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, UseAppendAction, arg
+from tyro.extras import subcommand_cli_from_dict
+
+Quiet = Annotated[bool, arg(aliases=["-q"], help="No progress bar.")]
+Model = Annotated[
+    str, arg(help="A shipped checkpoint, a .safetensors file, or 'optimal' (the closed form over the train split).")
+]
+Data = Annotated[str, arg(help="digits, fashion-mini or fashion.")]
+Count = Annotated[int, arg(help="How many of the first test images.")]
+Levels = Annotated[int, arg(help="Number of noise levels.")]
+Device = Annotated[str, arg(help="auto, cpu, cuda, ...")]
+
+
+def train_command(
+    what: Annotated[Positional[Literal["denoiser"]], arg(help="What to train.")],
+    data: Annotated[str | None, arg(help="Data set to train on; by default that of the recipe.")] = None,
+    recipe: Annotated[str | None, arg(help="fashion-mini or digits; by default the one for the data.")] = None,
+    out: Annotated[Path | None, arg(help="File to write; by default runs/<recipe>.safetensors.")] = None,
+    steps: Annotated[int | None, arg(help="Optimiser steps; by default those of the recipe.")] = None,
+    seed: int = 0,
+    device: Device = "auto",
+    threads: Annotated[int | None, arg(help="CPU threads.")] = None,
+    save_seconds: Annotated[float, arg(help="Time between two saves of the state.")] = 60.0,
+    quiet: Quiet = False,
+) -> None:
+    """Train a denoiser. Interrupted or killed, the same command continues where it stopped.
+
+    For example:
+      rdc train denoiser --data fashion
+      rdc train denoiser --recipe digits --out runs/digits.safetensors --steps 500
+    """
+    from rdc.recipes import RECIPES
+    from rdc.train import train_denoiser
+
+    name = recipe or ("digits" if data == "digits" else "fashion-mini")
+    if name not in RECIPES:
+        raise ValueError(f"unknown recipe {name!r}; there are {', '.join(RECIPES)}")
+    config = RECIPES[name]
+    if data is not None:
+        config = replace(config, denoiser=replace(config.denoiser, data=data))
+    config = replace(config, seed=seed, steps=config.steps if steps is None else steps)
+    if threads:
+        torch.set_num_threads(threads)
+    path = train_denoiser(config, out or Path("runs", f"{name}.safetensors"), pick_device(device), None, save_seconds, quiet)
+    print(f"wrote {path}")
+
+
+def accuracy_command(
+    model: Model = "fashion-mini",
+    data: Data = "fashion-mini",
+    n: Count = 100,
+    levels: Levels = 16,
+    draws: Annotated[int, arg(help="Noise draws per level.")] = 1,
+    seed: int = 0,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Accuracy of a diffusion classifier on clean images, with its 95 % interval.
+
+    For example:
+      rdc accuracy --model fashion-mini --n 200
+      rdc accuracy --model optimal --data digits --n 400
+    """
+    from rdc.evaluate import accuracy
+
+    place = pick_device(device)
+    classifier, (x, y) = make_classifier(model, data, levels, draws, seed, place), first_images(data, n)
+    start = time.perf_counter()
+    result = accuracy(classifier, x.to(place), y.to(place), batch=16, quiet=quiet)
+    print(f"{model} on {data}: {result} in {time.perf_counter() - start:.1f} s")
+
+
+def attack_command(
+    model: Model = "fashion-mini",
+    data: Data = "fashion-mini",
+    attack: Literal["pgd", "autoattack"] = "pgd",
+    norm: Literal["Linf", "L2"] = "Linf",
+    eps: Annotated[str, arg(help="Radius in units of images in [0, 1], a number or a fraction.")] = "8/255",
+    n: Count = 16,
+    steps: Annotated[int, arg(help="Iterations of the attack.")] = 20,
+    levels: Levels = 16,
+    draws: Annotated[int, arg(help="Noise draws per level.")] = 1,
+    seed: int = 0,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Attack a diffusion classifier and print its robust accuracy, with its 95 % interval.
+
+    For example:
+      rdc attack --model fashion-mini --norm Linf --eps 8/255 --n 16
+      rdc attack --model optimal --attack autoattack --norm L2 --eps 0.5 --n 8
+    """
+    from rdc.attack import autoattack, pgd
+    from rdc.evaluate import accuracy, robust_accuracy
+
+    radius, place = parse_eps(eps), pick_device(device)
+    classifier, (x, y) = make_classifier(model, data, levels, draws, seed, place), first_images(data, n)
+    x, y = x.to(place), y.to(place)
+    run = pgd if attack == "pgd" else autoattack
+    start = time.perf_counter()
+    x_adv = run(classifier, x, y, norm=norm, eps=radius, steps=steps, seed=seed, quiet=quiet)
+    print(f"clean   {accuracy(classifier, x, y, batch=16)}")
+    print(f"attacked {robust_accuracy(classifier, x, y, x_adv, batch=16)}  ({attack}, {norm}, eps {eps}, {steps} steps)")
+    print(f"{time.perf_counter() - start:.1f} s")
+
+
+def run_command(
+    notebook: Annotated[Positional[str], arg(help="Number or path of a notebook: 03, notebooks/03_optimal_classifier.py.")],
+    profile: Annotated[str | None, arg(help="tutorial, full or paper.")] = None,
+    p: Annotated[
+        UseAppendAction[tuple[tuple[str, str], ...]],
+        arg(aliases=["-p"], metavar="NAME VALUE", help="A parameter; may be repeated."),
+    ] = (),
+    out: Annotated[Path | None, arg(help="Executed notebook to write; by default runs/<name>.ipynb.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Run a chapter with other parameters.
+
+    For example:
+      rdc run 04 --profile full
+      rdc run 03 -p n_attack 100 -p seed 1
+    """
+    import yaml
+
+    from rdc.notebook import run_notebook
+
+    path = find_notebook(notebook)
+    target = out or Path("runs", f"{path.stem}.ipynb")
+    run_notebook(path, target, {name: yaml.safe_load(value) for name, value in p}, profile, progress=not quiet)
+    print(f"wrote {target}")
+
+
+def make_classifier(model: str, data: str, count: int, draws: int, seed: int, device: torch.device) -> nn.Module:
+    """The diffusion classifier of a checkpoint, or the optimal one over the train split of the data."""
+    from rdc.checkpoints import load_denoiser
+    from rdc.classify import DiffusionClassifier, OptimalClassifier
+    from rdc.data import load
+    from rdc.denoise import fast_dtype
+    from rdc.noise import levels
+
+    if model == "optimal":
+        train = load(data, "train")
+        return OptimalClassifier(train.x, train.y, levels("elbo", count), seed=seed).to(device)
+    denoiser = load_denoiser(model, device, fast_dtype(device), data=data)
+    return DiffusionClassifier(denoiser, levels("elbo", count), seed=seed, draws=draws)
+
+
+def first_images(data: str, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first ``n`` test images and their labels."""
+    from rdc.data import load
+
+    images = load(data, "test")
+    if not 1 <= n <= len(images):
+        raise ValueError(f"--n must lie in 1...{len(images)}, got {n}")
+    return images.x[:n], images.y[:n]
+
+
+def find_notebook(name: str) -> Path:
+    """The notebook of a number or path."""
+    if Path(name).is_file():
+        return Path(name)
+    folder = Path(__file__).parents[1] / "notebooks"
+    found = sorted(folder.glob(f"{name}*.py")) if re.fullmatch(r"\w+", name) else []
+    if len(found) != 1:
+        there = ", ".join(p.stem for p in sorted(folder.glob("*.py")))
+        raise ValueError(f"no notebook {name!r}; there are {there or f'none in {folder}'}")
+    return found[0]
+
+
+def parse_eps(text: str) -> float:
+    """A radius from ``0.03`` or ``8/255``."""
+    try:
+        return float(Fraction(text))
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"--eps must be a number or a fraction such as 8/255, got {text!r}") from None
+
+
+def pick_device(name: str) -> torch.device:
+    """The named device; ``auto`` is a GPU if there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros((), device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"no device {name!r} here ({str(error).splitlines()[0]})") from None
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "train": train_command,
+    "accuracy": accuracy_command,
+    "attack": attack_command,
+    "run": run_command,
+}
+
+
+def main() -> None:
+    """Entry point of the command ``rdc``."""
+    try:
+        subcommand_cli_from_dict(
+            COMMANDS, prog="rdc", description=__doc__.splitlines()[0], config=(FlagCreatePairsOff, OmitArgPrefixes)
+        )
+    except KeyboardInterrupt:
+        print("rdc: interrupted; a training run continues with the same command", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError, RuntimeError) as error:
+        text = str(error).strip() or type(error).__name__
+        print(f"rdc: {' '.join(text.splitlines())}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

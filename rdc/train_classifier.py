@@ -1,0 +1,55 @@
+"""Train the undefended reference network of the book: cross-entropy and Adam for a fixed number of epochs, no augmentation.
+
+Batches come from generators keyed by ``(seed, epoch)``, so that two runs end with the same bits on the same machine.
+"""
+
+__all__ = ["train_classifier"]
+
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from rdc.classify.networks import CNN
+from rdc.data import Images
+from rdc.train import batch_indices
+
+
+def train_classifier(
+    images: Images,
+    epochs: int = 10,
+    batch: int = 128,
+    lr: float = 3e-3,
+    width: int = 32,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    quiet: bool = True,
+) -> CNN:
+    """Train a :class:`rdc.classify.CNN` from scratch; returns it in evaluation mode, its parameters frozen.
+
+    The learning rate falls linearly to zero. The global random state is neither read nor changed.
+
+    Arguments:
+        images: Training images and labels.
+        epochs: Passes over the data; the last incomplete batch of the run is left out.
+        batch: Images a step.
+        lr: First learning rate of Adam.
+        width: Channels of the network's first layer.
+        seed: Owner of the initial weights and of the order of the images.
+        device: Where to train.
+        quiet: Whether to hide the progress bar.
+    """
+    model = CNN(tuple(images.x.shape[1:]), len(images.classes), width, seed).to(device)
+    steps = epochs * len(images) // batch
+    if steps < 1:
+        raise ValueError(
+            f"{epochs} epochs of {len(images)} images do not fill one batch of {batch}; take more epochs or a smaller batch"
+        )
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    for step in tqdm(range(steps), disable=quiet, desc="train classifier", unit="step"):
+        optimizer.param_groups[0]["lr"] = lr * (1 - step / steps)
+        index = batch_indices(len(images), batch, step, seed)
+        loss = F.cross_entropy(model(images.x[index].to(device)), images.y[index].to(device))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval().requires_grad_(False)

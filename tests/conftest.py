@@ -1,0 +1,48 @@
+"""Shared fixtures, and settings that make the property tests the same on every run."""
+
+import tempfile
+
+import pytest
+from hypothesis import configuration, settings
+
+from rdc.data import DataError, Images, load
+from rdc.denoise.edm import EDM
+
+configuration.set_hypothesis_home_dir(tempfile.gettempdir())  # nothing is stored beside the sources
+settings.register_profile("rdc", deadline=None, derandomize=True, database=None, max_examples=25)
+settings.load_profile("rdc")
+
+
+@pytest.fixture(scope="session")
+def digits() -> Images:
+    """The test split of ``digits``."""
+    return load("digits", "test")
+
+
+@pytest.fixture(scope="session")
+def fashion_train() -> Images:
+    """The train split of ``fashion-mini``, 10 000 images."""
+    return load("fashion-mini", "train")
+
+
+@pytest.fixture(scope="session")
+def fashion_test() -> Images:
+    """The test split of ``fashion-mini``, 1 000 images."""
+    return load("fashion-mini", "test")
+
+
+@pytest.fixture(scope="session")
+def fashion() -> tuple[Images, Images]:
+    """All of Fashion-MNIST, if this machine has it."""
+    try:
+        return load("fashion", "train"), load("fashion", "test")
+    except DataError as error:
+        pytest.skip(f"the full data set is not on this machine: {error}")
+
+
+@pytest.fixture(scope="session")
+def tiny_edm() -> EDM:
+    """A small network with random, not vanishing, weights."""
+    from helpers import tiny_network
+
+    return tiny_network()
