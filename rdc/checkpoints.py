@@ -40,7 +40,7 @@ def load_denoiser(
         name: A shipped checkpoint (``digits``, ``fashion-mini``) or the path of a ``.safetensors`` file.
         device: Where the network shall live.
         dtype: Type of the network's parameters; inputs and outputs keep their own (see :class:`rdc.denoise.EDM`).
-        data: If given, the data set that the checkpoint must be for.
+        data: If given, the data set that the checkpoint must be for; ``fashion-mini`` is part of ``fashion``.
 
     Raises:
         CheckpointError: if the file is missing, damaged, not a denoiser, or for another data set.
@@ -50,7 +50,7 @@ def load_denoiser(
         raise CheckpointError(f"unknown checkpoint {str(name)!r}; there are {', '.join(shipped())}, or give a .safetensors file")
     tensors, meta = read_checkpoint(path, "denoiser")
     config = parse_config(meta["config"], path)
-    if data is not None and config.data != data:
+    if data is not None and config.data.removesuffix("-mini") != data.removesuffix("-mini"):
         raise CheckpointError(
             f"{path} is a denoiser for data set {config.data!r}, not {data!r}; train one with 'rdc train denoiser'"
         )

@@ -61,7 +61,7 @@ def toys():
     yield Toy(*mixture(7, (3, 4), (1, 1, 2)), step=0.2)
 
 
-@pytest.mark.parametrize("toy", toys(), ids=["one dimension", "two dimensions"])
+@pytest.mark.parametrize("toy", list(toys()), ids=["one dimension", "two dimensions"])
 @pytest.mark.parametrize("where", [-0.7, 0.1, 0.9])
 def test_the_continuous_elbo_is_an_identity(toy, where):
     point = torch.full(toy.model.shape, where, dtype=torch.float64)
@@ -70,7 +70,7 @@ def test_the_continuous_elbo_is_an_identity(toy, where):
     assert torch.allclose(bound, toy.smoothed(point, low), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("toy", toys(), ids=["one dimension", "two dimensions"])
+@pytest.mark.parametrize("toy", list(toys()), ids=["one dimension", "two dimensions"])
 def test_at_low_noise_the_gap_to_the_log_likelihood_is_the_same_for_all_classes(toy):
     """Theorem 3.1: the optimal classifier then is the exact posterior. The gap is D/2, not 0."""
     point = torch.full(toy.model.shape, 0.21, dtype=torch.float64)
@@ -79,7 +79,7 @@ def test_at_low_noise_the_gap_to_the_log_likelihood_is_the_same_for_all_classes(
     assert torch.allclose(gap, torch.full_like(gap, toy.dim / 2), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("toy", toys(), ids=["one dimension", "two dimensions"])
+@pytest.mark.parametrize("toy", list(toys()), ids=["one dimension", "two dimensions"])
 def test_the_gap_is_at_most_half_the_dimension(toy):
     for where in (-1.0, 0.0, 0.5):
         point = torch.full(toy.model.shape, where, dtype=torch.float64)

@@ -32,9 +32,10 @@ def digest(nb: Any) -> str:
 
 
 def environment() -> str:
-    """Hash of what else decides them: every file of the package, the installed versions, Python."""
+    """Hash of what else decides them: every file of the package, the records, the installed versions, Python."""
     h = hashlib.sha256(platform.python_version().encode())
-    for f in sorted(p for p in (ROOT / "rdc").rglob("*") if p.is_file() and "__pycache__" not in p.parts):
+    files = [*(ROOT / "rdc").rglob("*"), *(ROOT / "results").rglob("*.json")]
+    for f in sorted(p for p in files if p.is_file() and "__pycache__" not in p.parts):
         h.update(str(f.relative_to(ROOT)).encode() + hashlib.sha256(f.read_bytes()).digest())
     for name in sorted(f"{d.name}=={d.version}" for d in importlib.metadata.distributions()):
         h.update(name.encode())
