@@ -103,7 +103,7 @@ device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" el
 # \text{robust accuracy} \;\le\; \text{accuracy under the strongest attack that was run} .
 # ```
 #
-# The right side is what evaluations print, and it is an *upper bound*. Chapters on certificates give the lower one.
+# The right side is what evaluations print, and it is an *upper bound*. A certificate would be a lower one.
 #
 # ## A network to break
 #
@@ -207,14 +207,14 @@ for norm, eps in (("Linf", 8 / 255), ("L2", 1.0)):
 # {numref}`fig-first-attack-pictures` shows what the attack did. The images keep their content, and the network changes its mind.
 
 
-# %% mystnb={"figure": {"caption": "Top: images with the network's prediction. Middle: the perturbation of the $\\ell_\\infty$ attack with $\\epsilon = 8/255$, from $-\\epsilon$ (black) to $\\epsilon$ (white). Bottom: the sum of the two, with the new prediction.", "name": "fig-first-attack-pictures"}, "image": {"alt": "Three rows of eight pictures: clothes, noise-like patterns, and the same clothes again with other predicted names", "width": "95%"}} tags=["hide-input"]
-columns = 8
-picture_eps = 8 / 255
-before, after = (predict(model, images[:columns]) for images in (xa, of_package["Linf"]))
-delta = (of_package["Linf"] - xa)[:columns] / (2 * picture_eps) + 0.5
-rows = torch.cat([xa[:columns], delta.clamp(0, 1), of_package["Linf"][:columns]])
-names = [test.classes[i] for i in before] + [""] * columns + [test.classes[i] for i in after]
-image_grid(rows, columns=columns, titles=names, size=1.0)
+# %% mystnb={"figure": {"caption": "Top: the first images that were classified correctly and then broken, with the network's prediction. Middle: the perturbation of the $\\ell_\\infty$ attack with $\\epsilon = 8/255$, from $-\\epsilon$ (black) to $\\epsilon$ (white). Bottom: the sum of the two, with the new prediction.", "name": "fig-first-attack-pictures"}, "image": {"alt": "Three rows of eight pictures: clothes, noise-like patterns, and the same clothes again with other predicted names", "width": "95%"}} tags=["hide-input"]
+columns, picture_eps = 8, 8 / 255
+before, after = predict(model, xa), predict(model, of_package["Linf"])
+shown = ((before == ya) & (after != ya)).nonzero()[:columns, 0]
+delta = (of_package["Linf"] - xa)[shown] / (2 * picture_eps) + 0.5
+rows = torch.cat([xa[shown], delta.clamp(0, 1), of_package["Linf"][shown]])
+names = [test.classes[i] for i in before[shown]] + [""] * len(shown) + [test.classes[i] for i in after[shown]]
+image_grid(rows, columns=len(shown), titles=names, size=1.0)
 plt.show()
 
 # %% [markdown]
@@ -243,7 +243,7 @@ for norm, values in radii.items():
         print(f"{norm:4} eps {eps:.4f} {curve[norm][-1]}")
 noise_curve = [accuracy(model, random_signs(xa, eps, seed), ya) for eps in radii["Linf"]]
 
-# %% mystnb={"figure": {"caption": "Accuracy under PGD against the radius, with 95 % intervals. Left: $\\ell_\\infty$, with random perturbations of the same size as a control. Right: $\\ell_2$.", "name": "fig-first-attack-curve"}, "image": {"alt": "Two falling curves that reach zero; on the left the control with random signs stays high", "width": "90%"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Accuracy under PGD against the radius, with 95 % intervals. Left: $\\ell_\\infty$, with random perturbations of the same size as a control. Right: $\\ell_2$.", "name": "fig-first-attack-curve"}, "image": {"alt": "Two falling curves that reach zero; on the left the control with random signs falls much more slowly", "width": "90%"}} tags=["hide-input"]
 fig, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
 plot_accuracy(axes[0], [255 * e for e in radii["Linf"]], curve["Linf"], "PGD")
 plot_accuracy(axes[0], [255 * e for e in radii["Linf"]], noise_curve, "random signs", marker="s", linestyle="--")
@@ -322,7 +322,7 @@ assert norm_of(x_auto - xs, "Linf").max() <= eps_auto + 1e-6
 # ```
 #
 # If class $y$ leads every other by $m$, all entries are at most about $e^{-m}$ in size.
-# In float32 the softmax rounds to exactly one near $m = 17$, and its other entries to exactly zero near $m = 104$.
+# In float32 the softmax rounds to exactly one near $m = 17$, and its other entries to exactly zero near $m = 104$ (near 88 where the hardware drops subnormal numbers).
 # Then the gradient is zero, its sign is zero, and the attack stands still.
 #
 # The *margin* $\max_{k \ne y} f_k - f_y$ has a gradient with one $+1$ and one $-1$ at every scale {cite}`carlini2017towards`.

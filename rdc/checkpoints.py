@@ -22,6 +22,7 @@ from rdc.denoise.edm import EDM, EDMConfig, build
 from rdc.denoise.unet import UNetConfig
 
 ASSETS = Path(__file__).parent / "assets" / "checkpoints"
+ALIASES = {"fashion": "fashion-mini"}  # one network serves the data set and its subset
 
 
 class CheckpointError(ValueError):
@@ -45,6 +46,7 @@ def load_denoiser(
     Raises:
         CheckpointError: if the file is missing, damaged, not a denoiser, or for another data set.
     """
+    name = ALIASES.get(str(name), name)
     path = ASSETS / f"{name}.safetensors" if str(name) in shipped() else Path(name)
     if path.suffix != ".safetensors":
         raise CheckpointError(f"unknown checkpoint {str(name)!r}; there are {', '.join(shipped())}, or give a .safetensors file")

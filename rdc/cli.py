@@ -121,7 +121,7 @@ def attack_command(
 
 def run_command(
     notebook: Annotated[Positional[str], arg(help="Number or path of a notebook: 03, notebooks/03_optimal_classifier.py.")],
-    profile: Annotated[str | None, arg(help="tutorial, full or paper.")] = None,
+    profile: Annotated[str | None, arg(help="tutorial or full.")] = None,
     p: Annotated[
         UseAppendAction[tuple[tuple[str, str], ...]],
         arg(aliases=["-p"], metavar="NAME VALUE", help="A parameter; may be repeated."),

@@ -160,7 +160,7 @@ def test_one_pass_denoisers_are_called_once_for_all_classes():
     assert classifier(noise="per_class").evaluations == 18
 
 
-@pytest.mark.parametrize("count", [2, 20, 100])
+@pytest.mark.parametrize("count", [2, 40])
 def test_memory_is_that_of_a_chunk(count):
     for denoiser in (Counting(OptimalDenoiser(X, Y)), Counting(tiny_network())):
         model = DiffusionClassifier(denoiser, levels("elbo", count), chunk=12)
@@ -250,16 +250,17 @@ def test_sharing_and_pairs_of_noise():
 
 def test_many_draws_agree_whatever_the_kind_of_noise():
     x = draw((2, 1, 2, 3), 15)
-    exact = classifier(draws=4000, chunk=4096)(x)
+    exact = classifier(draws=2000, chunk=4096)(x)
     for noise in ("per_class", "antithetic"):
-        assert torch.allclose(classifier(noise=noise, draws=4000, chunk=4096, seed=1)(x), exact, rtol=0.03)
+        assert torch.allclose(classifier(noise=noise, draws=2000, chunk=4096, seed=1)(x), exact, rtol=0.03)
 
 
 def test_it_can_be_differentiated_once_only():
     x = draw((1, 1, 2, 3), 16).requires_grad_()
-    (slope,) = torch.autograd.grad(classifier()(x)[0, 0], x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        slope.sum().backward()
+    logits = classifier()(x)
+    for loss in (logits[0, 0], logits.square().sum()):
+        with pytest.raises(RuntimeError, match="once_differentiable|does not require grad"):
+            torch.autograd.grad(loss, x, create_graph=True)[0].sum().backward()
 
 
 BAD_OPTIONS = {

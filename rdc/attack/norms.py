@@ -31,12 +31,17 @@ def norm_of(delta: Float[Tensor, "n c h w"], norm: str) -> Float[Tensor, " n"]:
 
 def project(x_adv: Float[Tensor, "n c h w"], x: Float[Tensor, "n c h w"], norm: str, eps: float) -> Float[Tensor, "n c h w"]:
     """A point of the ball and of [0, 1] near ``x_adv``; the bound holds exactly, also after rounding."""
+    radius = float(torch.tensor(eps, dtype=x.dtype))
+    exact = x.double()  # the check is in float64, where differences of float32 numbers are exact
     if norm == "L2":
-        size = norm_of(x_adv - x, norm).clamp(min=1e-12).reshape(-1, 1, 1, 1)
-        return (x + (x_adv - x) * (eps * (1 - 1e-6) / size).clamp(max=1)).clamp(0, 1)
-    low, high = x - eps, x + eps
-    low = torch.where(x - low > eps, torch.nextafter(low, x), low)
-    high = torch.where(high - x > eps, torch.nextafter(high, x), high)
+        change = x_adv.double() - exact
+        size = norm_of(change, norm).reshape(-1, 1, 1, 1)
+        rounding = x[0].numel() ** 0.5 * torch.finfo(x.dtype).eps / 4  # of a sum in [0, 1], at most
+        inner = max(radius * (1 - 1e-9) - rounding, 0.0)
+        return torch.where(size > radius, (exact + change * (inner / size.clamp(min=1e-300))).to(x.dtype), x_adv).clamp(0, 1)
+    low, high = x - radius, x + radius
+    low = torch.where(exact - low.double() > radius, torch.nextafter(low, x), low)
+    high = torch.where(high.double() - exact > radius, torch.nextafter(high, x), high)
     return torch.minimum(torch.maximum(x_adv, low), high).clamp(0, 1)
 
 

@@ -46,7 +46,7 @@ def pgd(
         norm: ``Linf`` or ``L2``.
         eps: Radius in image units.
         steps: Gradient steps of a restart.
-        step_size: First step; by default ``2.5 eps / steps``, and at least ``eps / 10``.
+        step_size: First step; by default ``4 eps / steps``, and at least ``eps / 10``: together the steps cross the ball.
         restarts: Number of random starts.
         eot: Calls of the model over which loss and gradient are averaged, for models with fresh noise.
         loss: ``margin``, ``ce`` or ``dlr``.
@@ -61,7 +61,7 @@ def pgd(
         raise ValueError(f"unknown loss {loss!r}; there are {', '.join(LOSSES)}")
     index = torch.arange(len(x)) if index is None else index
     best, best_loss = x.clone(), evaluate(model, x, y, loss, eot)[0]
-    first = max(2.5 * eps / max(steps, 1), eps / 10) if step_size is None else step_size
+    first = max(4 * eps / max(steps, 1), eps / 10) if step_size is None else step_size
     with tqdm(total=restarts * steps, disable=quiet, desc=f"pgd {norm} {eps:.4g}", unit="step") as bar:
         for restart in range(restarts):
             todo = still_right(model, best, y)

@@ -13,8 +13,8 @@ In VP form the same denoiser predicts the noise :math:`\sum_i s_i (x_t - \sqrt{\
 of the paper).
 
 Squared distances come from one matrix product, :math:`\lVert z \rVert^2 - 2 z \cdot z_i + \lVert z_i \rVert^2`, about
-the mean image: in float32 their error is about 1e-4 for 28x28 images, so exponents are good to 0.01 for sigma above 0.1.
-Use float64 data for more.
+the mean image: in float32 their error is a few 1e-4 for 28x28 images, so exponents are good to 0.02 for sigma above
+0.1. Use float64 data for more.
 
 References:
     | Robust Classification via a Single Diffusion Model (Chen et al., 2024), Theorem 3.2

@@ -1,0 +1,48 @@
+"""Write the card of a shipped checkpoint from what the checkpoint itself says: rdc/assets/checkpoints/<name>.md.
+
+    python tools/model_card.py fashion-mini digits
+"""
+
+import hashlib
+import sys
+
+from rdc.checkpoints import ASSETS, load_denoiser, read_checkpoint
+from rdc.records import write_text
+
+LICENCES = {
+    "fashion": "Fashion-MNIST, MIT, copyright 2017 Zalando SE",
+    "digits": "Optical Recognition of Handwritten Digits, UCI, CC BY 4.0",
+}
+
+
+def card(name: str) -> str:
+    """The model card of one checkpoint, in markdown."""
+    path = ASSETS / f"{name}.safetensors"
+    _, meta = read_checkpoint(path, "denoiser")
+    recipe, config = meta["recipe"], meta["config"]
+    settings = {k: v for k, v in recipe.items() if k != "denoiser"}
+    last = [loss for _, loss in meta["losses"][-20:]]
+    parameters = sum(p.numel() for p in load_denoiser(name).parameters())
+    rows = {
+        "what": "EDM denoiser `D(z, sigma, y)`, conditional, with dropped classes for the unconditional case",
+        "data": f"train split of `{config['data']}`, {meta['images']} images ({LICENCES[config['data']]})",
+        "network": ", ".join(f"{k} {v}" for k, v in config["unet"].items()) + f"; sigma_data {config['sigma_data']}",
+        "parameters": f"{parameters}",
+        "recipe": ", ".join(f"{k} {v}" for k, v in settings.items()),
+        "epochs": f"{recipe['steps'] * recipe['batch'] / meta['images']:.1f}",
+        "command": f"`rdc train denoiser --recipe {name}`",
+        "device": "one core of a shared x86-64 CPU; other devices and thread counts give other rounding",
+        "wall time": f"{meta['seconds'] / 60:.0f} minutes",
+        "loss": f"{sum(last) / len(last):.4f}, mean of the last {len(last)} recorded batches",
+        "file": f"{path.name}, {path.stat().st_size / 1e6:.2f} MB, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}",
+        "use": "teaching and research on robustness; not for decisions about people",
+        "licence": "MIT",
+    }
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    return f"# Model card: {name}\n\n| | |\n|---|---|\n{table}\n"
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        write_text(ASSETS / f"{name}.md", card(name))
+        print(ASSETS / f"{name}.md")
