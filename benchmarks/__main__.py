@@ -74,17 +74,22 @@ def optimal(rounds: int, count: int, device: torch.device) -> dict[str, Any]:
     batch, points = to_model(x[:32]).flatten(1), model.data.points
     fast, product = alternate(lambda: model(x[:32]), lambda: batch @ points.T, rounds=rounds)
     found = {
-        "forward / distance product": row(fast / product, 5.0, data=source, ms_an_image=1e3 * fast / 32, levels=1000, nodes=len(model.nodes)),
+        "forward / distance product": row(
+            fast / product, 5.0, data=source, ms_an_image=1e3 * fast / 32, levels=1000, nodes=len(model.nodes)
+        ),
     }
     logits = torch.cat([model(part) for part in x.split(64)]).double()
     oracle, error = direct(data, x, model)
     same = float((logits.argmax(1) == oracle.argmax(1)).double().mean())
     centered = [f - f.mean(1, keepdim=True) for f in (logits, oracle)]
     note = (
-        "oracle: |z - D|^2 as defined, softmax over all images, 1000 levels through a cubic spline on 48 nodes of its own, independent "
+        "oracle: |z - D|^2 as defined, softmax over all images, 1000 levels through a cubic spline on "
+        f"{ORACLE_NODES} nodes of its own, independent "
         f"antithetic noise, {ORACLE_DRAWS} draws"
     )
-    found["agreement with the direct form"] = row(same, 0.995, at_most=False, images=count, oracle=note, differing=round((1 - same) * count))
+    found["agreement with the direct form"] = row(
+        same, 0.995, at_most=False, images=count, oracle=note, differing=round((1 - same) * count)
+    )
     found["relative error of logits, median"] = row(float(((logits - oracle) / oracle).abs().median()), 1e-2)
     found["relative error of logits, 99 %"] = row(float(((logits - oracle) / oracle).abs().flatten().quantile(0.99)))
     spread = float((centered[0] - centered[1]).abs().median() / centered[1].abs().median())
@@ -131,13 +136,17 @@ def against_naive(rounds: int, device: torch.device) -> dict[str, Any]:
     model = OptimalClassifier(data.x.to(device), data.y.to(device), found)
     plain = OptimalDenoiser(data.x.to(device), data.y.to(device))
     fast, slow = alternate(lambda: model(x), lambda: naive(plain, x[:1], found, 8), rounds=rounds)
-    return {"speed-up over N x T x pixels": row(slow / (fast / 64), 500.0, at_most=False, images_a_batch=64, N=1000, T=100, draws_of_both=8)}
+    return {
+        "speed-up over N x T x pixels": row(
+            slow / (fast / 64), 500.0, at_most=False, images_a_batch=64, N=1000, T=100, draws_of_both=8
+        )
+    }
 
 
 def trained(rounds: int, device: torch.device, name: str) -> dict[str, Any]:
     """The classifier around a trained network: overhead, gradients, precision, layout."""
     dtype = fast_dtype(device)
-    x, y = load("fashion-mini", "test").x[:8].to(device), load("fashion-mini", "test").y[:8].to(device)
+    x, y = load("fashion-mini", "test").x[:4].to(device), load("fashion-mini", "test").y[:4].to(device)
     network = load_denoiser(name, device, dtype)
     found, sizes = {}, {}
     for chunk in (64, 128, 256, 512):
@@ -147,14 +156,16 @@ def trained(rounds: int, device: torch.device, name: str) -> dict[str, Any]:
     model = DiffusionClassifier(network, levels("elbo", 16), chunk=chunk)
     total = model.evaluations * len(x)
     forward, alone = alternate(lambda: model(x), lambda: bare(network, total, chunk), rounds=rounds)
-    found["forward / bare network"] = row(forward / alone, 1.15, checkpoint=name, dtype=str(dtype), batch=chunk, evaluations=total)
+    found["forward / bare network"] = row(
+        forward / alone, 1.15, checkpoint=name, dtype=str(dtype), batch=chunk, evaluations=total
+    )
     found["evaluations a second"] = row(total / forward)
 
     def slope(loss: Callable[[Tensor], Tensor]) -> Tensor:
         point = x.clone().requires_grad_()
         return torch.autograd.grad(loss(model(point)).sum(), point)[0]
 
-    two, every = alternate(lambda: slope(lambda f: margin(f, y)), lambda: slope(lambda f: f.logsumexp(1)), rounds=rounds)
+    two, every = alternate(lambda: slope(lambda f: margin(f, y)), lambda: slope(lambda f: f.mean(1)), rounds=rounds)
     found["gradient: every class / margin loss"] = row(every / two, two_pass_forward_included=True, images_a_second=len(x) / two)
     single = load_denoiser(name, device, torch.float32)
     a, b = alternate(lambda: bare(single, 2 * chunk, chunk), lambda: bare(network, 2 * chunk, chunk), rounds=rounds)
@@ -196,7 +207,11 @@ def main() -> None:
         if args.only in (None, name):
             for key, found in part().items():
                 results[key] = found
-                limit = "" if found["limit"] is None else f"  ({found['limit_is']} {found['limit']:g}: {'met' if found['met'] else 'MISSED'})"
+                limit = (
+                    ""
+                    if found["limit"] is None
+                    else f"  ({found['limit_is']} {found['limit']:g}: {'met' if found['met'] else 'MISSED'})"
+                )
                 print(f"{key:45} {found['value']:10.4g}{limit}", flush=True)
     if args.only is None:
         config = {"rounds": args.rounds, "images": args.images, "checkpoint": args.checkpoint, "seed": 0}

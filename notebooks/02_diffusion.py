@@ -33,7 +33,8 @@
 # %% tags=["parameters"]
 device: str = "auto"  # "cpu", "cuda" or "auto"
 seed: int = 0  # owner of every random number
-data: str = "fashion-mini"  # data set and checkpoint
+data: str = "fashion-mini"  # data set: "fashion-mini", or "fashion" if the files are there
+checkpoint: str = "fashion-mini"  # trained denoiser, by name or path
 n_loss: int = 64  # images per noise level for the denoising loss
 per_class: int = 3  # samples drawn of each class
 sampler_steps: int = 18  # steps of the sampler
@@ -88,7 +89,8 @@ device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" el
 
 # %%
 test, train = load(data, "test"), load(data, "train")
-z = to_model(test.x[[1, 5, 9]])
+shown = [int((test.y == k).nonzero()[0, 0]) for k in (1, 5, 9)]  # a trouser, a sandal, an ankle boot
+z = to_model(test.x[shown])
 alpha = vp_alphas()[[9, 99, 249, 499, 749]]  # the linear schedule of Ho et al. (2020), at t = 10, 100, 250, 500, 750
 sigma_t = alpha_to_sigma(alpha)
 eps = randn(tuple(z.shape), seed, "forward")
@@ -185,18 +187,18 @@ assert gap < 1e-5
 # In one of ten cases the label is hidden, so the network also denoises without a label.
 
 # %%
-denoiser = load_denoiser(data, device, fast_dtype(device))
+denoiser = load_denoiser(checkpoint, device, fast_dtype(device))
 parameters = sum(p.numel() for p in denoiser.parameters())
 print(f"{parameters} parameters, images {denoiser.shape}, {denoiser.num_classes} classes")
 
 # %% mystnb={"figure": {"caption": "One image at six noise levels. Top: $z_\\sigma$. Middle: the trained denoiser, told the label. Bottom: the same, told nothing.", "name": "fig-diffusion-denoise"}, "image": {"alt": "Noise in the top row; below it an ankle boot that is sharp at low noise and becomes a blurred average at high noise", "width": "75%"}} tags=["hide-input"]
-shown = (0.1, 0.3, 1.0, 3.0, 10.0, 40.0)
-boot, boot_label = to_model(test.x[9:10]).to(device), test.y[9:10].to(device)
-noisy = [boot + s * randn(tuple(boot.shape), seed, "boot", like=boot) for s in shown]
+boot, boot_label = z[2:].to(device), test.y[shown[2:]].to(device)
+boot_levels = (0.1, 0.3, 1.0, 3.0, 10.0, 40.0)
+noisy = [boot + s * randn(tuple(boot.shape), seed, "boot", like=boot) for s in boot_levels]
 with torch.no_grad():
-    told = [denoiser(v, s, boot_label) for v, s in zip(noisy, shown, strict=True)]
-    untold = [denoiser(v, s) for v, s in zip(noisy, shown, strict=True)]
-titles = [rf"$\sigma$ = {s:g}" for s in shown]
+    told = [denoiser(v, s, boot_label) for v, s in zip(noisy, boot_levels, strict=True)]
+    untold = [denoiser(v, s) for v, s in zip(noisy, boot_levels, strict=True)]
+titles = [rf"$\sigma$ = {s:g}" for s in boot_levels]
 image_grid(from_model(torch.cat(noisy + told + untold)), columns=6, titles=titles + [""] * 12, size=1.0)
 plt.show()
 
@@ -205,7 +207,7 @@ plt.show()
 # of the class if it knows the label, of all images if it does not.
 # In between it must use the label, and there the labels can be told apart. Diffusion classifiers live in that range.
 #
-# How good is the network? The closed form over the 10 000 images of `fashion-mini` gives a yardstick.
+# How good is the network? The closed form over the training images of `data` gives a yardstick.
 # On average over *its own* images no denoiser is better. On new images it is another matter.
 
 # %%

@@ -81,22 +81,35 @@ def test_pgd_treats_each_image_alone(seed, norm, restarts, loss):
     model, x, y = linear(seed, 3), draw((5, 1, 3, 3), seed), torch.arange(5) % 3
     together = pgd(model, x, y, norm, 0.1, steps=5, restarts=restarts, loss=loss, seed=seed)
     alone = [
-        pgd(model, x[i : i + 1], y[i : i + 1], norm, 0.1, steps=5, restarts=restarts, loss=loss, seed=seed, index=torch.tensor([i]))
+        pgd(
+            model,
+            x[i : i + 1],
+            y[i : i + 1],
+            norm,
+            0.1,
+            steps=5,
+            restarts=restarts,
+            loss=loss,
+            seed=seed,
+            index=torch.tensor([i]),
+        )
         for i in range(5)
     ]
     assert torch.equal(together, torch.cat(alone))
 
 
-@given(seeds, norms, st.floats(0.01, 0.2), st.sampled_from([20, 30, 40]))
+@given(seeds, norms, st.floats(0.01, 0.2), st.sampled_from([10, 20, 40]))
 def test_on_a_linear_model_pgd_reaches_the_optimum(seed, norm, eps, steps):
+    """The default steps reach the corner of an Linf ball; on an L2 sphere they turn towards it, steps of eps reach it."""
     model, x = linear(seed), 0.3 + 0.4 * draw((6, 1, 3, 3), seed + 2)
     y = model(x).argmax(1)
     w = model.weight[1 - y] - model.weight[y]
-    best = margin(model(x), y) + eps * torch.linalg.vector_norm(w.flatten(1), ord=DUAL[norm], dim=1)
-    x_adv = pgd(model, x, y, norm, eps, steps=steps, seed=seed)
-    assert margin(model(x_adv), y).tolist() == pytest.approx(best.tolist(), abs=0.02 * float((best - margin(model(x), y)).min()))
+    clean, gain = margin(model(x), y), eps * torch.linalg.vector_norm(w.flatten(1), ord=DUAL[norm], dim=1)
+    default, large = (margin(model(pgd(model, x, y, norm, eps, steps, size, seed=seed)), y) for size in (None, eps))
+    assert torch.allclose(large, clean + gain, rtol=0, atol=1e-3 * float(gain.min()))
     if norm == "Linf":
-        assert torch.allclose(x_adv, x + eps * w.sign(), atol=1e-9)
+        assert torch.allclose(default, clean + gain, rtol=0, atol=1e-9)
+    assert bool((default >= clean + 0.9 * gain).all() and (default <= clean + gain * (1 + 1e-9)).all())
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
@@ -331,7 +344,9 @@ def test_bad_input(attack):
     with pytest.raises(ValueError, match="images"):
         attack(model, 2 * x + 1, y)
     with pytest.warns(UserWarning, match="did you mean 8/255"):
-        attack(model, x, y, eps=8.0, **({"steps": 1} if attack is pgd else {"version": "custom", "attacks": ["apgd-ce"], "steps": 2}))
+        attack(
+            model, x, y, eps=8.0, **({"steps": 1} if attack is pgd else {"version": "custom", "attacks": ["apgd-ce"], "steps": 2})
+        )
 
 
 def test_unknown_losses_and_versions():

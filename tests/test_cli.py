@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+
 from rdc.checkpoints import save_denoiser
 from rdc.cli import main, parse_eps
 from rdc.denoise.edm import EDMConfig, build

@@ -96,7 +96,9 @@ def test_compressed_levels_integrate_cubics_exactly(nodes, coefficients, kind):
     center = found.sigma.log().mean()
     f = lambda sigma: sum(c * (sigma.log() - center) ** p for p, c in enumerate(coefficients))  # noqa: E731
     scale = float((found.weight * sum((found.sigma.log() - center).abs() ** p for p in range(4))).sum())
-    assert float((small.weight * f(small.sigma)).sum()) == pytest.approx(float((found.weight * f(found.sigma)).sum()), abs=1e-9 * scale)
+    assert float((small.weight * f(small.sigma)).sum()) == pytest.approx(
+        float((found.weight * f(found.sigma)).sum()), abs=1e-9 * scale
+    )
 
 
 def test_compressed_levels_integrate_the_spline_through_the_nodes():

@@ -180,7 +180,9 @@ def test_round_trip(tmp_path):
 def test_shipped_checkpoints_load():
     assert "fashion-mini" in shipped()
     for name in shipped():
-        _, meta = read_checkpoint(Path(__file__).parents[1] / "rdc" / "assets" / "checkpoints" / f"{name}.safetensors", "denoiser")
+        _, meta = read_checkpoint(
+            Path(__file__).parents[1] / "rdc" / "assets" / "checkpoints" / f"{name}.safetensors", "denoiser"
+        )
         assert meta["config"]["data"] and load_denoiser(name).num_classes == 10
 
 
@@ -207,7 +209,10 @@ DAMAGE = {
     "cut header": (lambda p: p.write_bytes(p.read_bytes()[:20]), "not a readable checkpoint"),
     "empty": (lambda p: p.write_bytes(b""), "not a readable checkpoint"),
     "flipped byte": (flip, "is damaged"),
-    "other kind": (lambda p: write_checkpoint(p, {"a": torch.ones(2)}, kind="training state", config={}), "training state, not a denoiser"),
+    "other kind": (
+        lambda p: write_checkpoint(p, {"a": torch.ones(2)}, kind="training state", config={}),
+        "training state, not a denoiser",
+    ),
     "other layout": (other_layout, "does not fit its own configuration.*map_label"),
     "other version": (other_version, "new_option"),
 }
@@ -252,5 +257,7 @@ def test_nothing_half_written_remains(tmp_path, monkeypatch, name):
 
 
 def test_the_first_loss_is_about_one():
-    images = Images(torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 10, list("0123456789"))
+    images = Images(
+        torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 10, list("0123456789")
+    )
     assert train.Run(SMALL, "cpu").advance(images) == pytest.approx(1.0, abs=0.5)  # an untrained network predicts nothing

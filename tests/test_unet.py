@@ -123,7 +123,9 @@ def test_shapes_types_and_dependence(patch, channels):
     base = denoiser(z, 1.0, label)
     assert base.shape == z.shape and base.dtype == torch.float32 and denoiser.shape == (channels, 8, 8)
     assert not torch.allclose(denoiser(z, 1.0, label.flip(0)), base, atol=1e-4)
-    assert not torch.allclose(denoiser.raw(z, torch.full((2, 1, 1, 1), 2.0), label), denoiser.raw(z, torch.ones(2, 1, 1, 1), label), atol=1e-4)
+    assert not torch.allclose(
+        denoiser.raw(z, torch.full((2, 1, 1, 1), 2.0), label), denoiser.raw(z, torch.ones(2, 1, 1, 1), label), atol=1e-4
+    )
     moved = z.clone()
     moved[0, 0, 0, 0] += 0.5
     changed = (denoiser(moved, 1.0, label) - base).abs()
