@@ -374,8 +374,8 @@ assert vote_low > 0.85 and vote_high < 0.85 and one_hot_share[0] > 0.95
 # m_y(\sigma; z) \approx d_y = \min_i \norm{z - z_i}^2 .
 # ```
 #
-# {numref}`fig-optimal-one-hot` shows how far this goes. Below $\sigma = 1$ the losses are within 10 % of the nearest distance in at least
-# {glue:text}`optimal-one-hot-low:.0f` % of the cases, and every single level decides as the nearest neighbour (1-NN) on at least
+# {numref}`fig-optimal-one-hot` shows how far this goes. Below $\sigma = 1$ the losses are within 10 % of the nearest distance in
+# {glue:text}`optimal-one-hot-low:.0f` % of the cases or more, and every single level decides as the nearest neighbour (1-NN) on at least
 # {glue:text}`optimal-vote-low:.0f` % of the images. At the highest level it is {glue:text}`optimal-vote-high:.0f` %. Levels that
 # cast the same vote can be weighted in any way without a change of the decision. Keep this picture in mind: it explains most of
 # what follows.
@@ -931,9 +931,22 @@ for name in ("attacked", "train"):
 # %% tags=["remove-cell"]
 assert all(result.value == 1 for result in aa_results["attacked"].values())
 
+# %%
+point = x_attack.clone().requires_grad_()
+cross = nn.functional.cross_entropy(optimal["train"](point), y_attack, reduction="sum")
+(slope_ce,) = torch.autograd.grad(cross, point)
+right = predict(optimal["train"], x_attack) == y_attack
+vanished = Accuracy.of(int((slope_ce[right].flatten(1).abs().amax(dim=1) == 0).sum()), int(right.sum()))
+print(f"correctly classified images at which the cross-entropy has a gradient of exactly zero: {vanished}")
+
+# %% tags=["remove-cell"]
+glue("optimal-ce-zero", 100 * vanished.value)
+assert vanished.value > 0.5
+
 # %% [markdown]
-# Logits in nats are large here, so the cross-entropy has no gradient in float32 and APGD-CE contributes nothing. The attacks
-# on margins and on ratios of logits do the work. {ref}`nb-first-attack` treats this trap.
+# Logits in nats are large here: for {glue:text}`optimal-ce-zero:.0f` % of the images the cross-entropy has no gradient at all in float32, and
+# APGD-CE can do nothing with them. The attacks on margins and on ratios of logits do the work. {ref}`nb-first-attack` treats this
+# trap.
 #
 # ## The formula of the released code
 #

@@ -45,6 +45,8 @@ class OptimalClassifier(nn.Module):
     """Logits of the diffusion classifier whose denoiser is the optimal one of ``(x, y)``.
 
     The draws are antithetic and shared by classes, levels and images; the logits are a deterministic function of the image.
+    Stein's form has little variance at low noise and much at high noise: for levels far above 10 take more draws, or
+    the direct form, :class:`rdc.classify.DiffusionClassifier` of :class:`rdc.denoise.OptimalDenoiser`.
 
     Arguments:
         x: The data set D, images ``(N, C, H, W)`` in [0, 1].
