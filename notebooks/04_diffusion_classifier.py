@@ -35,6 +35,7 @@ device: str = "auto"  # "cpu", "cuda" or "auto"
 seed: int = 0  # owner of all random numbers
 data: str = "fashion-mini"  # data set, and the denoiser trained for it
 count: int = 16  # noise levels of the classifier
+sigma_min: float = 0.1  # lowest noise level, model units; chosen on other images, for clean accuracy only
 n_clean: int = 100  # test images for clean accuracy
 n_attack: int = 6  # test images attacked
 steps: int = 8  # gradient steps of PGD
@@ -91,7 +92,7 @@ denoiser = load_denoiser(data, device=device, dtype=fast_dtype(device))
 train, test = load(data, "train"), load(data, "test")
 images, labels = test.x[:n_clean].to(device), test.y[:n_clean].to(device)
 x, y = test.x[:n_attack].to(device), test.y[:n_attack].to(device)
-main = levels("elbo", count)
+main = levels("elbo", count, sigma_min=sigma_min)
 print(f"{len(test)} test images, {len(test.classes)} classes; levels {main.sigma[0]:.3f} ... {main.sigma[-1]:.1f}")
 
 # %% [markdown]
@@ -210,7 +211,7 @@ assert (counter.plain, counter.graded) == (80, 16)
 # The unweighted losses $\norm{z - D}^2$ do not depend on the weights. One call of `losses` gives them for every image, class
 # and level, and every weighting is then a product of that table with a vector.
 #
-# Our main configuration is `levels("elbo", count)`. We append some lower levels, in the same logarithmic spacing, because
+# Our main configuration is `levels("elbo", count, sigma_min=sigma_min)`. We append some lower levels, in the same logarithmic spacing, because
 # other weightings look there too. Appending them leaves the noise of the first ones as it is, so that the table contains
 # our classifier exactly.
 

@@ -1,6 +1,6 @@
 """Write the card of a shipped checkpoint from what the checkpoint itself says: rdc/assets/checkpoints/<name>.md.
 
-    python tools/model_card.py fashion-mini digits
+python tools/model_card.py fashion-mini digits
 """
 
 import hashlib
