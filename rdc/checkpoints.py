@@ -7,8 +7,6 @@ __all__ = ["CheckpointError", "load_denoiser", "read_checkpoint", "write_checkpo
 
 import hashlib
 import json
-import os
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from torch import Tensor
 
 from rdc.denoise.edm import EDM, EDMConfig, build
 from rdc.denoise.unet import UNetConfig
+from rdc.records import write_atomic
 
 ASSETS = Path(__file__).parent / "assets" / "checkpoints"
 ALIASES = {"fashion": "fashion-mini"}  # one network serves the data set and its subset
@@ -106,22 +105,6 @@ def write_checkpoint(path: Path, tensors: dict[str, Tensor], **meta: Any) -> Non
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     header = {"rdc": json.dumps({**meta, "tensors_sha256": tensors_sha256(tensors)})}
     write_atomic(path, save(tensors, header))
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write ``content`` to a temporary file beside ``path``, flush it to disk and rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def tensors_sha256(tensors: dict[str, Tensor]) -> str:

@@ -1,6 +1,6 @@
 """Run records: a result with its counts, interval, seed, configuration, versions, device, seconds and commit."""
 
-__all__ = ["environment", "read_record", "write_record"]
+__all__ = ["environment", "read_record", "write_atomic", "write_record"]
 
 import datetime
 import importlib.metadata
@@ -28,7 +28,7 @@ def write_record(path: str | Path, config: dict[str, Any], results: Any, seconds
         seconds: Wall time of the run.
     """
     record = {"results": results, "config": config, "seconds": round(seconds, 1), "environment": environment()}
-    write_text(Path(path), json.dumps(record, indent=1, default=unfold) + "\n")
+    write_atomic(Path(path), (json.dumps(record, indent=1, default=unfold) + "\n").encode())
     return Path(path)
 
 
@@ -75,13 +75,15 @@ def commit() -> str:
     return head.stdout.strip() + ("+" if dirty.stdout.strip() else "")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file to a temporary name and rename it."""
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write ``content`` to a temporary file beside ``path``, flush it to disk and rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:

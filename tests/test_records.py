@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rdc.evaluate import Accuracy
-from rdc.records import read_record, write_record, write_text
+from rdc.records import read_record, write_atomic, write_record
 
 texts = st.text(max_size=8)
 values = st.recursive(
@@ -40,13 +40,13 @@ def test_the_environment_is_told(tmp_path):
     assert found["versions"]["torch"] == torch.__version__ and {"date", "python", "device", "commit"} <= found.keys()
 
 
-@pytest.mark.parametrize("what", ["replace", "chmod", "encode"])
+@pytest.mark.parametrize("what", ["replace", "chmod", "content"])
 def test_a_failing_write_leaves_the_old_record_and_no_other_file(tmp_path, monkeypatch, what):
-    if what == "encode":
+    if what == "content":
         old = tmp_path / "a.json"
-        write_text(old, "[1]")
-        with pytest.raises(UnicodeEncodeError):
-            write_text(old, "\ud800")
+        write_atomic(old, b"[1]")
+        with pytest.raises(TypeError):
+            write_atomic(old, "text")
     else:
         old = write_record(tmp_path / "a.json", {}, [1], 0.0)
         monkeypatch.setattr(os, what, lambda *_: (_ for _ in ()).throw(OSError("disk full")))

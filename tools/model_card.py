@@ -7,7 +7,7 @@ import hashlib
 import sys
 
 from rdc.checkpoints import ASSETS, load_denoiser, read_checkpoint
-from rdc.records import write_text
+from rdc.records import write_atomic
 
 LICENCES = {
     "fashion": "Fashion-MNIST, MIT, copyright 2017 Zalando SE",
@@ -44,5 +44,5 @@ def card(name: str) -> str:
 
 if __name__ == "__main__":
     for name in sys.argv[1:]:
-        write_text(ASSETS / f"{name}.md", card(name))
+        write_atomic(ASSETS / f"{name}.md", card(name).encode())
         print(ASSETS / f"{name}.md")
