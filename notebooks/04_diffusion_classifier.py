@@ -1001,7 +1001,7 @@ if path_of_record.exists():
     for row in r["attacks"]:
         text = str(Accuracy(**row["robust"])) if "robust" in row else f"broke {row['broken']} of {row['tried']}"
         print(f"{row['norm']:5s} {row['eps']:.4f}  {row['model']:4s} {row['attack']:26s} {text}")
-    for row in r["floors"]:
+    for row in r.get("floors", []):
         print(f"sigma >= {row['floor']:4.1f}: clean {Accuracy(**row['clean'])}; robust {Accuracy(**row['robust'])}")
     for placement, values in r["time steps"]["robust"].items():
         for total, a in zip(c["time steps"]["robust"], values, strict=True):
