@@ -234,7 +234,7 @@ def random_signs(x: Tensor, eps: float, seed: int) -> Tensor:
     return (x + eps * (2 * (coin < 0.5) - 1)).clamp(0, 1)
 
 
-radii = {"Linf": [e / 255 for e in (0, 1, 2, 4, 8, 12, 16, 24, 32)], "L2": [0, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 4.0]}
+radii = {"Linf": [e / 255 for e in (0, 1, 2, 4, 8, 12, 16, 24, 32, 64)], "L2": [0, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 4.0, 8.0]}
 curve: dict[str, list[Accuracy]] = {norm: [] for norm in radii}
 for norm, values in radii.items():
     for eps in values:

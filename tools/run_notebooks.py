@@ -72,8 +72,11 @@ def execute(py: Path, profile: str, surroundings: str) -> Any:
     seconds = round(time.perf_counter() - start, 1)
     stored = py.with_suffix(".ipynb")
     ids = {c.source: c.id for c in nbformat.read(stored, 4).cells} if stored.exists() else {}
+    used = set(ids.values())
     for i, cell in enumerate(nb.cells):
-        cell["id"] = ids.pop(cell.source, f"c{i:03d}-{hashlib.sha256(cell.source.encode()).hexdigest()[:8]}")
+        fresh = f"c{i:03d}-{hashlib.sha256(cell.source.encode()).hexdigest()[:8]}"
+        cell["id"] = ids.pop(cell.source, fresh if fresh not in used else f"{fresh}-{i}")
+        used.add(cell["id"])
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)
         if not cell.metadata.get("tags", True):
