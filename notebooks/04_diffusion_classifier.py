@@ -985,6 +985,9 @@ for weaker in ("CE on mean logits", "margin, own noise for each class"):
 #
 # The table below is read from `results/diffusion_classifier.json`, which this notebook writes with `record=True`. It
 # states the number of images, the radii, the steps and the device.
+#
+# The record is written after every radius. A run that was stopped holds the radii that it finished: rows for AutoAttack, fresh
+# draws or floors that are missing below were not run at that size.
 
 # %%
 path_of_record = Path("../results/diffusion_classifier.json")
