@@ -31,7 +31,7 @@ def card(name: str) -> str:
         "recipe": ", ".join(f"{k} {v}" for k, v in settings.items()),
         "epochs": f"{recipe['steps'] * recipe['batch'] / meta['images']:.1f}",
         "command": f"`rdc train denoiser --recipe {name}`",
-        "device": "one core of a shared x86-64 CPU (fashion-mini: a few dozen resumed steps on two); other devices and thread counts give other rounding",
+        "device": "one core of a shared x86-64 CPU (fashion-mini: a few dozen steps on two); other devices round differently",
         "wall time": f"{meta['seconds'] / 60:.0f} minutes",
         "loss": f"{sum(last) / len(last):.4f}, mean of the last {len(last)} recorded batches",
         "file": f"{path.name}, {path.stat().st_size / 1e6:.2f} MB, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}",
