@@ -1,13 +1,15 @@
-"""The command line: ``rdc train | accuracy | attack | run``. A mistake of the user ends in one line and exit code 2."""
+"""The command line: ``rdc train | accuracy | attack | audit | run``. A mistake of the user ends in one line and exit code 2."""
 
 __all__ = ["main"]
 
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,6 +26,7 @@ Data = Annotated[str, arg(help="digits, fashion-mini or fashion.")]
 Count = Annotated[int, arg(help="How many of the first test images.")]
 Levels = Annotated[int, arg(help="Number of noise levels.")]
 Device = Annotated[str, arg(help="auto, cpu, cuda, ...")]
+Noise = Annotated[Literal["shared", "fresh"], arg(help="shared: fixed, known to the attacker. fresh: new at every call.")]
 
 
 def train_command(
@@ -88,13 +91,22 @@ def accuracy_command(
 def attack_command(
     model: Model = "fashion-mini",
     data: Data = "fashion-mini",
-    attack: Literal["pgd", "autoattack"] = "pgd",
-    norm: Literal["Linf", "L2"] = "Linf",
+    attack: Annotated[
+        Literal["pgd", "autoattack", "stadv", "square", "lagrange"], arg(help="stadv bounds a flow: --eps 0.05, no norm.")
+    ] = "pgd",
+    norm: Literal["Linf", "L2", "L1"] = "Linf",
     eps: Annotated[str, arg(help="Radius in units of images in [0, 1], a number or a fraction.")] = "8/255",
     n: Count = 16,
     steps: Annotated[int, arg(help="Iterations of the attack.")] = 20,
+    restarts: Annotated[int, arg(help="Random starts of pgd.")] = 1,
+    eot: Annotated[int, arg(help="Gradients averaged at each step of pgd, stadv and lagrange.")] = 1,
     levels: Levels = 16,
     draws: Annotated[int, arg(help="Noise draws per level.")] = 1,
+    noise: Noise = "shared",
+    verdicts: Annotated[int | None, arg(help="Fresh verdicts on each image; by default 20 for fresh noise.")] = None,
+    protocol: Annotated[Literal["once", "draws", "resubmit", "known"], arg(help="Whose result is the headline.")] = "draws",
+    rows: Annotated[Path | None, arg(help="File of rows, one JSON line per image; the same command continues it.")] = None,
+    workers: Annotated[int, arg(help="Processes that share the images.")] = 1,
     seed: int = 0,
     device: Device = "auto",
     quiet: Quiet = False,
@@ -103,20 +115,61 @@ def attack_command(
 
     For example:
       rdc attack --model fashion-mini --norm Linf --eps 8/255 --n 16
-      rdc attack --model optimal --attack autoattack --norm L2 --eps 0.5 --n 8
+      rdc attack --model fashion-mini --attack autoattack --norm Linf --eps 8/255 --n 64 --rows runs/a.jsonl
+      rdc attack --model optimal --attack square --norm L2 --eps 0.5 --n 8
     """
-    from rdc.attack import autoattack, pgd
-    from rdc.evaluate import accuracy, robust_accuracy
+    from rdc.evaluate import protocols, robust_accuracy
 
     radius, place = parse_eps(eps), pick_device(device)
-    classifier, (x, y) = make_classifier(model, data, levels, draws, seed, place), first_images(data, n)
-    x, y = x.to(place), y.to(place)
-    run = pgd if attack == "pgd" else autoattack
+    classifier, (x, y) = make_classifier(model, data, levels, draws, seed, place, noise), first_images(data, n)
+    chosen = make_attack(attack, classifier, norm, radius, steps, restarts, eot, seed)
     start = time.perf_counter()
-    x_adv = run(classifier, x, y, norm=norm, eps=radius, steps=steps, seed=seed, quiet=quiet)
-    print(f"clean   {accuracy(classifier, x, y, batch=16)}")
-    print(f"attacked {robust_accuracy(classifier, x, y, x_adv, batch=16)}  ({attack}, {norm}, eps {eps}, {steps} steps)")
+    with tempfile.TemporaryDirectory() as folder:
+        path = rows or Path(folder, "rows.jsonl")
+        config = {"model": model, "data": data}
+        robust_accuracy(
+            classifier, x.to(place), y.to(place), {attack: chosen}, verdicts, rows=path, workers=workers, seed=seed,
+            config=config, quiet=quiet,
+        )  # fmt: skip
+        found, clean = protocols(path), clean_accuracy(path)
+    print(f"clean    {clean}")
+    for name, value in found.items():
+        print(f"{'attacked' if name == protocol else '        '} {value}  ({name}; {attack}, {norm}, eps {eps}, {steps} steps)")
     print(f"{time.perf_counter() - start:.1f} s")
+
+
+def audit_command(
+    model: Model = "fashion-mini",
+    data: Data = "fashion-mini",
+    norm: Literal["Linf", "L2"] = "Linf",
+    eps: Annotated[str, arg(help="Radius in units of images in [0, 1], a number or a fraction.")] = "8/255",
+    n: Count = 8,
+    steps: Annotated[int, arg(help="Gradient steps of the audited attack.")] = 20,
+    eot: Annotated[int, arg(help="Gradients averaged at each step.")] = 1,
+    queries: Annotated[int, arg(help="Queries of the black-box attacks.")] = 100,
+    levels: Levels = 16,
+    draws: Annotated[int, arg(help="Noise draws per level.")] = 1,
+    noise: Noise = "shared",
+    seed: int = 0,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Audit the PGD attack on a diffusion classifier: is its number to be believed? Exit code 1 if a check fails.
+
+    For example:
+      rdc audit --model fashion-mini --n 4 --levels 8
+      rdc audit --model optimal --data digits --eps 0.1 --n 10
+    """
+    from rdc.attack.audit import audit
+
+    radius, place = parse_eps(eps), pick_device(device)
+    classifier, (x, y) = make_classifier(model, data, levels, draws, seed, place, noise), first_images(data, n)
+    report = audit(
+        classifier, x.to(place), y.to(place), norm, radius, steps, eot=eot, queries=queries, seed=seed, quiet=quiet
+    )  # fmt: skip
+    print(report)
+    print("no check failed" if report.ok else "a check failed: do not quote the number before you know why")
+    sys.exit(0 if report.ok else 1)
 
 
 def run_command(
@@ -145,7 +198,9 @@ def run_command(
     print(f"wrote {target}")
 
 
-def make_classifier(model: str, data: str, count: int, draws: int, seed: int, device: torch.device) -> nn.Module:
+def make_classifier(
+    model: str, data: str, count: int, draws: int, seed: int, device: torch.device, noise: str = "shared"
+) -> nn.Module:
     """The diffusion classifier of a checkpoint, or the optimal one over the train split of the data."""
     from rdc.checkpoints import load_denoiser
     from rdc.classify import DiffusionClassifier, OptimalClassifier
@@ -154,10 +209,44 @@ def make_classifier(model: str, data: str, count: int, draws: int, seed: int, de
     from rdc.noise import levels
 
     if model == "optimal":
+        if noise != "shared":
+            raise ValueError("the optimal classifier has fixed noise; leave out --noise fresh")
         train = load(data, "train")
         return OptimalClassifier(train.x, train.y, levels("elbo", count), seed=seed).to(device)
     denoiser = load_denoiser(model, device, fast_dtype(device), data=data)
-    return DiffusionClassifier(denoiser, levels("elbo", count), seed=seed, draws=draws)
+    return DiffusionClassifier(denoiser, levels("elbo", count), noise=noise, seed=seed, draws=draws)
+
+
+def make_attack(
+    name: str, classifier: nn.Module, norm: str, eps: float, steps: int, restarts: int, eot: int, seed: int
+) -> Callable[..., torch.Tensor]:
+    """The attack of the command line with its options bound."""
+    from rdc.attack import autoattack, lagrange, pgd, square, stadv
+    from rdc.attack.norms import check_eps
+    from rdc.classify.likelihood_loss import diffusion_loss
+
+    if name != "stadv":
+        check_eps(norm, eps, ("Linf", "L2", "L1") if name in ("autoattack", "square") else ("Linf", "L2"))
+    if name == "stadv":
+        return partial(stadv, eps=eps, steps=steps, eot=eot)
+    if name == "autoattack":
+        return partial(autoattack, norm=norm, eps=eps, steps=steps)
+    if name == "square":
+        return partial(square, norm=norm, eps=eps)
+    if name == "pgd":
+        return partial(pgd, norm=norm, eps=eps, steps=steps, restarts=restarts, eot=eot)
+    if not hasattr(classifier, "denoiser"):
+        raise ValueError("lagrange needs the diffusion loss of a trained denoiser; give --model a checkpoint")
+    penalty = diffusion_loss(classifier.denoiser, classifier.levels, seed)
+    return partial(lagrange, penalty=penalty, norm=norm, eps=eps, steps=steps, eot=eot)
+
+
+def clean_accuracy(path: Path) -> object:
+    """Accuracy of the clean predictions in a file of rows."""
+    from rdc.evaluate import Accuracy, read_rows
+
+    _, rows = read_rows(path)
+    return Accuracy.of(sum(row["clean"] == row["label"] for row in rows), len(rows))
 
 
 def first_images(data: str, n: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -204,6 +293,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": train_command,
     "accuracy": accuracy_command,
     "attack": attack_command,
+    "audit": audit_command,
     "run": run_command,
 }
 
@@ -215,7 +305,7 @@ def main() -> None:
             COMMANDS, prog="rdc", description=__doc__.splitlines()[0], config=(FlagCreatePairsOff, OmitArgPrefixes)
         )
     except KeyboardInterrupt:
-        print("rdc: interrupted; a training run continues with the same command", file=sys.stderr)
+        print("rdc: interrupted; a training run, or an attack with --rows, continues with the same command", file=sys.stderr)
         sys.exit(130)
     except (ValueError, OSError, RuntimeError) as error:
         text = str(error).strip() or type(error).__name__

@@ -1,23 +1,27 @@
-"""Images and labels: two embedded data sets, and readers for the full ones.
+"""Images and labels: two embedded data sets, and readers for the others.
 
-Every reader takes the plain ``idx`` format of LeCun's MNIST pages (a header and raw bytes, gzipped): no pickle is
-involved, and every file is checked against a SHA-256 before use.
+Files are in the plain ``idx`` format of LeCun's MNIST pages (a header and raw bytes, gzipped) or PNG: no pickle is
+involved, and everything is checked against a SHA-256 before use.
 
 Data sets:
     | ``digits``        1 797 images of 8x8, the UCI optical digits as shipped by scikit-learn; embedded
     | ``fashion-mini``  10 000 + 1 000 images of Fashion-MNIST, 28x28; embedded
     | ``fashion``       all 70 000 images of Fashion-MNIST, from a folder on this machine
+    | ``cifar10-20``    20 test images of CIFAR-10, 3x32x32, from the installed package foolbox: for smoke tests
 
 References:
     | Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning Algorithms (Xiao et al., 2017)
     | https://arxiv.org/abs/1708.07747
     | Optical Recognition of Handwritten Digits (Alpaydin and Kaynak, 1998), https://doi.org/10.24432/C50P49
+    | Learning Multiple Layers of Features from Tiny Images (Krizhevsky, 2009)
+    | https://www.cs.toronto.edu/~kriz/learning-features-2009-TR.pdf
 """
 
 __all__ = ["DataError", "Images", "check_images", "check_labels", "load"]
 
 import gzip
 import hashlib
+import importlib.util
 import os
 import zlib
 from dataclasses import dataclass
@@ -29,6 +33,8 @@ from torch import Tensor
 
 ASSETS = Path(__file__).parent / "assets" / "data"
 FASHION = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR10_20 = "27ddb4ee8c4153e426b6bbf58adff848a2599c19488bf485bee8ad8e76707704"  # sha256 of the 20 x 32 x 32 x 3 bytes
 FOLDERS = ("RDC_DATA", "~/.cache/rdc/fashion", "/usr/share/datasets/fashion-mnist")
 
 
@@ -96,14 +102,15 @@ SOURCES = {
     ),
 }
 SPLITS = ("train", "test")
+NAMES = (*SOURCES, "cifar10-20")
 
 
 def load(name: str, split: str = "test", folder: str | Path | None = None) -> Images:
     """Load a data set.
 
     Arguments:
-        name: ``digits``, ``fashion-mini`` or ``fashion``.
-        split: ``train`` or ``test``.
+        name: ``digits``, ``fashion-mini``, ``fashion`` or ``cifar10-20``.
+        split: ``train`` or ``test``; of ``cifar10-20`` only ``test``.
         folder: Where the files of a data set that is not embedded lie; otherwise the environment variable
             ``RDC_DATA``, ``~/.cache/rdc/fashion`` and the folder of Debian's package are tried, in this order.
 
@@ -114,16 +121,43 @@ def load(name: str, split: str = "test", folder: str | Path | None = None) -> Im
     Raises:
         DataError: if the name or split is unknown, or a file is missing or damaged.
     """
+    if name not in NAMES:
+        raise DataError(f"unknown data set {name!r}; there are {', '.join(NAMES)}")
+    if split not in (splits := SPLITS if name in SOURCES else SPLITS[1:]):
+        raise DataError(f"unknown split {split!r} of {name}; there are {', '.join(splits)}")
     if name not in SOURCES:
-        raise DataError(f"unknown data set {name!r}; there are {', '.join(SOURCES)}")
-    if split not in SPLITS:
-        raise DataError(f"unknown split {split!r} of {name}; there are {', '.join(SPLITS)}")
+        return cifar10_20(None if folder is None else Path(folder))
     source = SOURCES[name]
     base = ASSETS if source.embedded and folder is None else find_folder(name, source, folder)
     first = 2 * SPLITS.index(split)
     images, labels = (read_idx(base / file, source.files[file]) for file in list(source.files)[first : first + 2])
     x = torch.from_numpy(images.astype(np.float32) / np.float32(source.scale))[:, None]
     return Images(x, torch.from_numpy(labels.astype(np.int64)), list(source.classes))
+
+
+def cifar10_20(folder: Path | None = None) -> Images:
+    """The files ``cifar10_<number>_<label>.png`` of a folder, by default that of the installed package foolbox."""
+    if folder is None:
+        spec = importlib.util.find_spec("foolbox")  # finds the package without running it
+        if spec is None or spec.origin is None:
+            raise DataError("the data set 'cifar10-20' lies in the package foolbox; install it with 'pip install foolbox'")
+        folder = Path(spec.origin).parent / "data"
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise DataError("reading the images of 'cifar10-20' needs pillow; install it with 'pip install pillow'") from error
+    files = sorted(folder.glob("cifar10_*.png"))
+    try:
+        pixels = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files]) if files else np.zeros(0, np.uint8)
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read the images of 'cifar10-20' in {folder} ({error}); run 'pip install foolbox'") from error
+    if (found := hashlib.sha256(pixels.tobytes()).hexdigest()) != CIFAR10_20:
+        raise DataError(
+            f"the {len(files)} images cifar10_*.png in {folder} are not those expected: sha256 of the pixels {found}, not "
+            f"{CIFAR10_20}; run 'pip install foolbox' (the images of release 3.3.4)"
+        )
+    y = torch.tensor([int(file.stem.split("_")[2]) for file in files])
+    return Images(torch.from_numpy(pixels.astype(np.float32) / np.float32(255)).permute(0, 3, 1, 2).contiguous(), y, list(CIFAR10))
 
 
 def find_folder(name: str, source: Source, folder: str | Path | None) -> Path:

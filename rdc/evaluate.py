@@ -1,8 +1,32 @@
-"""Accuracy and robust accuracy, with their counts and 95 % intervals."""
+r"""Accuracy and robust accuracy with their counts and 95 % intervals; image by image, so that a run can be resumed.
 
-__all__ = ["Accuracy", "accuracy", "robust_accuracy"]
+A randomised model has no single verdict about an image. With :math:`w` wrong ones of :math:`k` fresh draws, four protocols say
+when an image counts as right:
 
-from dataclasses import dataclass
+| ``once``      one verdict after the attack is right (what most published evaluations do)
+| ``draws``     fewer than half of the fresh verdicts are wrong, :math:`2 w < k`
+| ``resubmit``  the worst of k resubmissions: none of them is wrong, :math:`w = 0`
+| ``known``     the attacker knows the noise: the attack runs on the frozen model, and the same frozen model judges
+
+For a deterministic model they coincide. Under every protocol a clean image that is wrong counts as broken.
+
+An image is attacked alone, with ``index=[i]`` and ``seed + attempt``, and all random draws of the model meanwhile follow from
+seed and ``i`` (:func:`rdc.describe.owned_randomness`): its row does not depend on batch, workers, order or resume point.
+
+References:
+    | Towards Better Adversarial Purification via Adversarial Denoising Diffusion Training (Liu et al., 2024)
+    | https://arxiv.org/abs/2404.14309 (the attacker who knows the noise); see also https://arxiv.org/abs/2505.22839
+"""
+
+__all__ = ["PROTOCOLS", "Accuracy", "accuracy", "attack_table", "predict", "protocols", "read_rows", "robust_accuracy"]
+
+import functools
+import inspect
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -11,6 +35,15 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from rdc.data import check_images, check_labels
+from rdc.describe import describe, describe_attack, digest, owned_randomness, randomness
+from rdc.rows import fill
+from rdc.rows import read_rows as read_rows
+
+PROTOCOLS = ("once", "draws", "resubmit", "known")
+NAMED = ("pgd", "autoattack", "stadv", "square")
+DRAWS = 20  # fresh verdicts about an image of a randomised model
+Attack = Callable[..., Tensor]
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -45,9 +78,22 @@ def predict(model: nn.Module, x: Float[Tensor, "n c h w"], batch: int = 64, quie
 
 
 def accuracy(
-    model: nn.Module, x: Float[Tensor, "n c h w"], y: Int64[Tensor, " n"], batch: int = 64, quiet: bool = True
+    model: nn.Module,
+    x: Float[Tensor, "n c h w"],
+    y: Int64[Tensor, " n"],
+    batch: int = 64,
+    quiet: bool = True,
+    *,
+    rows: str | Path | None = None,
+    **options: Any,
 ) -> Accuracy:
-    """Accuracy on images ``x`` with labels ``y``."""
+    """Accuracy on images ``x`` with labels ``y``.
+
+    With ``rows`` (a file), or any ``options``, it is :func:`robust_accuracy` under no attack: one row per image, resumable, with
+    its ``workers``, ``protocol``, ``draws``, ``seed``, ``index`` and ``config``. Otherwise each image is judged once, in batches.
+    """
+    if rows is not None or options:
+        return robust_accuracy(model, x, y, {}, rows=rows, quiet=quiet, **options)
     check_images(x)
     check_labels(y, len(x))
     return Accuracy.of(int((predict(model, x, batch, quiet) == y).sum()), len(y))
@@ -57,23 +103,331 @@ def robust_accuracy(
     model: nn.Module,
     x: Float[Tensor, "n c h w"],
     y: Int64[Tensor, " n"],
-    x_adv: list[Float[Tensor, "n c h w"]] | Float[Tensor, "n c h w"],
-    draws: int = 1,
+    attack: Tensor | str | Attack | Sequence[Tensor | str | Attack] | Mapping[str, Tensor | str | Attack] | None = None,
+    draws: int | None = None,
     batch: int = 64,
+    *,
+    rows: str | Path | None = None,
+    workers: int = 1,
+    protocol: str = "draws",
+    attempts: int = 1,
+    seed: int = 0,
+    index: Int64[Tensor, " n"] | None = None,
+    config: dict[str, Any] | None = None,
+    quiet: bool = True,
+    norm: str | None = None,
+    eps: float | None = None,
+    x_adv: Tensor | Sequence[Tensor] | None = None,
+    **options: Any,
 ) -> Accuracy:
     """Accuracy under the strongest of several attacks: an image counts only if no attack broke it.
 
+    Killed at any instant and called again with the same ``rows``, it continues, and ends with the same rows.
+
     Arguments:
-        model: The attacked model.
+        model: The attacked model, images in [0, 1] to logits ``(N, K)``.
         x: The clean images; a wrong clean prediction counts as broken.
         y: True labels.
-        x_adv: The result of one attack, or of several.
-        draws: Times that each image is judged; for a model with fresh noise it is broken if most verdicts are wrong.
-        batch: Images at a time.
+        attack: What to try, one or several: adversarial images, ``pgd``, ``autoattack``, ``stadv`` or ``square``, or a callable
+            ``attack(model, x, y, seed=..., index=...) -> x_adv`` such as ``functools.partial(pgd, eps=0.1)``. A dict names them.
+        draws: Fresh verdicts about each image; by default 20 for a randomised model and 1 for a deterministic one.
+        batch: Images at a time, where adversarial images are given and no file of rows; otherwise images are taken alone.
+        rows: File of rows, one JSON line per image; None keeps them in memory.
+        workers: Processes that share the images; model and attacks must then be picklable.
+        protocol: Which of ``once``, ``draws``, ``resubmit`` and ``known`` is returned; the rows hold all of them.
+        attempts: An attack is repeated with other seeds until most verdicts are wrong; the attempt with most wrong verdicts is
+            kept, and judged again on other draws, so that the choice does not flatter it.
+        seed: Owner of all random numbers.
+        index: Identity of each image, by default its position.
+        config: What else is to be in the header of the file, and to agree when it is continued.
+        quiet: Whether to hide the progress bar.
+        norm: For attacks given by name; by default theirs.
+        eps: Radius in image units, for attacks given by name; by default theirs.
+        x_adv: Another name for ``attack`` where it is images.
+        options: Further options of attacks given by name.
+
+    Raises:
+        ValueError: for bad input, a file of another run, or a protocol that these attacks cannot answer.
+        OSError: if the file cannot be written; the rows so far are intact.
+        RuntimeError: if a worker died; the rows so far are kept.
     """
-    candidates = [x, *([x_adv] if torch.is_tensor(x_adv) else x_adv)]
+    from rdc.attack.gradients import known_noise
+
+    check_images(x)
+    check_labels(y, len(x))
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"unknown protocol {protocol!r}; there are {', '.join(PROTOCOLS)}")
+    if min(workers, attempts, batch, 1 if draws is None else draws) < 1:
+        raise ValueError(f"workers, attempts, batch and draws must be positive, got {workers}, {attempts}, {batch}, {draws}")
+    ids = torch.arange(len(x)) if index is None else index.cpu()
+    if ids.shape != y.shape or len(ids.unique()) < len(ids):
+        raise ValueError(f"index must hold {len(y)} different numbers, one per image")
+    attack = x_adv if attack is None else attack
+    if attack is None:
+        raise ValueError("no attack; give adversarial images, a name, a callable, or a list of them")
+    chosen = listed(attack, ids, {"norm": norm, "eps": eps, **options})
+    batched = rows is None and workers == 1 and protocol != "known" and all(isinstance(a, Given) for a in chosen.values())
+    random, counters = (False, ()) if batched and draws is not None else randomness(model, x[:1], seed)
+    draws = (DRAWS if random else 1) if draws is None else draws
+    if batched:
+        return judge_images(model, x, y, [a.images for a in chosen.values() if isinstance(a, Given)], draws, batch, protocol)
+    freezable = random and not randomness(known_noise(model, seed), x[:1], seed)[0]
+    judge = Judge(model, x.detach().clone(), y.clone(), ids, chosen, draws, attempts, seed, random, freezable, counters)
+    result = fill(judge, ids.tolist(), rows, {**judge.config(), **({"run": config} if config else {})}, workers, quiet)
+    return count([row["right"] for row in result], protocol)
+
+
+@dataclass(frozen=True)
+class Given:
+    """An attack whose result is known: the images, by index."""
+
+    images: Tensor
+    index: Tensor
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, seed: int = 0, index: Tensor | None = None) -> Tensor:
+        """The adversarial images of the given indices."""
+        ids = self.index if index is None else index
+        return self.images[[int((self.index == i).nonzero()[0, 0]) for i in ids]]
+
+
+def listed(attack: Any, ids: Tensor, options: dict[str, Any]) -> dict[str, Attack]:
+    """The attacks by name: a function's own name, ``given`` for images, with a number if it is not the first."""
+    meant = [k for k, v in options.items() if v is not None]
+    if meant and not any(isinstance(one, str) for one in several(attack)):
+        raise ValueError(f"option {', '.join(meant)} is for attacks given by name; put it into functools.partial(attack, ...)")
+    if isinstance(attack, Mapping):
+        return {str(name): resolve(a, ids, options)[1] for name, a in attack.items()}
+    found: dict[str, Attack] = {}
+    for one in several(attack):
+        name, function = resolve(one, ids, options)
+        number = 1 + sum(key.split(" ")[0] == name for key in found)
+        found[name if number == 1 else f"{name} {number}"] = function
+    return found
+
+
+def several(attack: Any) -> list[Any]:
+    """One attack, or a list or dict of them, as a list."""
+    if isinstance(attack, Mapping):
+        return list(attack.values())
+    return [attack] if torch.is_tensor(attack) or isinstance(attack, str) or callable(attack) else list(attack)
+
+
+def resolve(attack: Any, ids: Tensor, options: dict[str, Any]) -> tuple[str, Attack]:
+    """Name and callable of one attack."""
+    if torch.is_tensor(attack):
+        check_images(attack)
+        if len(attack) != len(ids):
+            raise ValueError(f"{len(attack)} adversarial images for {len(ids)} images")
+        return "given", Given(attack.detach().clone(), ids)
+    if isinstance(attack, str):
+        return attack, named(attack, {k: v for k, v in options.items() if v is not None})
+    if not callable(attack):
+        raise ValueError(f"an attack is images, a name or a callable, got {type(attack).__name__}")
+    parameters = inspect.signature(attack).parameters.values()
+    if not any(p.kind == p.VAR_KEYWORD for p in parameters) and not {"seed", "index"} <= {p.name for p in parameters}:
+        raise ValueError("an attack is called as attack(model, x, y, seed=..., index=...); this one does not take seed and index")
+    inner = attack.func if isinstance(attack, functools.partial) else attack
+    return getattr(inner, "__name__", type(inner).__name__), attack
+
+
+def named(name: str, options: dict[str, Any]) -> Attack:
+    """An attack of :mod:`rdc.attack` with those options."""
+    import rdc.attack
+
+    function = getattr(rdc.attack, name, None) if name in NAMED else None
+    if not callable(function):
+        raise ValueError(f"unknown attack {name!r}; there are {', '.join(NAMED)}")
+    unknown = [k for k in options if k not in inspect.signature(function).parameters]
+    if unknown:
+        raise ValueError(f"{name} has no option {', '.join(unknown)}")
+    return functools.partial(function, **options)
+
+
+def judge_images(model: nn.Module, x: Tensor, y: Tensor, images: list[Tensor], draws: int, batch: int, protocol: str) -> Accuracy:
+    """Verdicts on given images, in batches; a randomised model draws as it does by itself."""
     alive = torch.ones(len(y), dtype=torch.bool, device=y.device)
-    for images in candidates:
-        wrong = torch.stack([predict(model, images, batch) != y for _ in range(draws)]).float().mean(dim=0)
-        alive &= wrong < 0.5
+    for candidate in [x, *images]:
+        wrong = torch.stack([predict(model, candidate, batch) != y for _ in range(1 if protocol == "once" else draws)])
+        alive &= ~wrong.any(dim=0) if protocol == "resubmit" else wrong.float().mean(dim=0) < 0.5
     return Accuracy.of(int(alive.sum()), len(y))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a model says of one image: right in the first call, ``wrong`` of ``draws``, right where the noise is known."""
+
+    once: bool
+    wrong: int
+    draws: int
+    known: bool | None
+
+    @property
+    def broken(self) -> bool:
+        """Whether at least half of the draws are wrong."""
+        return 2 * self.wrong >= self.draws
+
+    def right(self) -> dict[str, bool]:
+        """The four protocols; ``known`` only where it was measured."""
+        found = {"once": self.once, "draws": not self.broken, "resubmit": self.wrong == 0}
+        return found if self.known is None else {**found, "known": self.known}
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Makes the row of one image, a function of its position only; the fields are those of :func:`robust_accuracy`."""
+
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    index: Tensor
+    attacks: dict[str, Attack]
+    draws: int
+    attempts: int
+    seed: int
+    random: bool
+    freezable: bool
+    counters: tuple[str, ...]
+
+    def config(self) -> dict[str, Any]:
+        """What decides the rows."""
+        return {
+            "attacks": {name: describe_attack(a) for name, a in self.attacks.items()},
+            "seed": self.seed,
+            "draws": self.draws,
+            "attempts": self.attempts,
+            "random": self.random,
+            "protocols": list(PROTOCOLS),
+            "images": digest(self.x),
+            "labels": digest(self.y),
+            "index": digest(self.index),
+            "model": describe(self.model),
+        }
+
+    def __call__(self, position: int) -> Row:
+        """The row: prediction and verdicts on the clean image and under every attack."""
+        start = time.perf_counter()
+        prediction, clean = self.clean(position)
+        attacks = {name: self.attacked(name, position, clean) for name in self.attacks}
+        verdicts = [clean, *(verdict for verdict, _ in attacks.values())]
+        return {
+            "index": int(self.index[position]),
+            "label": int(self.y[position]),
+            "clean": prediction,
+            "verdict": vars(clean),
+            "attacks": {name: {**vars(verdict), **more} for name, (verdict, more) in attacks.items()},
+            "right": together([v.right() for v in verdicts]),
+            "seconds": round(time.perf_counter() - start, 4),
+        }
+
+    def clean(self, position: int) -> tuple[int, Verdict]:
+        """Prediction (of the first call) and verdict on the clean image."""
+        seen = self.predictions(self.model, self.x[position][None], position, "clean")
+        verdict = self.verdict(seen, position)
+        if self.freezable:
+            said = self.predictions(self.frozen(), self.x[position][None], position, "known", draws=1)
+            verdict = replace(verdict, known=said[0] == int(self.y[position]))
+        return seen[0], verdict
+
+    def attacked(self, name: str, position: int, clean: Verdict) -> tuple[Verdict, dict[str, Any]]:
+        """Verdict after an attack, size of the change and seconds; of a deterministic model wrong images are left alone."""
+        from rdc.attack.norms import norm_of
+
+        start, x = time.perf_counter(), self.x[position][None]
+        x_adv, verdict = (x, clean) if not self.random and clean.broken else self.search(self.model, name, position, self.draws)
+        if self.random:
+            verdict = replace(verdict, known=self.known(name, position, clean))
+        size = {norm: float(norm_of(x_adv.double() - x.double(), norm)[0]) for norm in ("Linf", "L2")}
+        return verdict, {"size": size, "seconds": round(time.perf_counter() - start, 4)}
+
+    def known(self, name: str, position: int, clean: Verdict) -> bool | None:
+        """Whether the frozen model stays right when it is attacked itself; None where that cannot be tried."""
+        if not self.freezable or isinstance(self.attacks[name], Given):
+            return None
+        return bool(clean.known) and not self.search(self.frozen(), name, position, 1)[1].broken
+
+    def search(self, model: nn.Module, name: str, position: int, draws: int) -> tuple[Tensor, Verdict]:
+        """The best of the attempts, and what the model says of it."""
+        best = None
+        for attempt in range(1 if isinstance(self.attacks[name], Given) else self.attempts):
+            x_adv = self.run(model, name, position, attempt)
+            verdict = self.verdict(self.predictions(model, x_adv, position, name, attempt, draws=draws), position)
+            if best is None or verdict.wrong > best[1].wrong:
+                best = x_adv, verdict
+            if verdict.broken:
+                break
+        if draws > 1 and attempt > 0:
+            again = self.predictions(model, best[0], position, name, "again", draws=draws)
+            best = best[0], self.verdict(again, position)
+        return best
+
+    def run(self, model: nn.Module, name: str, position: int, attempt: int) -> Tensor:
+        """One run of an attack on one image, checked."""
+        x, y, index = self.x[position][None], self.y[position][None], self.index[position][None]
+        with self.owned(model, "attack", name, int(index), attempt):
+            x_adv = self.attacks[name](model, x, y, seed=self.seed + attempt, index=index)
+        if not torch.is_tensor(x_adv) or x_adv.shape != x.shape:
+            got = tuple(x_adv.shape) if torch.is_tensor(x_adv) else type(x_adv).__name__
+            raise ValueError(f"attack {name} must return images {tuple(x.shape)}, got {got}")
+        check_images(x_adv)
+        return x_adv.detach()
+
+    def predictions(self, model: nn.Module, x: Tensor, position: int, *key: int | str, draws: int | None = None) -> list[int]:
+        """What the model says of one image, each time with random numbers of its own."""
+        from rdc.attack.logits import logits_of
+
+        y, i, found = self.y[position][None], int(self.index[position]), []
+        for draw in range(self.draws if draws is None else draws):
+            with torch.no_grad(), self.owned(model, "verdict", i, *key, draw):
+                found.append(int(logits_of(model, x, y).argmax(dim=1)))
+        return found
+
+    def verdict(self, predictions: list[int], position: int) -> Verdict:
+        """The verdict that belongs to some predictions."""
+        label = int(self.y[position])
+        right = predictions[0] == label
+        return Verdict(right, sum(p != label for p in predictions), len(predictions), None if self.random else right)
+
+    def owned(self, model: nn.Module, *key: int | str) -> Any:
+        """All randomness from ``(seed, *key)``; a frozen model has no counter to set."""
+        return owned_randomness(model, self.seed, *key, counters=self.counters if model is self.model else ())
+
+    def frozen(self) -> nn.Module:
+        """The deterministic model that an attacker faces who knows the noise."""
+        from rdc.attack.gradients import known_noise
+
+        return known_noise(self.model, self.seed)
+
+
+def together(right: list[dict[str, bool]]) -> dict[str, bool]:
+    """Right under all of them, for each protocol that all of them know."""
+    return {p: all(r[p] for r in right) for p in PROTOCOLS if all(p in r for r in right)}
+
+
+def count(right: list[dict[str, bool]], protocol: str) -> Accuracy:
+    """Accuracy under one protocol."""
+    if not right:
+        raise ValueError("no rows yet")
+    if not all(protocol in r for r in right):
+        raise ValueError(
+            "protocol 'known' needs attacks that can be run again, not given images, on a model whose noise can be fixed"
+        )
+    return Accuracy.of(sum(r[protocol] for r in right), len(right))
+
+
+def protocols(rows: str | Path) -> dict[str, Accuracy]:
+    """Robust accuracy under every protocol that was measured, of the rows so far."""
+    right = [row["right"] for row in read_rows(rows)[1]]
+    return {p: count(right, p) for p in PROTOCOLS if all(p in r for r in right)}
+
+
+def attack_table(rows: str | Path, protocol: str = "draws") -> dict[str, Accuracy]:
+    """Robust accuracy under each attack alone, and, as ``union``, under the strongest for each image, of the rows so far."""
+    config, found = read_rows(rows)
+
+    def right(row: Row, name: str) -> dict[str, bool]:
+        fields = ("once", "wrong", "draws", "known")
+        verdicts = [Verdict(*(v[f] for f in fields)).right() for v in (row["verdict"], row["attacks"][name])]
+        return together(verdicts)
+
+    table = {name: count([right(row, name) for row in found], protocol) for name in config["attacks"]}
+    return {**table, "union": count([row["right"] for row in found], protocol)}

@@ -1,12 +1,17 @@
-"""Train the undefended reference network of the book: cross-entropy and Adam for a fixed number of epochs, no augmentation.
+"""Train the reference networks of the book: cross-entropy and Adam for a fixed number of epochs, no augmentation.
+
+With an attack each step trains on the adversarial images of its batch (Madry et al., 2018, https://arxiv.org/abs/1706.06083).
 
 Batches come from generators keyed by ``(seed, epoch)``, so that two runs end with the same bits on the same machine.
 """
 
 __all__ = ["train_classifier"]
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from tqdm import tqdm
 
 from rdc.classify.networks import CNN
@@ -23,6 +28,7 @@ def train_classifier(
     seed: int = 0,
     device: str | torch.device = "cpu",
     quiet: bool = True,
+    attack: Callable[..., Tensor] | None = None,
 ) -> CNN:
     """Train a :class:`rdc.classify.CNN` from scratch; returns it in evaluation mode, its parameters frozen.
 
@@ -37,6 +43,8 @@ def train_classifier(
         seed: Owner of the initial weights and of the order of the images.
         device: Where to train.
         quiet: Whether to hide the progress bar.
+        attack: For adversarial training, ``attack(model, x, y, seed=step) -> x_adv``, for instance a ``partial`` of
+            :func:`rdc.attack.pgd`.
     """
     model = CNN(tuple(images.x.shape[1:]), len(images.classes), width, seed).to(device)
     steps = epochs * len(images) // batch
@@ -48,7 +56,9 @@ def train_classifier(
     for step in tqdm(range(steps), disable=quiet, desc="train classifier", unit="step"):
         optimizer.param_groups[0]["lr"] = lr * (1 - step / steps)
         index = batch_indices(len(images), batch, step, seed)
-        loss = F.cross_entropy(model(images.x[index].to(device)), images.y[index].to(device))
+        x, y = images.x[index].to(device), images.y[index].to(device)
+        x = x if attack is None else attack(model, x, y, seed=step)
+        loss = F.cross_entropy(model(x), y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rdc.attack import autoattack, pgd
-from rdc.attack.losses import LOSSES, cross_entropy, dlr, margin
+from rdc.attack.logits import logits_of
+from rdc.attack.losses import LOSSES, TARGETED, cross_entropy, dlr, margin, rescale
 from rdc.attack.norms import ascend, norm_of, project, random_start
 from rdc.classify import CNN
 
@@ -32,15 +33,35 @@ def inside(x_adv, x, norm, eps):
     return bool((size <= radius * (1 + 1e-12)).all() and (x_adv >= 0).all() and (x_adv <= 1).all())
 
 
-@given(seeds, norms, radii, st.sampled_from([torch.float32, torch.float64]), st.floats(0, 2))
+@given(
+    seeds,
+    st.sampled_from(["Linf", "L2", "L1"]),
+    st.floats(1e-6, 20),
+    st.sampled_from([torch.float32, torch.float64]),
+    st.floats(0, 2),
+)
 @settings(max_examples=200)
 def test_projections_lie_in_the_ball(seed, norm, eps, dtype, size):
     x = draw((4, 1, 28, 28), seed, dtype)
     x_adv = x + size * (draw((4, 1, 28, 28), seed + 1, dtype) - 0.5)
     found = project(x_adv, x, norm, eps)
     assert found.dtype == dtype and inside(found, x, norm, eps)
-    assert inside(random_start(x, norm, eps, torch.arange(4), seed), x, norm, eps)
-    assert torch.equal(project(x, x, norm, eps), x)
+    assert torch.equal(project(found, x, norm, eps), found) and torch.equal(project(x, x, norm, eps), x)
+    assert norm == "L1" or inside(random_start(x, norm, eps, torch.arange(4), seed), x, norm, eps)
+
+
+@given(seeds, st.sampled_from(["L2", "L1"]), st.floats(0.5, 5), st.floats(1e-7, 1e-4))
+def test_a_result_that_is_outside_by_rounding_is_shrunk_by_as_much(seed, norm, eps, excess):
+    """The change keeps its direction and loses the excess and one rounding of each pixel."""
+    x = 0.3 + 0.4 * draw((3, 1, 28, 28), seed, torch.float32)
+    change = draw((3, 1, 28, 28), seed + 1, torch.float32) - 0.5
+    change = 0.2 * change if norm == "L2" else change * (draw((3, 1, 28, 28), seed + 2, torch.float32) < 0.05)
+    x_adv = x + change * (eps * (1 + excess) / norm_of(change, norm)).reshape(-1, 1, 1, 1)
+    x_adv = x_adv.clamp(0, 1)
+    found = project(x_adv, x, norm, eps)
+    assert bool((norm_of(found.double() - x_adv.double(), norm) <= eps * excess + 28 * 28 * 2**-23).all())
+    assert inside(found, x, norm, eps) and bool(((found - x) * (x_adv - x) >= 0).all())
+    assert bool((found == x)[x_adv == x].all())
 
 
 @given(seeds, norms, radii)
@@ -64,6 +85,8 @@ def test_the_steepest_direction_attains_the_dual_norm(seed, norm):
     dual = torch.linalg.vector_norm(gradient.flatten(1), ord=DUAL[norm], dim=1)
     assert torch.allclose((step * gradient).sum(dim=(1, 2, 3)), dual)
     assert not ascend(torch.zeros(2, 1, 3, 3), norm).any()
+    tiny = ascend((1e-30 * gradient).float(), norm)  # its squares are zero in float32
+    assert torch.allclose(tiny, step.float(), atol=1e-6)
 
 
 @given(seeds, norms, radii, st.sampled_from(list(LOSSES)), st.integers(0, 6), st.integers(1, 3), st.booleans())
@@ -76,10 +99,11 @@ def test_pgd_stays_in_the_ball(seed, norm, eps, loss, steps, restarts, double):
     assert x_adv.dtype == dtype and inside(x_adv, x, norm, eps)
 
 
-@given(seeds, norms, st.integers(1, 3), st.sampled_from(list(LOSSES)))
-def test_pgd_treats_each_image_alone(seed, norm, restarts, loss):
-    model, x, y = linear(seed, 3), draw((5, 1, 3, 3), seed), torch.arange(5) % 3
-    together = pgd(model, x, y, norm, 0.1, steps=5, restarts=restarts, loss=loss, seed=seed)
+@given(seeds, norms, st.integers(1, 2), st.sampled_from(list(LOSSES)), st.integers(0, 2), st.sampled_from([1.0, "auto"]))
+@settings(max_examples=8)
+def test_pgd_treats_each_image_alone(seed, norm, restarts, loss, targets, scale):
+    model, x, y = linear(seed, 4), draw((5, 1, 3, 3), seed), torch.arange(5) % 4
+    together = pgd(model, x, y, norm, 0.1, 4, restarts=restarts, loss=loss, seed=seed, targets=targets, scale=scale)
     alone = [
         pgd(
             model,
@@ -87,11 +111,13 @@ def test_pgd_treats_each_image_alone(seed, norm, restarts, loss):
             y[i : i + 1],
             norm,
             0.1,
-            steps=5,
+            4,
             restarts=restarts,
             loss=loss,
             seed=seed,
             index=torch.tensor([i]),
+            targets=targets,
+            scale=scale,
         )
         for i in range(5)
     ]
@@ -99,6 +125,7 @@ def test_pgd_treats_each_image_alone(seed, norm, restarts, loss):
 
 
 @given(seeds, norms, st.floats(0.01, 0.2), st.sampled_from([10, 20, 40]))
+@settings(max_examples=8)
 def test_on_a_linear_model_pgd_reaches_the_optimum(seed, norm, eps, steps):
     """The default steps reach the corner of an Linf ball; on an L2 sphere they turn towards it, steps of eps reach it."""
     model, x = linear(seed), 0.3 + 0.4 * draw((6, 1, 3, 3), seed + 2)
@@ -126,9 +153,10 @@ def test_robust_accuracy_on_a_linear_model_is_the_analytic_one(norm):
 
 
 @given(seeds, norms)
+@settings(max_examples=6)
 def test_a_larger_ball_is_no_safer(seed, norm):
     model, x, y = linear(seed), 0.3 + 0.4 * draw((4, 1, 3, 3), seed), torch.tensor([0, 1, 0, 1])
-    values = [margin(model(pgd(model, x, y, norm, eps, steps=20)), y) for eps in (0.0, 0.02, 0.05, 0.1, 0.2)]
+    values = [margin(model(pgd(model, x, y, norm, eps, steps=20)), y) for eps in (0.0, 0.02, 0.1, 0.2)]
     for low, high in zip(values, values[1:], strict=False):
         assert bool((high >= low - 1e-12).all())
 
@@ -148,6 +176,7 @@ class Wavy(nn.Module):
 
 
 @given(seeds, norms)
+@settings(max_examples=10)
 def test_restarts_only_help(seed, norm):
     x, y = draw((6, 1, 3, 3), seed), torch.zeros(6, dtype=torch.int64)
     values = [margin(Wavy()(pgd(Wavy(), x, y, norm, 0.3, steps=4, restarts=r, seed=seed)), y) for r in (1, 2, 5)]
@@ -159,7 +188,7 @@ class Flat(nn.Module):
     """Logits that do not depend on the image, through a graph."""
 
     def forward(self, x):
-        return torch.tensor([1.0, 0.0, 0.0]) + 0 * x.flatten(1)[:, :3]
+        return torch.tensor([2.0, 0.0, 0.0]) + 0 * x.flatten(1)[:, :3]
 
 
 @pytest.mark.parametrize("loss", list(LOSSES))
@@ -185,6 +214,150 @@ def test_losses(seed, classes):
         top = sorted(f[n].tolist(), reverse=True)
         assert float(margin(f, y)[n]) == pytest.approx(max(others) - float(f[n, y[n]]))
         assert float(dlr(f, y)[n]) == pytest.approx((max(others) - float(f[n, y[n]])) / (top[0] - top[2]), rel=1e-6)
+
+
+@given(seeds, st.integers(4, 6))
+def test_targeted_losses(seed, classes):
+    f, y = 4 * draw((5, classes), seed) - 2, torch.arange(5) % 3
+    j = (y + 1 + torch.arange(5) % (classes - 1)) % classes
+    assert torch.allclose(TARGETED["ce"](f, y, j), f.softmax(1).gather(1, j[:, None])[:, 0].log())
+    for name in ("margin", "dlr"):
+        values = TARGETED[name](f, y, j)
+        assert bool(((values > 0) == (f.gather(1, j[:, None]) > f.gather(1, y[:, None]))[:, 0]).all())
+        for n in range(5):
+            top = sorted(f[n].tolist(), reverse=True)
+            size = 1.0 if name == "margin" else top[0] - (top[2] + top[3]) / 2
+            assert float(values[n]) == pytest.approx(float(f[n, j[n]] - f[n, y[n]]) / size, rel=1e-9)
+    assert torch.allclose(TARGETED["dlr"](3 * f + 1, y, j), TARGETED["dlr"](f, y, j))
+    best = torch.stack([TARGETED["margin"](f, y, torch.full((5,), k)) for k in range(classes)]).scatter(0, y[None], -torch.inf)
+    assert torch.equal(best.amax(0), margin(f, y))  # the untargeted margin is that of the nearest class
+
+
+@given(seeds, st.integers(2, 6), st.floats(-12, 12), st.floats(-3, 3))
+def test_automatic_scale_knows_no_scale(seed, classes, power, shift):
+    f = draw((5, classes), seed)
+    found = rescale(f, "auto")
+    assert torch.allclose(rescale(10**power * (f + shift), "auto"), found, rtol=1e-6, atol=1e-6)
+    top = found.sort(descending=True).values
+    assert bool((top[:, 0] == 0).all() and (top[:, 0] - top[:, min(2, classes - 1)] <= 1 + 1e-12).all())
+    assert torch.equal(rescale(f, 2.0), 2 * f)
+    with torch.enable_grad():
+        point = f.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(rescale(point, "auto").sum(), point)
+    per_image = slope[:, :1]  # the spread is a constant
+    top_class = f.argmax(1)
+    assert torch.allclose(slope.scatter(1, top_class[:, None], per_image), per_image.expand_as(slope)) or classes == 2
+
+
+@pytest.mark.parametrize("f", [[0.0, 0.0, 0.0], [1.0, 1.0, 1.0, -1e30], [5.0, 5.0], [1e-40, 0.0, 0.0], [1e30, -1e30, 0.0]])
+def test_automatic_scale_of_ties_and_extremes_is_finite(f):
+    point = torch.tensor([f], requires_grad=True)
+    value = cross_entropy(rescale(point, "auto"), torch.tensor([0]))
+    (slope,) = torch.autograd.grad(value.sum(), point)
+    assert bool(value.isfinite().all() and slope.isfinite().all())
+
+
+class Times(nn.Module):
+    """A model whose logits are multiplied by a constant: the same classifier."""
+
+    def __init__(self, model, factor):
+        super().__init__()
+        self.model, self.factor = model, factor
+
+    def forward(self, x):
+        return self.factor * self.model(x)
+
+
+def test_cross_entropy_with_automatic_scale_breaks_whatever_the_scale(cnn, digits):
+    x, y = digits.x[:40], digits.y[:40]
+    for model, eps in ((cnn[0], 0.06), (linear(0, 4, torch.float32, (1, 8, 8)), 0.01)):
+        labels = y if model is cnn[0] else model(x).argmax(1)
+
+        def broken(factor, scale, model=model, labels=labels, eps=eps):
+            x_adv = pgd(Times(model, factor), x, labels, "Linf", eps, steps=10, loss="ce", scale=scale)
+            return model(x_adv).argmax(1) != labels
+
+        at_one = broken(1.0, "auto")
+        assert 5 < int(at_one.sum()) < 35
+        assert torch.equal(broken(1e-6, "auto"), at_one) and torch.equal(broken(1e4, "auto"), at_one)
+        assert int(broken(1e4, 1.0).sum()) < int(at_one.sum())  # without it the loss saturates
+
+
+class DeadEnd(nn.Module):
+    """Class 1 is the best wrong class and can never win; class 2 wins in one corner of the ball, which class 1 does not see."""
+
+    def forward(self, x):
+        u = (x - 0.5).flatten(1) / 0.1
+        return torch.stack([1 + 0 * u[:, 0], 0.9 + 0.05 * u[:, 0], 2.5 * u[:, 1] ** 25 - 1, 0 * u[:, 0] - 5], dim=1)
+
+
+@pytest.mark.parametrize("loss", ["margin", "dlr", "ce"])
+def test_targets_find_a_class_that_the_untargeted_loss_does_not_see(loss):
+    x, y = torch.full((8, 1, 2, 2), 0.5, dtype=torch.float64), torch.zeros(8, dtype=torch.int64)
+    for targets, found in ((0, 0), (1, 0), (2, 2), (3, 2), (9, 2)):
+        if loss == "ce" and targets < 2:
+            continue  # the cross-entropy sees every class
+        x_adv = pgd(DeadEnd(), x, y, "Linf", 0.1, steps=10, loss=loss, targets=targets)
+        assert DeadEnd()(x_adv).argmax(1).tolist() == [found] * 8 and inside(x_adv, x, "Linf", 0.1)
+
+
+@given(seeds, norms, st.sampled_from(["margin", "ce", "dlr"]), st.integers(1, 3))
+@settings(max_examples=10)
+def test_targets_only_help_and_success_is_a_wrong_class(seed, norm, loss, targets):
+    class Four(Wavy):
+        def forward(self, x):
+            return torch.cat([super().forward(x), 3 * x.flatten(1)[:, :1]], dim=1)
+
+    x, y = draw((6, 1, 3, 3), seed), torch.zeros(6, dtype=torch.int64)
+    plain, more = (Four()(pgd(Four(), x, y, norm, 0.3, 4, loss=loss, targets=t, seed=seed)).argmax(1) != y for t in (0, targets))
+    assert bool((more | ~plain).all())
+
+
+def test_cw_is_the_margin():
+    model, x, y = linear(0, 4), draw((4, 1, 3, 3), 1), torch.tensor([0, 1, 2, 3])
+    a, b = (pgd(model, x, y, steps=3, loss=loss, targets=1) for loss in ("cw", "margin"))
+    assert torch.equal(a, b)
+
+
+class Recording(nn.Module):
+    """A model that remembers every image it sees."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.seen = model, []
+
+    def forward(self, x):
+        self.seen.append(x.detach())
+        return self.model(x)
+
+
+@pytest.mark.parametrize("loss", ["margin", "ce"])
+def test_broken_images_are_dropped(loss):
+    """One image is wrong from the start, one is broken by the first run, and one cannot be broken."""
+    x = torch.tensor([0.4, 0.55, 1.0], dtype=torch.float64).reshape(3, 1, 1, 1).repeat(1, 1, 2, 2)
+    weight = torch.tensor([-1.0, 1.0], dtype=torch.float64).reshape(2, 1, 1, 1).repeat(1, 1, 2, 2)
+    model, y = Recording(Linear(weight)), torch.ones(3, dtype=torch.int64)
+    x_adv = pgd(model, x, y, eps=0.1, steps=3, restarts=2, loss=loss, targets=1)
+    assert [len(images) for images in model.seen] == [3] + 4 * [2] + [2] + 4 * [1] + [1] + 4 * [1] + [1] + 4 * [1]
+    assert torch.equal(x_adv[0], x[0]) and model.model(x_adv).argmax(1).tolist() == [0, 0, 1]
+
+
+class Flattening(nn.Module):
+    """For u < 0 class 1 wins; for large u class 0 does, and yet its cross-entropy is larger: three classes share the rest."""
+
+    def forward(self, x):
+        u = 10 * (x - 0.5).flatten(1)[:, 0]
+        return torch.stack([0.5 - 0.4 * u, 0.5 - 0.5 * u, 2.5 * u - 2.5, 2.5 * u - 2.5], dim=1)
+
+
+def test_a_misclassified_iterate_is_kept_before_one_with_a_larger_loss():
+    x, y = torch.full((40, 1, 1, 1), 0.52, dtype=torch.float64), torch.zeros(40, dtype=torch.int64)
+    start = random_start(x, "Linf", 0.1, torch.arange(40), 0, 0)
+    wrong = Flattening()(start).argmax(1) != y
+    larger = cross_entropy(Flattening()(torch.full_like(x, 0.62)), y) > cross_entropy(Flattening()(start), y)
+    x_adv = pgd(Flattening(), x, y, "Linf", 0.1, steps=8, loss="ce")
+    broken = Flattening()(x_adv).argmax(1) != y
+    assert int((wrong & larger).sum()) > 5 and bool((broken | ~wrong).all())
 
 
 def test_pgd_leaves_the_random_state_alone_and_repeats():
@@ -241,10 +414,11 @@ def test_autoattack_stays_in_the_ball(cnn, norm, eps, batch):
     assert inside(autoattack(model, x, y, norm, eps, batch=batch, **FAST), x, norm, eps)
 
 
-def test_autoattack_l1(cnn):
+@pytest.mark.parametrize("eps", [0.3, 4.0])
+def test_autoattack_l1(cnn, eps):
     model, x, y = cnn
-    x_adv = autoattack(model, x, y, "L1", 1.0, version="custom", attacks=["apgd-ce"], **FAST)
-    assert bool((norm_of(x_adv - x, "L1") <= 1 + 1e-4).all() and (x_adv >= 0).all() and (x_adv <= 1).all())
+    x_adv = autoattack(model, x, y, "L1", eps, version="custom", attacks=["apgd-ce", "square"], batch=3, **FAST)
+    assert inside(x_adv, x, "L1", eps) and (eps == 0.3 or not torch.equal(x_adv, x))
 
 
 def test_autoattack_leaves_random_state_and_trace_alone(cnn):
@@ -278,22 +452,31 @@ def test_autoattack_restores_the_state_when_the_model_fails(cnn):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.2), ("L2", 1.5)])
-def test_the_adapter_adds_nothing_to_autoattack(cnn, norm, eps):
+ADAPTED = [("Linf", 0.06, "standard"), ("L2", 0.5, "standard"), ("Linf", 0.2, "rand"), ("L1", 4.0, "standard")]
+
+
+@pytest.mark.parametrize(("norm", "eps", "version"), ADAPTED)
+def test_the_adapter_adds_nothing_to_autoattack(cnn, digits, norm, eps, version):
+    """Bit-equal to the package run bare, up to the shrink to the exact bound, which moves a pixel by its rounding."""
     from pyautoattack import AutoAttack
 
-    model, x, y = cnn
-    found = autoattack(model, x, y, norm, eps, seed=5, batch=3, version="custom", attacks=["apgd-ce", "square"], **FAST)
+    model = cnn[0]
+    x, y = digits.x[:8], digits.y[:8]
+    found = autoattack(model, x, y, norm, eps, version, seed=5, batch=8, eot=2 if version == "rand" else None, **FAST)
     trace = sys.gettrace()
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        bare = AutoAttack(model, norm=norm, eps=eps, seed=5, version="custom", attacks=["apgd-ce", "square"], device=x.device)
-        bare.apgd.n_iter, bare.square.n_queries = FAST["steps"], FAST["queries"]
-        expected, _ = bare.run_standard_evaluation(x, y, batch_size=3)
+        bare = AutoAttack(model, norm=norm, eps=eps, seed=5, version=version, device=x.device)
+        bare.apgd.n_iter = bare.apgd_targeted.n_iter = bare.fab.n_iter = FAST["steps"]
+        bare.square.n_queries = FAST["queries"]
+        if version == "rand":
+            bare.apgd.eot_iter = 2
+        expected, _ = bare.run_standard_evaluation(x, y, batch_size=8)
     sys.settrace(trace)
-    assert torch.allclose(found, expected, rtol=0, atol=2e-6)
-    assert torch.equal(model(found).argmax(1), model(expected).argmax(1))
-    assert not torch.equal(found, x)
+    assert torch.equal(found, project(expected, x, norm, eps))
+    assert torch.allclose(found, expected, rtol=0, atol=1e-6)
+    broken = model(found).argmax(1) != y
+    assert torch.equal(model(found).argmax(1), model(expected).argmax(1)) and 0 < int(broken.sum())
 
 
 def test_autoattack_treats_each_image_alone(cnn):
@@ -351,8 +534,85 @@ def test_bad_input(attack):
 
 def test_unknown_losses_and_versions():
     model, x, y = linear(0, 4, torch.float32), draw((2, 1, 3, 3), 0, torch.float32), torch.tensor([0, 1])
-    with pytest.raises(ValueError, match="unknown loss 'hinge'"):
-        pgd(model, x, y, loss="hinge")
+    for options, message in (
+        ({"loss": "hinge"}, "unknown loss 'hinge'; there are ce, margin, dlr and cw"),
+        ({"scale": "automatic"}, "scale must be positive or 'auto', got 'automatic'"),
+        ({"scale": 0.0}, "scale must be positive"),
+        ({"targets": -1}, "targets must not be negative"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pgd(model, x, y, **options)
     for options in ({"version": "plus"}, {"version": "custom"}, {"attacks": ["square"]}):
         with pytest.raises(ValueError, match="version must be one of"):
             autoattack(model, x, y, **options)
+    with pytest.raises(ValueError, match="attacks must be of apgd-ce.*; got pgd"):
+        autoattack(model, x, y, version="custom", attacks=["pgd"])
+
+
+def test_losses_that_need_more_classes():
+    x, y = draw((2, 1, 3, 3), 0, torch.float32), torch.tensor([0, 1])
+    three, two = linear(0, 3, torch.float32), linear(0, 2, torch.float32)
+    pgd(three, x, y, loss="dlr", steps=1), pgd(two, x, y, loss="ce", scale="auto", targets=1, steps=1)
+    for model, targets, message in ((three, 1, "targeted loss 'dlr' needs at least 4"), (two, 0, "loss 'dlr' needs at least 3")):
+        with pytest.raises(ValueError, match=message):
+            pgd(model, x, y, loss="dlr", targets=targets)
+    for model, attack, message in ((three, "apgd-t", "at least 4"), (two, "apgd-dlr", "at least 3")):
+        with pytest.raises(ValueError, match=message):
+            autoattack(model, x, y, version="custom", attacks=[attack])
+
+
+class Answer(nn.Module):
+    """A model that returns a wrong thing, from its n-th call on."""
+
+    def __init__(self, change, after=0):
+        super().__init__()
+        self.inner, self.change, self.left = linear(0, 4, torch.float32), change, after
+
+    def forward(self, x):
+        self.left -= 1
+        logits = self.inner(x)
+        return logits if self.left >= 0 else self.change(logits)
+
+
+def on_two_devices(_):
+    raise RuntimeError("Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!")
+
+
+ANSWERS = {
+    "nan": (lambda f: f.masked_fill(torch.ones_like(f, dtype=torch.bool), torch.nan), "the model returned NaN for . of ."),
+    "vector": (lambda f: f[:, 0], r"must return logits \(., K\) for . images, got \(.,\)"),
+    "tuple": (lambda f: (f, f), "must return logits .* got tuple"),
+    "rows": (lambda f: torch.cat([f, f]), "must return logits"),
+    "device": (on_two_devices, r"the model is on another device than the images \(cpu\); move one of them with .to\(\)"),
+}
+
+
+@pytest.mark.parametrize("after", [0, 3])
+@pytest.mark.parametrize("case", ANSWERS)
+@pytest.mark.parametrize("attack", [pgd, autoattack])
+def test_a_bad_answer_of_the_model_gives_one_line(attack, case, after):
+    x, y = draw((2, 1, 3, 3), 0, torch.float32), torch.tensor([0, 1])
+    change, message = ANSWERS[case]
+    y = linear(0, 4, torch.float32)(x).argmax(1)
+    with pytest.raises(ValueError, match=message) as error:
+        attack(Answer(change, after), x, y, eps=1e-4, steps=5)
+    assert "\n" not in str(error.value)
+
+
+def test_a_model_on_another_device_is_named_also_where_torch_does_not_say_so():
+    """Convolutions complain about types; the message of any error on another device is replaced, no other is."""
+    model, x = CNN((1, 8, 8), 10, width=4).to("meta"), draw((2, 1, 8, 8), 0, torch.float32)
+    with pytest.raises(ValueError, match=r"the model \(meta\) is on another device than the images \(cpu\)"):
+        logits_of(model, x)
+    with pytest.raises(RuntimeError, match="expected input"):
+        logits_of(nn.Conv2d(3, 4, 1), x)
+
+
+@pytest.mark.parametrize("attack", [pgd, autoattack])
+def test_labels_and_probabilities(attack):
+    model, x = linear(0, 4, torch.float32), draw((2, 1, 3, 3), 0, torch.float32)
+    with pytest.raises(ValueError, match="labels go up to 7, the model has 4 classes"):
+        attack(model, x, torch.tensor([0, 7]), steps=2)
+    options = {"steps": 2} if attack is pgd else {"version": "custom", "attacks": ["apgd-ce"], "steps": 2}
+    with pytest.warns(UserWarning, match="returns probabilities"):
+        attack(Answer(lambda f: f.softmax(1)), x, torch.tensor([0, 1]), **options)

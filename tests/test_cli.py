@@ -35,10 +35,10 @@ def tiny(tmp_path):
 def test_help_lists_the_commands(monkeypatch, capsys):
     code, out, _ = run(monkeypatch, capsys, "--help")
     assert code == 0
-    assert all(name in out for name in ("train", "accuracy", "attack", "run"))
+    assert all(name in out for name in ("train", "accuracy", "attack", "audit", "run"))
 
 
-@pytest.mark.parametrize("command", ["train", "accuracy", "attack", "run"])
+@pytest.mark.parametrize("command", ["train", "accuracy", "attack", "audit", "run"])
 def test_each_command_shows_an_example(monkeypatch, capsys, command):
     code, out, _ = run(monkeypatch, capsys, command, "--help")
     assert code == 0
@@ -116,3 +116,39 @@ def test_parse_eps():
     assert parse_eps("0.5") == 0.5
     with pytest.raises(ValueError, match="fraction"):
         parse_eps("eight")
+
+
+SMALL = ["--model", "optimal", "--data", "digits", "--levels", "4", "-q"]
+
+
+def test_an_attack_with_rows_continues_and_refuses_another_run(monkeypatch, capsys, tmp_path):
+    rows = tmp_path / "a.jsonl"
+    command = ["attack", *SMALL, "--eps", "0.1", "--n", "3", "--steps", "3", "--rows", rows]
+    code, out, _ = run(monkeypatch, capsys, *command)
+    assert code == 0 and "clean " in out and "attacked " in out
+    content = rows.read_text()
+    assert len(content.splitlines()) == 4
+    assert run(monkeypatch, capsys, *command)[0] == 0
+    assert rows.read_text() == content
+    code, _, err = run(monkeypatch, capsys, *command[:-3], "4", "--rows", rows)
+    assert code == 2 and "steps" in err and len(err.strip().splitlines()) == 1
+    assert rows.read_text() == content
+
+
+@pytest.mark.parametrize(("attack", "more"), [("stadv", ["--eps", "0.05"]), ("square", ["--norm", "L1", "--eps", "2"])])
+def test_attacks_by_name(monkeypatch, capsys, attack, more):
+    code, out, _ = run(monkeypatch, capsys, "attack", *SMALL, "--attack", attack, *more, "--n", "2", "--steps", "2")
+    assert code == 0 and "attacked " in out
+
+
+def test_lagrange_needs_a_denoiser_and_takes_one(monkeypatch, capsys, tiny):
+    code, _, err = run(monkeypatch, capsys, "attack", *SMALL, "--attack", "lagrange", "--n", "2")
+    assert code == 2 and "lagrange needs the diffusion loss" in err
+    small = ["--data", "digits", "--levels", "2", "--n", "10", "--steps", "1", "-q"]
+    assert run(monkeypatch, capsys, "attack", "--model", tiny, "--attack", "lagrange", *small)[0] == 0
+
+
+def test_audit_prints_its_verdict(monkeypatch, capsys):
+    code, out, _ = run(monkeypatch, capsys, "audit", *SMALL, "--eps", "0.1", "--n", "4", "--steps", "8", "--queries", "10")
+    assert ("no check failed" in out) == (code == 0)
+    assert all(name in out for name in ("gradient", "binarisation", "black box (Square)"))

@@ -2,8 +2,10 @@
 
 import gzip
 import hashlib
+import importlib.util
 import inspect
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from rdc.data import ASSETS, SOURCES, DataError, check_images, check_labels, load, parse_idx, read_idx, write_idx
+from rdc.data import ASSETS, CIFAR10, SOURCES, DataError, check_images, check_labels, load, parse_idx, read_idx, write_idx
 
 EMBEDDED = [(name, split) for name, source in SOURCES.items() if source.embedded for split in ("train", "test")]
 FILES = [(name, file, digest) for name, source in SOURCES.items() if source.embedded for file, digest in source.files.items()]
@@ -132,7 +134,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_unknown_names():
-    with pytest.raises(DataError, match="mnist.*digits, fashion-mini, fashion"):
+    with pytest.raises(DataError, match="mnist.*digits, fashion-mini, fashion, cifar10-20"):
         load("mnist")
     with pytest.raises(DataError, match="valid.*train, test"):
         load("digits", "valid")
@@ -143,6 +145,65 @@ def test_a_file_with_the_right_hash_that_is_no_idx_file(tmp_path):
     (tmp_path / "a.gz").write_bytes(gzip.compress(data))
     with pytest.raises(DataError, match=r"a\.gz is not an idx file"):
         read_idx(tmp_path / "a.gz", hashlib.sha256(data).hexdigest())
+
+
+FOOLBOX = pytest.mark.skipif(importlib.util.find_spec("foolbox") is None, reason="foolbox is not installed")
+
+
+def foolbox_folder():
+    return Path(importlib.util.find_spec("foolbox").origin).parent / "data"
+
+
+@FOOLBOX
+def test_twenty_images_of_cifar10():
+    before = set(sys.modules)
+    images = load("cifar10-20")
+    assert not {name for name in set(sys.modules) - before if name.startswith("foolbox")}  # found without running it
+    assert images.x.shape == (20, 3, 32, 32) and images.x.dtype == torch.float32 and images.x.is_contiguous()
+    assert images.x.min() == 0 and images.x.max() == 1 and torch.equal((255 * images.x).round() / 255, images.x)
+    names = sorted(path.name for path in foolbox_folder().glob("cifar10_*"))
+    assert [f"cifar10_{i:02}_{y}.png" for i, y in enumerate(images.y.tolist())] == names
+    assert images.classes == list(CIFAR10) and len(images[:3]) == 3
+
+
+@FOOLBOX
+def test_pixels_of_cifar10_are_those_of_an_independent_reader():
+    from matplotlib.image import imread
+
+    images = load("cifar10-20", "test")
+    files = sorted(foolbox_folder().glob("cifar10_*"))
+    for image, file in zip(images.x, files, strict=True):
+        assert torch.allclose(image, torch.from_numpy(imread(file)).permute(2, 0, 1)[:3], atol=1e-6)
+
+
+@FOOLBOX
+@pytest.mark.parametrize("damage", ["missing", "swapped", "truncated", "pixel"])
+def test_damaged_images_of_cifar10_are_named(tmp_path, damage):
+    from PIL import Image
+
+    files = [Path(shutil.copy(file, tmp_path)) for file in sorted(foolbox_folder().glob("cifar10_*"))]
+    load("cifar10-20", folder=tmp_path)
+    if damage == "missing":
+        files[3].unlink()
+    elif damage == "swapped":
+        shutil.copy(files[0], files[1])
+    elif damage == "truncated":
+        files[5].write_bytes(files[5].read_bytes()[:300])
+    else:
+        pixels = np.array(Image.open(files[7]))
+        pixels[3, 4, 1] ^= 1
+        Image.fromarray(pixels).save(files[7])
+    with pytest.raises(DataError, match="pip install foolbox") as error:
+        load("cifar10-20", folder=tmp_path)
+    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_without_foolbox_the_images_of_cifar10_name_the_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "foolbox", None)
+    with pytest.raises(DataError, match="'cifar10-20' lies in the package foolbox; install it with 'pip install foolbox'"):
+        load("cifar10-20")
+    with pytest.raises(DataError, match="unknown split 'train' of cifar10-20; there are test"):
+        load("cifar10-20", "train")
 
 
 GOOD = torch.full((2, 1, 3, 3), 0.5)

@@ -1,13 +1,20 @@
 """What an attack climbs: functions of logits ``(N, K)`` and labels ``(N,)`` that are larger the more wrong the model is.
 
+With ``f_(1) >= f_(2) >= ...`` the sorted logits, each loss has an untargeted form and one that climbs towards a class j:
+
+| ``margin``   ``max_{i != y} f_i - f_y``, the margin of Carlini and Wagner, also called ``cw``; ``f_j - f_y``
+| ``ce``       ``-log softmax(f)_y``; ``log softmax(f)_j``
+| ``dlr``      ``margin / (f_(1) - f_(3))``; ``(f_j - f_y) / (f_(1) - (f_(3) + f_(4)) / 2)``
+
 References:
     | Towards Evaluating the Robustness of Neural Networks (Carlini and Wagner, 2017), https://arxiv.org/abs/1608.04644
     | Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free Attacks
     | (Croce and Hein, 2020), https://arxiv.org/abs/2003.01690
 """
 
-__all__ = ["LOSSES", "cross_entropy", "dlr", "margin"]
+__all__ = ["LOSSES", "TARGETED", "check_classes", "check_loss", "cross_entropy", "dlr", "margin", "rescale"]
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -31,7 +38,73 @@ def margin(logits: Float[Tensor, "n k"], y: Int64[Tensor, " n"]) -> Float[Tensor
 def dlr(logits: Float[Tensor, "n k"], y: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
     """Difference of logits ratio, ``(max_{j != y} f_j - f_y) / (f_(1) - f_(3))``: the margin, free of scale; K >= 3."""
     top = torch.topk(logits, 3, dim=1).values
-    return margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12)
+    return margin(logits, y) / positive(top[:, 0] - top[:, 2])
+
+
+def targeted_cross_entropy(
+    logits: Float[Tensor, "n k"], y: Int64[Tensor, " n"], target: Int64[Tensor, " n"]
+) -> Float[Tensor, " n"]:
+    """``log softmax(logits)_j``; the label does not enter."""
+    return -cross_entropy(logits, target)
+
+
+def targeted_margin(logits: Float[Tensor, "n k"], y: Int64[Tensor, " n"], target: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """``f_j - f_y``."""
+    return (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None]))[:, 0]
+
+
+def targeted_dlr(logits: Float[Tensor, "n k"], y: Int64[Tensor, " n"], target: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """``(f_j - f_y) / (f_(1) - (f_(3) + f_(4)) / 2)``; K >= 4."""
+    top = torch.topk(logits, 4, dim=1).values
+    return targeted_margin(logits, y, target) / positive(top[:, 0] - (top[:, 2] + top[:, 3]) / 2)
+
+
+def positive(size: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """A divisor that is never zero: where it is, the numerator is constant and any number will do."""
+    return torch.where(size > 0, size, torch.ones_like(size))
+
+
+def rescale(logits: Float[Tensor, "n k"], scale: float | str = 1.0) -> Float[Tensor, "n k"]:
+    """Logits times a factor; for ``auto`` each image's logits are divided by their own spread ``f_(1) - f_(3)``.
+
+    The best three then differ by at most one, so that the cross-entropy is neither saturated nor flat, whatever the scale of
+    the model. The spread is a constant of the gradient. For K = 2 it is ``f_(1) - f_(2)``; it is at least a thousandth of the
+    whole range ``f_(1) - f_(K)``, and one where all logits are equal. The largest logit is moved to zero.
+    """
+    if scale != "auto":
+        return logits * float(scale)
+    values = logits.detach()
+    top = torch.topk(values, min(3, logits.shape[1]), dim=1).values
+    whole = values.amax(dim=1) - values.amin(dim=1)
+    spread = torch.maximum(top[:, 0] - top[:, -1], 1e-3 * whole)
+    spread = torch.where(spread > 1e6 * torch.finfo(spread.dtype).tiny, spread, torch.ones_like(spread))
+    return (logits - top[:, :1]) / spread[:, None]
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ce": cross_entropy, "margin": margin, "dlr": dlr}
+TARGETED: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "ce": targeted_cross_entropy,
+    "margin": targeted_margin,
+    "dlr": targeted_dlr,
+}
+ALIASES = {"cw": "margin"}
+CLASSES = {("dlr", False): 3, ("dlr", True): 4}
+
+
+def check_loss(loss: str, scale: float | str, targets: int) -> str:
+    """The loss's own name for a name or alias; refuses what is not one, a bad scale, and a negative number of targets."""
+    if (name := ALIASES.get(loss, loss)) not in LOSSES:
+        raise ValueError(f"unknown loss {loss!r}; there are {', '.join(LOSSES)} and cw (= margin)")
+    if scale != "auto" and (isinstance(scale, str) or not 0 < scale < math.inf):
+        raise ValueError(f"scale must be positive or 'auto', got {scale!r}")
+    if targets < 0:
+        raise ValueError(f"targets must not be negative, got {targets}")
+    return name
+
+
+def check_classes(loss: str, targets: int, classes: int) -> None:
+    """Refuse a loss that needs more classes than the model has."""
+    need = CLASSES.get((loss, targets > 0), 2)
+    if classes < need:
+        kind = "targeted " if targets else ""
+        raise ValueError(f"the {kind}loss {loss!r} needs at least {need} classes, the model has {classes}")

@@ -30,27 +30,36 @@ def norm_of(delta: Float[Tensor, "n c h w"], norm: str) -> Float[Tensor, " n"]:
 
 
 def project(x_adv: Float[Tensor, "n c h w"], x: Float[Tensor, "n c h w"], norm: str, eps: float) -> Float[Tensor, "n c h w"]:
-    """A point of the ball and of [0, 1] near ``x_adv``; the bound holds exactly, also after rounding."""
+    """A point of the ball and of [0, 1] near ``x_adv``; the bound holds exactly, also after rounding.
+
+    For Linf and L2 it is the nearest point of the ball. For L1, as for L2, the change is scaled: a point of the ball, not the
+    nearest one, meant for results that are outside by a rounding error.
+    """
     radius = float(torch.tensor(eps, dtype=x.dtype))
     exact = x.double()  # the check is in float64, where differences of float32 numbers are exact
-    if norm == "L2":
+    if norm != "Linf":
         change = x_adv.double() - exact
         size = norm_of(change, norm).reshape(-1, 1, 1, 1)
-        rounding = x[0].numel() ** 0.5 * torch.finfo(x.dtype).eps / 4  # of a sum in [0, 1], at most
-        inner = max(radius * (1 - 1e-9) - rounding, 0.0)
-        return torch.where(size > radius, (exact + change * (inner / size.clamp(min=1e-300))).to(x.dtype), x_adv).clamp(0, 1)
+        return torch.where(size > radius, shrink(change * (radius * (1 - 1e-9) / size.clamp(min=1e-300)), x), x_adv).clamp(0, 1)
     low, high = x - radius, x + radius
     low = torch.where(exact - low.double() > radius, torch.nextafter(low, x), low)
     high = torch.where(high.double() - exact > radius, torch.nextafter(high, x), high)
     return torch.minimum(torch.maximum(x_adv, low), high).clamp(0, 1)
 
 
+def shrink(change: Float[Tensor, "n c h w"], x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+    """``x + change`` in the dtype of ``x``, every pixel rounded towards ``x``, so that no change grows."""
+    moved = (x.double() + change).to(x.dtype)
+    return torch.where((moved.double() - x.double()).abs() > change.abs(), torch.nextafter(moved, x), moved)
+
+
 def ascend(gradient: Float[Tensor, "n c h w"], norm: str) -> Float[Tensor, "n c h w"]:
     """The direction of unit norm along which a linear function grows fastest; zero where the gradient is zero."""
     if norm == "Linf":
         return gradient.sign()
-    size = norm_of(gradient, norm).reshape(-1, 1, 1, 1)
-    return gradient / torch.where(size > 0, size, torch.ones_like(size))
+    exact = gradient.double()  # the square of a small float32 is zero
+    size = norm_of(exact, norm).reshape(-1, 1, 1, 1)
+    return (exact / torch.where(size > 0, size, torch.ones_like(size))).to(gradient.dtype)
 
 
 def random_start(x: Float[Tensor, "n c h w"], norm: str, eps: float, index: Tensor, *key: int) -> Float[Tensor, "n c h w"]:

@@ -2,6 +2,7 @@
 
 from rdc.classify.diffusion import DiffusionClassifier as DiffusionClassifier
 from rdc.classify.networks import CNN as CNN
+from rdc.classify.networks import cifar10_resnet18 as cifar10_resnet18
 from rdc.classify.optimal import NearestNeighbor as NearestNeighbor
 from rdc.classify.optimal import OptimalClassifier as OptimalClassifier
 from rdc.classify.optimal import ReleasedOptimalClassifier as ReleasedOptimalClassifier

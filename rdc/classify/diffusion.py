@@ -18,6 +18,7 @@ References:
 
 __all__ = ["NOISES", "DiffusionClassifier"]
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -75,6 +76,12 @@ class DiffusionClassifier(nn.Module):
         self.noise, self.reduce, self.seed, self.draws = noise, reduce, seed, draws
         self.share_levels, self.prior, self.chunk = share_levels, prior, chunk
         self.calls = 0
+
+    def frozen(self, seed: int) -> "DiffusionClassifier":
+        """This classifier with the noise of ``seed`` at every call (``fresh`` becomes ``shared``) and the same denoiser."""
+        found = copy.copy(self)
+        found.noise, found.seed, found.calls = "shared" if self.noise == "fresh" else self.noise, seed, 0
+        return found
 
     @property
     def num_classes(self) -> int:

@@ -1,6 +1,9 @@
-"""A small convolutional network: the undefended reference of the book."""
+"""Undefended networks: the small one of the book, and a published one for CIFAR-10 that is installed with AutoAttack."""
 
-__all__ = ["CNN"]
+__all__ = ["CNN", "cifar10_resnet18"]
+
+import pickle
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -38,3 +41,27 @@ class CNN(nn.Module):
         for layer in (self.conv1, self.conv2, self.conv3, self.conv4):
             h = F.relu(layer(h))
         return self.head(h.mean(dim=(2, 3)))
+
+
+def cifar10_resnet18() -> nn.Module:
+    """The ResNet-18 for CIFAR-10 that AutoAttack's example attacks, in evaluation mode, parameters frozen.
+
+    Images ``(N, 3, 32, 32)`` in [0, 1], not normalised further, to logits ``(N, 10)``. Network and weights are those of the
+    installed package ``pyautoattack``; the weights are read without unpickling any code.
+
+    Raises:
+        ValueError: if the package or its example is not there, or the weights do not fit.
+    """
+    remedy = "run 'pip install pyautoattack==0.2.0'"
+    try:
+        from pyautoattack.examples import resnet
+    except ImportError as error:
+        raise ValueError(f"no CIFAR-10 network: the package pyautoattack or its example is not installed; {remedy}") from error
+    path = Path(resnet.__file__).with_name("model_test.pt")
+    model = resnet.ResNet18()
+    try:
+        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"no CIFAR-10 network: {path} is missing or not what it should be ({reason}); {remedy}") from error
+    return model.eval().requires_grad_(False)

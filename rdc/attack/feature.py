@@ -1,0 +1,166 @@
+r"""The feature attack of Sabour et al. (2016): look, inside the model, like a real image of another class.
+
+.. math:: \min_{x' \in \mathcal B(x, \epsilon) \cap [0, 1]} \lVert \phi(x') - \phi(x_\text{target}) \rVert_2^2
+
+with :math:`\phi` a representation, by default the logits. Because what is matched is that of a real image, it also passes a
+detector that looks at :math:`\phi`; hence its use against classifiers that judge by likelihood (Tramer et al., 2020).
+
+``variant="released"`` is the form in the released code of Chen et al. (2024): PGD with 20 constant steps of ``eps / 8``, last
+iterate, on the mean over classes of :math:`(f_k - 0.12)^2`, for every image the same target. The logits of a diffusion
+classifier are minus its losses, :math:`f_k = -\ell_k < 0`. The target has the size of a loss (a mean over pixels) but not the
+sign of a logit. All :math:`f_k` lie below it, so the attack pulls *all* of them up: it lowers the loss of every class, the
+right one too, makes the image more likely, and asks for no change of the prediction.
+
+References:
+    | Adversarial Manipulation of Deep Representations (Sabour et al., 2016), https://arxiv.org/abs/1511.05122
+    | On Adaptive Attacks to Adversarial Example Defenses (Tramer et al., 2020), https://arxiv.org/abs/2002.08347
+    | Robust Classification via a Single Diffusion Model (Chen et al., 2024), Appendix B.2, https://arxiv.org/abs/2305.15241
+"""
+
+__all__ = ["feature"]
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from rdc.attack.ascent import Measure, ascent, ball_step, check_budget, first_step, measured, standing
+from rdc.attack.losses import LOSSES, check_loss
+from rdc.attack.norms import check_eps, random_start
+from rdc.attack.pgd import worse
+from rdc.data import check_images, check_labels
+from rdc.rng import generator
+
+VARIANTS = ("correct", "released")
+RELEASED_TARGET, RELEASED_STEPS = 0.12, 8  # the constant; steps of the radius
+
+
+def feature(
+    model: nn.Module,
+    x: Float[Tensor, "n c h w"],
+    y: Int64[Tensor, " n"],
+    features: Callable[[Tensor], Tensor] | None = None,
+    target_images: Float[Tensor, "n c h w"] | None = None,
+    norm: str = "Linf",
+    eps: float = 8 / 255,
+    steps: int = 20,
+    variant: str = "correct",
+    loss: str | None = None,
+    restarts: int = 1,
+    eot: int = 1,
+    seed: int = 0,
+    index: Int64[Tensor, " n"] | None = None,
+    quiet: bool = True,
+) -> Float[Tensor, "n c h w"]:
+    """Images within the ball whose features are near those of the targets; of several iterates a misclassified one.
+
+    Arguments:
+        model: Images in [0, 1] to logits ``(N, K)``.
+        x: Images ``(N, C, H, W)`` in [0, 1]; one that is misclassified as it is comes back unchanged.
+        y: True labels.
+        features: Images to representations ``(N, ...)``, differentiable, each image alone; by default the model's logits.
+        target_images: A target for each image. By default one of the batch with another label, drawn by ``(seed, index)``;
+            the result then depends on which images are in the batch, and only then.
+        norm: ``Linf`` or ``L2``.
+        eps: Radius in image units.
+        steps: Gradient steps of a restart.
+        variant: ``correct`` or ``released`` (see above), which has no features, targets and restarts of its own to choose.
+        loss: ``margin``, ``ce`` or ``dlr``, added to minus the squared distance; none by default.
+        restarts: Number of random starts.
+        eot: Calls of the model over which everything is averaged, for models with fresh noise.
+        seed: Owner of the random starts and of the choice of targets.
+        index: Identity of each image, by default its position.
+        quiet: Whether to hide the progress bar.
+    """
+    check_images(x)
+    check_labels(y, len(x))
+    check_eps(norm, eps)
+    check_budget(steps, restarts, eot)
+    loss = None if loss is None else check_loss(loss, 1.0, 0)
+    check_variant(variant, features, target_images, restarts)
+    index = torch.arange(len(x)) if index is None else index
+    broken, _ = standing(model, x, y, loss or "margin", eot)
+    value = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
+    best, goal = x.clone(), x.new_full((len(x), 1), RELEASED_TARGET)
+    if variant == "correct":
+        goal = goals(model, features, choose(x, y, index, seed) if target_images is None else target_images, x, eot)
+    with tqdm(total=restarts * steps, disable=quiet, desc=f"feature {norm} {eps:.4g}", unit="step") as bar:
+        for restart in range(restarts):
+            todo = (~broken).nonzero()[:, 0]
+            if not len(todo):
+                break
+            images, labels = x[todo], y[todo]
+            start = random_start(images, norm, eps, index[todo.cpu()], seed, restart)
+            score = partial(closeness, features=features, goal=goal[todo], y=labels, loss=loss, mean=variant == "released")
+            measure = partial(measured, model, identity, score, y=labels, eot=eot)
+            if variant == "released":
+                best[todo] = constant_steps(measure, start, images, norm, eps, steps, bar)
+                break
+            found, wrong, reached = ascent(measure, ball_step(images, norm, eps), start, steps, first_step(eps, steps), bar)
+            part = todo[better := worse(wrong, reached, broken[todo], value[todo])]
+            best[part], broken[part], value[part] = found[better], wrong[better], reached[better]
+    return best
+
+
+def check_variant(variant: str, features: object, target_images: object, restarts: int) -> None:
+    """Refuse an unknown variant, and choices that the released one does not have."""
+    if variant not in VARIANTS:
+        raise ValueError(f"unknown variant {variant!r}; there are {', '.join(VARIANTS)}")
+    if variant == "released" and (features is not None or target_images is not None or restarts != 1):
+        raise ValueError("the released variant takes logits, a constant target and one start; leave out what differs")
+
+
+def identity(x: Tensor) -> Tensor:
+    """The point is the image."""
+    return x
+
+
+def closeness(
+    logits: Tensor,
+    point: Tensor,
+    features: Callable[[Tensor], Tensor] | None,
+    goal: Tensor,
+    y: Tensor,
+    loss: str | None,
+    mean: bool,
+) -> Tensor:
+    """Minus the squared distance to the goal, ``(N,)``, a sum or a mean over features, plus a loss of the logits."""
+    squares = ((logits if features is None else features(point)).flatten(1) - goal).square()
+    value = -(squares.mean(dim=1) if mean else squares.sum(dim=1))
+    return value if loss is None else value + LOSSES[loss](logits, y)
+
+
+def goals(model: nn.Module, features: Callable[[Tensor], Tensor] | None, targets: Tensor, x: Tensor, eot: int) -> Tensor:
+    """Features ``(N, F)`` of the target images, averaged over ``eot`` calls."""
+    check_images(targets, tuple(x.shape[1:]))
+    if len(targets) != len(x):
+        raise ValueError(f"there must be a target image for each of {len(x)} images, got {len(targets)}")
+    with torch.no_grad():
+        calls = [(features or model)(targets) for _ in range(eot)]
+    if not torch.is_tensor(calls[0]) or calls[0].ndim < 2 or len(calls[0]) != len(x):
+        raise ValueError(f"features must be a tensor (N, ...) for {len(x)} images")
+    return torch.stack(calls).mean(0).flatten(1)
+
+
+def choose(x: Tensor, y: Tensor, index: Tensor, seed: int) -> Tensor:
+    """For each image another one of the batch with another label; the order of the batch does not matter."""
+    order = index.argsort().to(y.device)
+    chosen = []
+    for label, i in zip(y, index, strict=True):
+        others = order[y[order] != label]
+        if not len(others):
+            raise ValueError(f"the batch holds no image of a class other than {int(label)}; pass target_images")
+        chosen.append(others[torch.randint(len(others), (), generator=generator("target", seed, int(i)))])
+    return x[torch.stack(chosen)]
+
+
+def constant_steps(measure: Measure, start: Tensor, x: Tensor, norm: str, eps: float, steps: int, bar: tqdm) -> Tensor:
+    """Steps of ``eps / 8``; the last iterate."""
+    point, step = start, ball_step(x, norm, eps)
+    for _ in range(steps):
+        point = step(point, measure(point)[2], eps / RELEASED_STEPS)
+        bar.update()
+    return point

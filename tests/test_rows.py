@@ -1,0 +1,399 @@
+"""Killed at any instant, an evaluation continues and ends with the same file; the file refuses what does not belong to it."""
+
+import errno
+import functools
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+import types
+
+import numpy as np
+import pytest
+import torch
+from helpers import Linear, draw
+from torch import nn
+
+from rdc.attack import pgd
+from rdc.classify import CNN
+from rdc.describe import describe, describe_attack, differences, owned_randomness, randomness
+from rdc.evaluate import attack_table, protocols, read_rows, robust_accuracy
+from rdc.noise import levels
+from rdc.rows import RowFile, fill
+
+N = 40
+
+
+def slow(model, x, y, log="", pause=0.0, seed=0, index=None):
+    """A cheap attack that writes down every image that it begins, and the process that does it (not the frozen model's turn)."""
+    if log and isinstance(model, Jittery):
+        with open(log, "a") as file:
+            file.write(f"{int(index)} {os.getpid()}\n")
+        time.sleep(pause)
+    return pgd(model, x, y, eps=0.05, steps=2, seed=seed, index=index)
+
+
+class Jittery(nn.Module):
+    """A linear model of noisy images: random, from the global generator."""
+
+    def __init__(self, noise=0.2):
+        super().__init__()
+        self.inner, self.noise = Linear((draw((3, 1, 3, 3), 5, torch.float32) - 0.5), None), noise
+
+    def forward(self, x):
+        return self.inner(x + self.noise * torch.randn_like(x))
+
+
+def evaluate(path, log="", pause=0.0, workers=1, model=None, n=N, **options):
+    torch.set_num_threads(1)
+    model, x = model or Jittery(), draw((n, 1, 3, 3), 1, torch.float32)
+    with torch.no_grad():
+        y = (model.inner if isinstance(model, Jittery) else model)(x).argmax(1)
+    attack = functools.partial(slow, log=str(log), pause=pause)
+    return robust_accuracy(model, x, y, attack, draws=4, rows=path, workers=workers, **options)
+
+
+def without_seconds(path):
+    """The file as text, with the times (and where the attack of the tests logs) taken out."""
+
+    def strip(value):
+        if isinstance(value, dict):
+            return {k: strip(v) for k, v in value.items() if k not in ("seconds", "log", "pause")}
+        return value
+
+    return [json.dumps(strip(json.loads(line))) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The file of an uninterrupted run."""
+    path = tmp_path_factory.mktemp("rows") / "whole.jsonl"
+    evaluate(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def children():
+    """Processes that start from a server which has imported torch."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["rdc.evaluate", "rdc.classify", "pytest"])
+    return context
+
+
+def kill(process):
+    """SIGKILL; whether it was still running."""
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    return process.exitcode == -signal.SIGKILL
+
+
+def started(log):
+    return [int(line.split()[0]) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def test_killed_twenty_times_it_ends_with_the_same_file(tmp_path, whole, children):
+    moments, kills, mid, run = random.Random(0), 0, 0, 0
+    while kills < 20:
+        run += 1
+        path, log, finished, before = tmp_path / f"{run}.jsonl", tmp_path / f"{run}.log", False, kills
+        while not finished:
+            count = len(started(log))
+            process = children.Process(target=evaluate, args=(path, log, 0.005))
+            process.start()
+            if kills < 20:
+                deadline, from_first = time.monotonic() + 20, moments.random() < 0.7  # else at any time, also while it starts
+                while from_first and len(started(log)) == count and process.is_alive():
+                    assert time.monotonic() < deadline
+                    time.sleep(0.002)
+                process.join(0.3 * moments.random())
+                kills += kill(process) if process.is_alive() else 0
+            process.join()
+            finished = process.exitcode == 0
+            if not finished:
+                done = len(read_rows(path)[1]) if path.exists() and path.stat().st_size else 0
+                mid += 0 < done < N
+                assert 0 <= len(started(log)) - done <= kills - before  # one image in flight is lost for each kill
+        assert without_seconds(path) == without_seconds(whole)
+        assert len(started(log)) <= N + kills - before
+    assert mid >= 5, "hardly any kill hit the middle of a run"
+
+
+def test_cut_at_any_byte_it_continues(tmp_path):
+    """What a kill can leave is a prefix of the file: every line break, and cuts within the first rows and the header."""
+    whole, path = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
+    small(whole)
+    content = whole.read_bytes()
+    lines = content.splitlines(keepends=True)
+    head, last = len(lines[0]), len(content) - len(lines[-1])
+    for size in [0, 1, 5, head - 1, head, head + 1, head + len(lines[1]) - 1, head + len(lines[1]), last, last + 9, len(content)]:
+        path.write_bytes(content[:size])
+        small(path)
+        assert without_seconds(path) == without_seconds(whole)
+        assert path.read_bytes()[: max(size - len(lines[-1]), 0)] == content[: max(size - len(lines[-1]), 0)]
+
+
+def test_a_finished_file_is_only_read(tmp_path, whole):
+    path, log = tmp_path / "done.jsonl", tmp_path / "log"
+    first = evaluate(path)
+    before = path.read_bytes()
+    assert evaluate(path, pause=0.0) == first == protocols(path)["draws"] and path.read_bytes() == before
+    assert not log.exists()
+    config, rows = read_rows(path)
+    assert config["n"] == len(rows) == N and [row["index"] for row in rows] == list(range(N))
+
+
+def test_workers_make_the_same_rows(tmp_path, whole, children):
+    evaluate(tmp_path / "two.jsonl", workers=2)
+    assert without_seconds(tmp_path / "two.jsonl") == without_seconds(whole)
+    cnn, x = CNN((1, 8, 8), 4, width=4), draw((6, 1, 8, 8), 3, torch.float32)
+    files = [tmp_path / f"cnn{workers}.jsonl" for workers in (1, 3)]
+    for path, workers in zip(files, (1, 3), strict=True):
+        robust_accuracy(cnn, x, cnn(x).argmax(1), "pgd", rows=path, workers=workers, steps=3, eps=0.1)
+    assert without_seconds(files[0]) == without_seconds(files[1])
+
+
+def gone(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def test_workers_leave_with_a_killed_parent(tmp_path, whole, children):
+    path, log = tmp_path / "orphans.jsonl", tmp_path / "log"
+    process = children.Process(target=evaluate, args=(path, log, 0.03, 2))
+    process.start()
+    deadline = time.monotonic() + 20
+    while len(started(log)) < 6 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert kill(process)
+    pids = {int(line.split()[1]) for line in log.read_text().splitlines()}
+    deadline = time.monotonic() + 5
+    while not all(map(gone, pids)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(pids) == 2 and all(map(gone, pids))
+    done = len(read_rows(path)[1])
+    assert len(started(log)) - 2 <= done < N  # one image in flight for each worker
+    evaluate(path, log, 0.03)  # the pause is an option of this attack: it must agree
+    assert without_seconds(path) == without_seconds(whole)
+
+
+class Fatal(Jittery):
+    """Kills the process that evaluates it, on images whose first pixel is dark; or raises."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+
+    def forward(self, x):
+        if float(x[0, 0, 0, 0]) < 0.02 and multiprocessing.parent_process() is not None:
+            if self.how == "dies":
+                os._exit(7)
+            raise (ValueError if self.how == "value" else KeyError)("a dark\nimage")
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "text"),
+    [
+        ("dies", RuntimeError, r"a worker died \(exit code 7.*rows so far are kept"),
+        ("value", ValueError, "^a dark image$"),
+        ("key", RuntimeError, "KeyError"),
+    ],
+)
+def test_a_failing_worker_ends_the_run_with_one_line(tmp_path, children, how, kind, text):
+    path = tmp_path / "failed.jsonl"
+    x = draw((8, 1, 3, 3), 1, torch.float32)
+    x[5, 0, 0, 0] = 0.0
+    with pytest.raises(kind, match=text) as error:
+        robust_accuracy(Fatal(how), x, torch.zeros(8, dtype=torch.int64), {}, rows=path, workers=2, draws=2)
+    assert "\n" not in str(error.value)
+    found = [row["index"] for row in read_rows(path)[1]]
+    assert 4 <= len(found) < 8 and 5 not in found
+
+
+def test_what_cannot_be_sent_to_a_worker_is_named(tmp_path):
+    with pytest.raises(ValueError, match="must be picklable.*workers=1"):
+        robust_accuracy(Jittery(), draw((2, 1, 3, 3), 1), torch.zeros(2).long(), lambda *_, **__: _[1], workers=2, draws=2)
+
+
+# ------------------------------------------------------------------------------------------------- the file
+
+
+def small(path, **options):
+    return evaluate(path, n=3, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ({"seed": 1}, ["seed: 0 -> 1"]),
+        ({"attempts": 2, "seed": 1}, ["seed: 0 -> 1", "attempts: 1 -> 2"]),
+        ({"pause": 0.001}, ["attacks.slow.pause: 0.0 -> 0.001"]),
+        ({"model": Jittery(0.3)}, ["model.noise: 0.2 -> 0.3"]),
+        ({"index": torch.tensor([4, 5, 6])}, ["index: "]),
+        ({"config": {"data": "digits"}}, ["run: (none) -> "]),
+    ],
+)
+def test_another_configuration_is_refused(tmp_path, options, parts):
+    path = tmp_path / "rows.jsonl"
+    small(path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError) as error:
+        small(path, **options)
+    text = str(error.value)
+    assert text.startswith(f"{path} holds another run: ") and "\n" not in text
+    assert all(part in text for part in parts) and text.count(" -> ") == len(parts)
+    assert path.read_bytes() == before
+    small(path, protocol="resubmit", workers=1, batch=7, quiet=True)  # these decide no number
+
+
+@pytest.mark.parametrize("content", [b"hello\n", b"\x00\xff", b"{}\n", b"[1]\n", b'{"config": 3}\n', b'{"index": 3}'])
+def test_a_file_that_is_not_ours_is_left_alone(tmp_path, content):
+    path = tmp_path / "notes.txt"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="notes.txt is not a file of rows"):
+        small(path)
+    with pytest.raises(ValueError, match="notes.txt is not a file of rows"):
+        read_rows(path)
+    assert path.read_bytes() == content
+    with pytest.raises(ValueError, match="no rows in"):
+        read_rows(tmp_path / "none.jsonl")
+
+
+def test_a_damaged_line_is_named(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    small(path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + b"{oops\n" + lines[2])
+    with pytest.raises(ValueError, match="damaged at line 2"):
+        small(path)
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_a_full_disk_leaves_the_rows_and_one_line(tmp_path, monkeypatch, partial):
+    path, reference, write, left = tmp_path / "rows.jsonl", tmp_path / "reference.jsonl", os.write, [3]
+    small(reference)
+
+    def full(file, line):
+        left[0] -= 1
+        if left[0] < 0:
+            if partial:
+                return write(file, line[:10])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(file, line)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rdc.rows.os.write", full)
+        with pytest.raises(OSError, match="cannot write .*rows.jsonl: No space left on device; its 2 rows are intact") as error:
+            small(path)
+    assert "\n" not in str(error.value) and error.value.errno == errno.ENOSPC
+    assert without_seconds(path) == without_seconds(reference)[:3]  # the header and two rows, and nothing of the third
+    small(path)
+    assert without_seconds(path) == without_seconds(reference)
+
+
+def test_a_read_only_folder_gives_one_line(tmp_path, monkeypatch):
+    def refused(*_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "somewhere")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rdc.rows.os.open", refused)
+        with pytest.raises(OSError, match="cannot open .*rows.jsonl: Permission denied$"):
+            small(tmp_path / "rows.jsonl")
+    with pytest.raises(OSError, match="cannot open .*: (Is a directory|Not a directory)"):
+        small(tmp_path)
+
+
+def test_only_one_run_writes(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    with RowFile(path, {"n": 2}), pytest.raises(OSError, match="another run is writing to"):
+        RowFile(path, {"n": 2})
+    with RowFile(path, {"n": 2}) as table:
+        table.append({"index": 0})
+
+
+def test_rows_are_sorted_at_the_end(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    rows = fill(lambda position: {"index": 5 - position}, range(5, -1, -1), path, {})
+    assert [row["index"] for row in rows] == [row["index"] for row in read_rows(path)[1]] == list(range(6))
+    assert fill(lambda position: {"index": position}, [2, 0], None, {}) == [{"index": 0}, {"index": 1}]
+
+
+# ------------------------------------------------------------------------------------------------- the description
+
+
+def test_a_description_changes_with_what_decides_and_with_nothing_else():
+    model = CNN((1, 8, 8), 4, width=4)
+    before = describe(model)
+    assert json.loads(json.dumps(before)) == before
+    model(draw((2, 1, 8, 8), 0, torch.float32))
+    model.eval().requires_grad_(False).register_forward_hook(lambda *_: None)
+    model.calls, model.chunk = 3, 99
+    assert describe(model) == before == describe(CNN((1, 8, 8), 4, width=4))
+    with torch.no_grad():
+        model.conv3.bias[0] += 1e-6
+    (line,) = differences(before, describe(model))
+    assert line.startswith("tensors: ") and differences(before, before) == []
+    assert "strategy: (none) -> mean" in differences(before, {**before, "strategy": "mean"})
+    for name, value in {"power": 2.0, "order": ("a", 1), "flag": True, "levels": levels("elbo", 3)}.items():
+        model = CNN((1, 8, 8), 4, width=4)
+        setattr(model, name, value)
+        assert [line.split(":")[0] for line in differences(before, describe(model))] == [name]
+
+
+def test_a_description_of_dataclasses_cycles_and_functions():
+    model = CNN((1, 8, 8), 4, width=4)
+    model.levels, model.me = levels("elbo", 3), types.SimpleNamespace(model=None)
+    model.me.owner = model.me
+    one = describe(model)
+    model.levels = levels("elbo", 4)
+    assert {line.split(":")[0] for line in differences(one, describe(model))} == {"levels.sigma", "levels.weight"}
+
+    def made(power):
+        return lambda x: x**power
+
+    for attribute, (a, b) in {"f": (made(2), made(3)), "g": (pgd, slow)}.items():
+        setattr(model, attribute, a)
+        one = describe(model)
+        setattr(model, attribute, b)
+        assert differences(one, describe(model))
+    model.f = made(3)
+    one = describe(model)
+    model.f = made(3)
+    assert describe(model) == one
+
+
+def test_the_description_of_an_attack_holds_its_defaults():
+    found = describe_attack(functools.partial(pgd, eps=0.1, quiet=False, seed=3))
+    assert found["function"] == "rdc.attack.pgd.pgd" and found["eps"] == 0.1 and found["steps"] == 20
+    assert not {"seed", "index", "quiet", "batch"} & set(found)
+    assert describe_attack(functools.partial(functools.partial(pgd, eps=0.2), eps=0.1)) == found
+
+
+def test_owned_randomness_depends_on_its_key_and_leaves_no_trace():
+    model = Jittery()
+    model.stream, x = torch.Generator().manual_seed(3), draw((1, 1, 3, 3), 0, torch.float32)
+    states = torch.get_rng_state(), model.stream.get_state(), np.random.get_state()[1].copy()
+    seen = []
+    for key in (1, 2, 1):
+        with owned_randomness(model, "test", key):
+            seen.append(
+                torch.cat([model(x)[0], torch.rand(1, generator=model.stream), torch.tensor([random.random(), np.random.rand()])])
+            )
+    assert torch.equal(seen[0], seen[2]) and bool((seen[0] != seen[1]).all())
+    assert torch.equal(states[0], torch.get_rng_state()) and torch.equal(states[1], model.stream.get_state())
+    assert bool((states[2] == np.random.get_state()[1]).all())  # the type checker of the tests draws from Python's
+    assert randomness(model, x) == (True, ()) and randomness(model.inner, x) == (False, ())
+
+
+def test_the_tables_say_what_the_rows_say(whole):
+    rows, found, table = read_rows(whole)[1], protocols(whole), attack_table(whole)
+    assert set(found) == {"once", "draws", "resubmit", "known"} and set(table) == {"slow", "union"}
+    for name, value in found.items():
+        assert (value.correct, value.n) == (sum(row["right"][name] for row in rows), N)
+    assert table["union"] == table["slow"] == found["draws"]  # one attack
+    assert found["resubmit"].correct <= found["once"].correct
