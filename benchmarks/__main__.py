@@ -5,7 +5,6 @@ it depends little on the machine and on what else it does. Absolute times are re
 """
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,43 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.gradient import gradient
+from benchmarks.measure import alternate, merge, row
 from rdc.attack.losses import margin
 from rdc.checkpoints import load_denoiser
 from rdc.classify import DiffusionClassifier, OptimalClassifier
 from rdc.data import DataError, Images, load
 from rdc.denoise import EDM, OptimalDenoiser, fast_dtype, to_model
 from rdc.noise import Levels, levels
-from rdc.records import write_record
 from rdc.rng import generator, randn
 
 RESULTS = Path(__file__).parents[1] / "results"
-
-
-def alternate(*runs: Callable[[], object], rounds: int) -> list[float]:
-    """Median seconds of each of several functions that take turns, after one warm-up."""
-    seconds: list[list[float]] = [[] for _ in runs]
-    for run in runs:
-        run()
-    for _ in range(rounds):
-        for run, times in zip(runs, seconds, strict=True):
-            synchronise()
-            start = time.perf_counter()
-            run()
-            synchronise()
-            times.append(time.perf_counter() - start)
-    return [statistics.median(times) for times in seconds]
-
-
-def synchronise() -> None:
-    """Wait for the GPU, if there is one."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def row(value: float, limit: float | None = None, at_most: bool = True, **more: Any) -> dict[str, Any]:  # noqa: ANN401
-    """One number of the record, its limit and whether it keeps it."""
-    met = None if limit is None else bool(value <= limit if at_most else value >= limit)
-    return {"value": value, "limit": limit, "limit_is": "at most" if at_most else "at least", "met": met, **more}
+PARTS = ("trained", "naive", "optimal", "gradient")
 
 
 def sixty_thousand(device: torch.device) -> tuple[Images, str]:
@@ -197,27 +171,25 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000, help="test images compared with the direct form (default 1000)")
     parser.add_argument("--checkpoint", default="fashion-mini", help="trained denoiser (default fashion-mini)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--only", choices=["optimal", "naive", "trained"], help="one part; nothing is recorded")
+    parser.add_argument("--only", nargs="+", choices=PARTS, help="some parts; the rows of the others stay as they are")
+    parser.add_argument("--no-record", action="store_true", help="print only")
     args = parser.parse_args()
-    device, start, results = torch.device(args.device), time.perf_counter(), {}
-    parts = {
+    device, start, found = torch.device(args.device), time.perf_counter(), {}
+    runs = {
         "trained": lambda: trained(args.rounds, device, args.checkpoint),
         "naive": lambda: against_naive(args.rounds, device),
         "optimal": lambda: optimal(args.rounds, args.images, device),
+        "gradient": lambda: gradient(args.rounds, device, args.checkpoint),
     }
-    for name, part in parts.items():
-        if args.only in (None, name):
-            for key, found in part().items():
-                results[key] = found
-                limit = (
-                    ""
-                    if found["limit"] is None
-                    else f"  ({found['limit_is']} {found['limit']:g}: {'met' if found['met'] else 'MISSED'})"
-                )
-                print(f"{key:45} {found['value']:10.4g}{limit}", flush=True)
-    if args.only is None:
+    for name in args.only or PARTS:
+        found[name] = runs[name]()
+        for key, one in found[name].items():
+            limit = f"  ({one['limit_is']} {one['limit']:g}: {'met' if one['met'] else 'MISSED'})" if one["limit"] else ""
+            print(f"{key:50} {one['value']:10.4g}{limit}", flush=True)
+    if not args.no_record:
         config = {"rounds": args.rounds, "images": args.images, "checkpoint": args.checkpoint, "seed": 0}
-        print("wrote", write_record(RESULTS / "bench.json", config, results, time.perf_counter() - start))
+        every = set(found) == set(PARTS)
+        print("wrote", merge(RESULTS / "bench.json", config, found, time.perf_counter() - start, every))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ __all__ = ["DataError", "Images", "check_images", "check_labels", "load"]
 import gzip
 import hashlib
 import importlib.util
+import io
 import os
 import zlib
 from dataclasses import dataclass
@@ -148,7 +149,7 @@ def cifar10_20(folder: Path | None = None) -> Images:
         raise DataError("reading the images of 'cifar10-20' needs pillow; install it with 'pip install pillow'") from error
     files = sorted(folder.glob("cifar10_*.png"))
     try:
-        pixels = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files]) if files else np.zeros(0, np.uint8)
+        pixels = np.stack([np.asarray(Image.open(io.BytesIO(file.read_bytes())).convert("RGB")) for file in files])
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read the images of 'cifar10-20' in {folder} ({error}); run 'pip install foolbox'") from error
     if (found := hashlib.sha256(pixels.tobytes()).hexdigest()) != CIFAR10_20:
@@ -157,7 +158,8 @@ def cifar10_20(folder: Path | None = None) -> Images:
             f"{CIFAR10_20}; run 'pip install foolbox' (the images of release 3.3.4)"
         )
     y = torch.tensor([int(file.stem.split("_")[2]) for file in files])
-    return Images(torch.from_numpy(pixels.astype(np.float32) / np.float32(255)).permute(0, 3, 1, 2).contiguous(), y, list(CIFAR10))
+    x = torch.from_numpy(pixels.astype(np.float32) / np.float32(255)).permute(0, 3, 1, 2).contiguous()
+    return Images(x, y, list(CIFAR10))
 
 
 def find_folder(name: str, source: Source, folder: str | Path | None) -> Path:

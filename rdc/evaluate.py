@@ -130,7 +130,8 @@ def robust_accuracy(
         y: True labels.
         attack: What to try, one or several: adversarial images, ``pgd``, ``autoattack``, ``stadv`` or ``square``, or a callable
             ``attack(model, x, y, seed=..., index=...) -> x_adv`` such as ``functools.partial(pgd, eps=0.1)``. A dict names them.
-        draws: Fresh verdicts about each image; by default 20 for a randomised model and 1 for a deterministic one.
+        draws: Fresh verdicts about each image; by default 20 for a randomised model and 1 for a deterministic one, which is one
+            whose first calls agree bit for bit. Give it for a model whose answer rarely changes.
         batch: Images at a time, where adversarial images are given and no file of rows; otherwise images are taken alone.
         rows: File of rows, one JSON line per image; None keeps them in memory.
         workers: Processes that share the images; model and attacks must then be picklable.
@@ -167,7 +168,7 @@ def robust_accuracy(
         raise ValueError("no attack; give adversarial images, a name, a callable, or a list of them")
     chosen = listed(attack, ids, {"norm": norm, "eps": eps, **options})
     batched = rows is None and workers == 1 and protocol != "known" and all(isinstance(a, Given) for a in chosen.values())
-    random, counters = (False, ()) if batched and draws is not None else randomness(model, x[:1], seed)
+    random, counters = (False, ()) if batched and draws is not None else randomness(model, x[:1], seed, max(8, draws or 0))
     draws = (DRAWS if random else 1) if draws is None else draws
     if batched:
         return judge_images(model, x, y, [a.images for a in chosen.values() if isinstance(a, Given)], draws, batch, protocol)
@@ -333,7 +334,9 @@ class Judge:
         from rdc.attack.norms import norm_of
 
         start, x = time.perf_counter(), self.x[position][None]
-        x_adv, verdict = (x, clean) if not self.random and clean.broken else self.search(self.model, name, position, self.draws)
+        x_adv, verdict = (
+            (x, clean) if not self.random and clean.wrong == clean.draws else self.search(self.model, name, position, self.draws)
+        )
         if self.random:
             verdict = replace(verdict, known=self.known(name, position, clean))
         size = {norm: float(norm_of(x_adv.double() - x.double(), norm)[0]) for norm in ("Linf", "L2")}
@@ -384,8 +387,9 @@ class Judge:
     def verdict(self, predictions: list[int], position: int) -> Verdict:
         """The verdict that belongs to some predictions."""
         label = int(self.y[position])
-        right = predictions[0] == label
-        return Verdict(right, sum(p != label for p in predictions), len(predictions), None if self.random else right)
+        wrong = sum(p != label for p in predictions)
+        known = wrong == 0 if not self.random and wrong in (0, len(predictions)) else None
+        return Verdict(predictions[0] == label, wrong, len(predictions), known)
 
     def owned(self, model: nn.Module, *key: int | str) -> Any:
         """All randomness from ``(seed, *key)``; a frozen model has no counter to set."""

@@ -54,7 +54,7 @@ def test_a_planted_defence_keeps_most_of_the_clean_accuracy(world, name):
 def test_a_careless_attack_is_fooled(world, name, loss):
     model, x, y, plain = world
     defence = broken_defences(model)[name]
-    assert survivors(defence, x, y, careless(defence, x, y, loss)) >= plain + 10
+    assert survivors(defence, x, y, careless(defence, x, y, loss)) >= plain + 6
 
 
 def test_no_gradient_reaches_a_detached_defence(world):

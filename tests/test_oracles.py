@@ -29,31 +29,86 @@ def cnn() -> tuple[nn.Module, Images]:
 
 @FOOLBOX
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # on import, from scipy
-@pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.1), ("L2", 0.6)])
+@pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.07), ("L2", 0.4)])
 def test_pgd_agrees_with_foolbox(cnn, norm, eps):
-    """As many images broken, within twice the spread of Foolbox's own count over its random starts plus one image.
+    """Both climb the cross-entropy for 40 steps of the same mean length; the counts agree within the noise of the start.
 
-    Both climb the cross-entropy for 40 steps from a random start. They differ in the start, in the steps (ours fall) and in
-    what they return (ours the worst iterate, Foolbox the last), all of which decides only about images whose boundary lies at
-    the edge of the ball: there the count is a matter of luck, for Foolbox from one seed to the next as well.
+    They differ in the random start, in the steps (ours fall from 0.1 to 0.01 eps, Foolbox's are all of one length) and in what
+    they return (ours the worst iterate, Foolbox the last). That decides only about images whose boundary is at the edge of
+    the ball. The tolerance is three standard deviations of a difference if every image in a band of 4 % of the radius around
+    the edge, estimated from Foolbox's own counts at 0.96 and 1.04 eps, fell to either side by a toss of a coin. At Foolbox's
+    own step, with which its L2 path is as long as the radius, it must not break more than we do.
     """
     import foolbox
 
     model, images = cnn
-    attack = {"Linf": foolbox.attacks.LinfPGD, "L2": foolbox.attacks.L2PGD}[norm](steps=40)
-    wrapped, theirs, their_loss = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu"), [], []
-    for seed in range(4):
+    kind = {"Linf": foolbox.attacks.LinfPGD, "L2": foolbox.attacks.L2PGD}[norm]
+    wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
+
+    def theirs(seed, radius, **options):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            _, (x_adv,), _ = attack(wrapped, images.x, images.y, epsilons=[eps])
-        assert bool((norm_of(x_adv - images.x, norm) <= eps * (1 + 1e-5)).all())
-        theirs.append(float((model(x_adv).argmax(1) != images.y).sum()))
-        their_loss.append(F.cross_entropy(model(x_adv), images.y).item())
-    x_adv = pgd(model, images.x, images.y, norm, eps, steps=40, loss="ce")
-    ours = float((model(x_adv).argmax(1) != images.y).sum())
-    our_loss = F.cross_entropy(model(x_adv), images.y).item()
-    print(norm, eps, theirs, ours, their_loss, our_loss)
-    spread = max(theirs) - min(theirs)
-    assert 0<1  # neither too easy nor too hard to tell attacks apart
-    assert abs(ours - sum(theirs) / 4) <= 2 * spread + 1
-    assert our_loss >= 0.99 * sum(their_loss) / 4
+            _, (x_adv,), _ = kind(steps=40, **options)(wrapped, images.x, images.y, epsilons=[radius])
+        assert bool((norm_of(x_adv - images.x, norm) <= radius * (1 + 1e-5)).all())
+        return judge(x_adv)
+
+    def judge(x_adv):
+        logits = model(x_adv)
+        return int((logits.argmax(1) != images.y).sum()), F.cross_entropy(logits, images.y).item()
+
+    broken, loss = judge(pgd(model, images.x, images.y, norm, eps, steps=40, loss="ce"))
+    same = [theirs(seed, eps, rel_stepsize=0.055) for seed in range(3)]
+    band = theirs(0, 1.04 * eps, rel_stepsize=0.055)[0] - theirs(0, 0.96 * eps, rel_stepsize=0.055)[0]
+    tolerance = 3 * (band / 4 * 2) ** 0.5
+    assert 40 < broken < 160 and 1 < tolerance < 10  # a test that can tell attacks apart
+    assert all(abs(broken - count) <= tolerance for count, _ in same)
+    assert all(loss >= 0.99 * value for _, value in same)
+    assert theirs(0, eps)[0] <= broken + tolerance
+
+
+@FOOLBOX
+@pytest.mark.slow
+def test_apgd_breaks_a_published_network_on_real_images():
+    """ResNet-18 for CIFAR-10, trained without a defence: 20 of 20 images right, none after APGD-CE at 8/255."""
+    model, images = cifar10_resnet18(), load("cifar10-20")
+    assert int((model(images.x).argmax(1) == images.y).sum()) == 20
+    options = {"version": "custom", "attacks": ["apgd-ce"], "steps": 20, "batch": 20}
+    start = time.perf_counter()
+    x_adv = autoattack(model, images.x, images.y, "Linf", 8 / 255, **options)
+    assert time.perf_counter() - start < 60
+    assert int((model(x_adv).argmax(1) == images.y).sum()) == 0
+    assert float((x_adv.double() - images.x.double()).abs().max()) <= float(torch.tensor(8 / 255))
+
+
+def test_the_published_network_takes_images_as_they_are():
+    """With images in [0, 1] it is sure and right; normalised in either usual way it is wrong on most."""
+    pytest.importorskip("pyautoattack")
+    if importlib.util.find_spec("foolbox") is None:
+        pytest.skip("foolbox is not installed")
+    model, images = cifar10_resnet18(), load("cifar10-20")
+    assert not model.training and not any(p.requires_grad for p in model.parameters())
+    mean, std = (torch.tensor(v)[:, None, None] for v in ([0.4914, 0.4822, 0.4465], [0.2471, 0.2435, 0.2616]))
+    with torch.no_grad():
+        plain, scaled, centred = (model(x) for x in (images.x, (images.x - mean) / std, 2 * images.x - 1))
+    assert float(plain.softmax(1).gather(1, images.y[:, None]).mean()) > 0.9
+    assert all(int((logits.argmax(1) == images.y).sum()) < 10 for logits in (scaled, centred))
+
+
+def test_a_missing_or_damaged_network_gives_one_line(monkeypatch, tmp_path):
+    from pyautoattack.examples import resnet
+
+    shown = {}
+    monkeypatch.setattr(resnet, "__file__", str(tmp_path / "resnet.py"))
+    with pytest.raises(ValueError, match="model_test.pt is missing.*pip install pyautoattack") as shown["missing"]:
+        cifar10_resnet18()
+    (tmp_path / "model_test.pt").write_bytes(b"<html>404</html>")
+    with pytest.raises(ValueError, match="not what it should be.*pip install pyautoattack") as shown["damaged"]:
+        cifar10_resnet18()
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "model_test.pt")
+    with pytest.raises(ValueError, match="not what it should be.*pip install pyautoattack") as shown["other"]:
+        cifar10_resnet18()
+    monkeypatch.setitem(sys.modules, "pyautoattack.examples.resnet", None)
+    monkeypatch.delattr(sys.modules["pyautoattack.examples"], "resnet")
+    with pytest.raises(ValueError, match="is not installed; run 'pip install pyautoattack") as shown["none"]:
+        cifar10_resnet18()
+    assert not any("\n" in str(error.value) for error in shown.values())

@@ -10,7 +10,8 @@ from torch import nn
 
 from rdc.attack import flow_field, stadv, warp
 from rdc.attack.losses import margin
-from rdc.attack.stadv import largest, random_flow, variation
+from rdc.attack.norms import round_down
+from rdc.attack.stadv import random_flow, variation
 from rdc.classify import CNN
 
 seeds = st.integers(0, 10**6)
@@ -107,7 +108,7 @@ def test_the_flow_is_within_its_bound_and_the_image_in_its_range(seed, eps, loss
 
 @given(st.floats(0, 10), dtypes)
 def test_the_bound_is_rounded_towards_zero(eps, dtype):
-    bound = largest(eps, dtype)
+    bound = round_down(eps, dtype)
     assert bound <= eps and float(torch.tensor(bound, dtype=dtype)) == bound
     assert float(torch.nextafter(torch.tensor(bound, dtype=dtype), torch.tensor(20.0, dtype=dtype))) > eps
     flow = random_flow(torch.zeros(2, 1, 3, 3, dtype=dtype), bound, torch.arange(2), 0)

@@ -51,8 +51,14 @@ def square(
         index: Identity of each image; with ``batch=1`` its random numbers depend on nothing else.
         batch: Images attacked together.
         quiet: Whether to hide the progress bar.
+
+    Raises:
+        ValueError: on bad options, and in L2 and L1 for images of less than five rows, which it cannot tile.
     """
     check_queries(queries)
+    check_images(x)
+    if norm in ("L2", "L1") and x.shape[2] < 5:
+        raise ValueError(f"Square tiles images in {norm} with fifths of their height; {x.shape[2]} rows are too few, it needs 5")
     options: dict[str, Any] = {"queries": queries, "seed": seed, "index": index, "batch": batch, "quiet": quiet}
     with torch.no_grad():
         return autoattack(model, x, y, norm, eps, version="custom", attacks=["square"], **options)

@@ -8,8 +8,9 @@ detector that looks at :math:`\phi`; hence its use against classifiers that judg
 ``variant="released"`` is the form in the released code of Chen et al. (2024): PGD with 20 constant steps of ``eps / 8``, last
 iterate, on the mean over classes of :math:`(f_k - 0.12)^2`, for every image the same target. The logits of a diffusion
 classifier are minus its losses, :math:`f_k = -\ell_k < 0`. The target has the size of a loss (a mean over pixels) but not the
-sign of a logit. All :math:`f_k` lie below it, so the attack pulls *all* of them up: it lowers the loss of every class, the
-right one too, makes the image more likely, and asks for no change of the prediction.
+sign of a logit. All :math:`f_k` lie below it, so the attack pulls *all* of them up, the right one too, and the lowest hardest:
+where the losses of the classes are close to each other it makes the image more likely under every class, and nowhere does it
+ask for a change of the prediction.
 
 References:
     | Adversarial Manipulation of Deep Representations (Sabour et al., 2016), https://arxiv.org/abs/1511.05122

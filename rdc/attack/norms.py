@@ -35,7 +35,7 @@ def project(x_adv: Float[Tensor, "n c h w"], x: Float[Tensor, "n c h w"], norm: 
     For Linf and L2 it is the nearest point of the ball. For L1, as for L2, the change is scaled: a point of the ball, not the
     nearest one, meant for results that are outside by a rounding error.
     """
-    radius = float(torch.tensor(eps, dtype=x.dtype))
+    radius = round_down(eps, x.dtype)
     exact = x.double()  # the check is in float64, where differences of float32 numbers are exact
     if norm != "Linf":
         change = x_adv.double() - exact
@@ -45,6 +45,12 @@ def project(x_adv: Float[Tensor, "n c h w"], x: Float[Tensor, "n c h w"], norm: 
     low = torch.where(exact - low.double() > radius, torch.nextafter(low, x), low)
     high = torch.where(high.double() - exact > radius, torch.nextafter(high, x), high)
     return torch.minimum(torch.maximum(x_adv, low), high).clamp(0, 1)
+
+
+def round_down(eps: float, dtype: torch.dtype) -> float:
+    """The largest number of a dtype that is not above ``eps``: 8/255 in float32 would be a little more than 8/255."""
+    nearest = torch.tensor(eps, dtype=dtype)
+    return float(nearest if float(nearest) <= eps else torch.nextafter(nearest, torch.zeros_like(nearest)))
 
 
 def shrink(change: Float[Tensor, "n c h w"], x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:

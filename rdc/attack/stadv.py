@@ -34,6 +34,7 @@ from tqdm import tqdm
 
 from rdc.attack.ascent import ascent, check_budget, first_step, measured, standing
 from rdc.attack.losses import LOSSES, check_loss, margin
+from rdc.attack.norms import round_down
 from rdc.attack.pgd import worse
 from rdc.data import check_images, check_labels
 from rdc.rng import generator
@@ -104,7 +105,7 @@ def flow_field(
     broken, _ = standing(model, x, y, "margin" if loss == "released" else loss, eot)
     best = x.new_zeros(len(x), 2, *x.shape[2:])
     value = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
-    bound = largest(eps, x.dtype)
+    bound = round_down(eps, x.dtype)
     with tqdm(total=restarts * steps, disable=quiet, desc=f"stadv {eps:.4g}", unit="step") as bar:
         for restart in range(restarts):
             todo = (~broken).nonzero()[:, 0]
@@ -134,12 +135,6 @@ def check_flow_options(norm: str, eps: float, steps: int, loss: str, eot: int, s
         raise ValueError("the released attack has one start, the identity, and a smoothness of its own")
     if eps > 0.5:
         warnings.warn(f"a flow of {eps:g} moves pixels by {eps / 2:.0%} of the image; eps is no number of pixels", stacklevel=4)
-
-
-def largest(eps: float, dtype: torch.dtype) -> float:
-    """The largest number of a dtype that is not above ``eps``."""
-    bound = torch.tensor(eps, dtype=dtype)
-    return float(bound if float(bound) <= eps else torch.nextafter(bound, torch.zeros_like(bound)))
 
 
 def random_flow(x: Float[Tensor, "n c h w"], bound: float, index: Tensor, *key: int) -> Float[Tensor, "n 2 h w"]:

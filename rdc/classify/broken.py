@@ -159,7 +159,7 @@ class RandomInput(nn.Module):
     Attack: expectation over transformation (average the gradient over many calls), and a verdict over many calls.
     """
 
-    def __init__(self, model: nn.Module, shift: float = 0.05, scale: float = 0.05, noise: float = 0.05) -> None:
+    def __init__(self, model: nn.Module, shift: float = 0.05, scale: float = 0.05, noise: float = 0.02) -> None:
         super().__init__()
         self.model, self.shift, self.scale, self.noise = model, shift, scale, noise
 
@@ -178,7 +178,7 @@ class ReseededNoise(nn.Module):
     Attack: draw the noise in the attack, EOT over many seeds, and judge on others.
     """
 
-    def __init__(self, model: nn.Module, shift: float = 0.05, scale: float = 0.05, noise: float = 0.05) -> None:
+    def __init__(self, model: nn.Module, shift: float = 0.05, scale: float = 0.05, noise: float = 0.02) -> None:
         super().__init__()
         self.model, self.shift, self.scale, self.noise = model, shift, scale, noise
 

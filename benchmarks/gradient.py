@@ -1,0 +1,86 @@
+"""The gradient of the diffusion classifier around a trained network: seconds, memory, and against its plain form."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.measure import alternate, row
+from rdc.attack.gradients import value_and_gradient
+from rdc.attack.losses import margin
+from rdc.checkpoints import load_denoiser
+from rdc.classify import DiffusionClassifier
+from rdc.data import load
+from rdc.denoise import fast_dtype, to_model
+from rdc.noise import levels
+
+IMAGES, LEVELS, CHUNK = 4, 16, 64
+MEMORY_LEVELS = (8, 32, 126)
+
+
+def gradient(rounds: int, device: torch.device, name: str) -> dict[str, Any]:
+    """One attack step in the fast precision; the speed-up over the plain form in float32 on the CPU; peak memory."""
+    test = load("fashion-mini", "test")
+    x, y = test.x[:IMAGES], test.y[:IMAGES]
+    dtype = fast_dtype(device)
+    fast = DiffusionClassifier(load_denoiser(name, device, dtype), levels("elbo", LEVELS), chunk=CHUNK)
+    there, labels = x.to(device), y.to(device)
+    (step,) = alternate(lambda: value_and_gradient(lambda p: margin(fast(p), labels), there), rounds=rounds)
+    more = {"levels": LEVELS, "chunk": CHUNK, "images_a_batch": IMAGES}
+    found = {"seconds an attack step and image": row(step / IMAGES, loss="margin", dtype=str(dtype), **more)}
+    single = DiffusionClassifier(load_denoiser(name), levels("elbo", LEVELS), chunk=CHUNK)
+
+    def ours() -> Tensor:
+        return value_and_gradient(lambda p: margin(single(p), y), x)[1]
+
+    forms = {
+        "gradient: plain form / two-pass, fp32 CPU": (False, 1.5),
+        "gradient: K T at once / two-pass, fp32 CPU": (True, None),
+    }
+    runs = [lambda at_once=at_once: plain(single, x, y, at_once) for at_once, _ in forms.values()]
+    two, *others = alternate(ours, *runs, rounds=rounds)
+    for (key, (at_once, limit)), run, seconds in zip(forms.items(), runs, others, strict=True):
+        expected = run()
+        error = float((ours() - expected).abs().max() / expected.abs().max())
+        note = "autograd through every class, one image at a time; a batch is "
+        note += "all levels and classes of an image" if at_once else "all levels of an image and a class"
+        note = {"plain_form": note, "relative_difference": error, "device": "cpu", "dtype": "torch.float32"}
+        found[key] = row(seconds / two, limit, at_most=False, loss="margin", **note, **more)
+    return {**found, **memory(name)}
+
+
+def plain(model: DiffusionClassifier, x: Tensor, y: Tensor, at_once: bool = False) -> Tensor:
+    """The gradient of the margin as the formula stands: autograd through the T levels of every class, image after image.
+
+    A batch is the levels of one class, or the levels of all classes; the graph of an image is kept until its backward pass.
+    """
+    slopes, count = [], len(model.levels)
+    cells = torch.arange(count * model.num_classes)
+    for image, true in zip(x.split(1), y.split(1), strict=True):
+        point = image.clone().requires_grad_()
+        errors = []
+        for part in cells.split(len(cells) if at_once else count):
+            label, level = part // count, part % count
+            errors.append(model._errors(to_model(point).expand(len(part), -1, -1, -1), label, level, 0)[:, 0])
+        logits = -(torch.cat(errors).reshape(model.num_classes, count) * model.levels.weight.to(x)).sum(1)
+        slopes.append(torch.autograd.grad(margin(logits[None], true).sum(), point)[0])
+    return torch.cat(slopes)
+
+
+def memory(name: str) -> dict[str, Any]:
+    """Peak resident memory of a fresh process that takes one gradient with few, more and many levels."""
+    peaks, bases = {}, {}
+    for count in MEMORY_LEVELS:
+        command = [sys.executable, "-m", "benchmarks.memory", str(count), str(IMAGES), str(CHUNK), name]
+        run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+        peaks[count], bases[count] = json.loads(run.stdout)
+    few, many = MEMORY_LEVELS[0], MEMORY_LEVELS[-1]
+    above = {count: peaks[count] - bases[count] for count in MEMORY_LEVELS}
+    more = {"chunk": CHUNK, "images_a_batch": IMAGES, "dtype": "torch.float32", "device": "cpu"}
+    found = {f"peak memory of a gradient, T = {count}, MiB": row(peaks[count], above_the_model=above[count]) for count in peaks}
+    ratio = row(peaks[many] / peaks[few], 1.1, ratio_above_the_model=above[many] / above[few], **more)
+    return {**found, f"peak memory, T = {many} / T = {few}": ratio}

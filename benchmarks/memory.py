@@ -1,0 +1,40 @@
+"""Peak resident memory of one gradient: ``python -m benchmarks.memory LEVELS IMAGES CHUNK CHECKPOINT``, in a fresh process.
+
+Prints ``[peak, peak before the gradient]`` in MiB. The process's own high-water mark is read where the kernel shows it:
+``ru_maxrss`` may be that of the process which started it.
+"""
+
+import json
+import resource
+import sys
+from pathlib import Path
+
+from rdc.attack.gradients import value_and_gradient
+from rdc.attack.losses import margin
+from rdc.checkpoints import load_denoiser
+from rdc.classify import DiffusionClassifier
+from rdc.data import load
+from rdc.noise import levels
+
+
+def peak() -> float:
+    """MiB."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def main() -> None:
+    """Take one gradient of the margin and print the peaks."""
+    count, images, chunk = map(int, sys.argv[1:4])
+    test = load("fashion-mini", "test")
+    model = DiffusionClassifier(load_denoiser(sys.argv[4]), levels("elbo", count), chunk=chunk)
+    before = peak()
+    value_and_gradient(lambda p: margin(model(p), test.y[:images]), test.x[:images])
+    print(json.dumps([peak(), before]))
+
+
+if __name__ == "__main__":
+    main()
