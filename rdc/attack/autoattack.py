@@ -13,6 +13,7 @@ References:
 
 __all__ = ["autoattack"]
 
+import logging
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -133,11 +134,14 @@ def configure(tool: object, num_classes: int, steps: int, queries: int, eot: int
 
 @contextmanager
 def contained() -> Iterator[None]:
-    """Keep global random state, trace function and warnings as they were."""
-    trace = sys.gettrace()
+    """Keep global random state, trace function and warnings as they were; advice of the package is not printed."""
+    trace, logger = sys.gettrace(), logging.getLogger("auto-attack")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         with torch.random.fork_rng(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        logger.setLevel(level)
         sys.settrace(trace)
