@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gradient import gradient
+from benchmarks.lm_memory import lm_memory
 from benchmarks.measure import alternate, merge, row
 from rdc.attack.losses import margin
 from rdc.checkpoints import load_denoiser
@@ -24,7 +25,7 @@ from rdc.noise import Levels, levels
 from rdc.rng import generator, randn
 
 RESULTS = Path(__file__).parents[1] / "results"
-PARTS = ("trained", "naive", "optimal", "gradient")
+PARTS = ("trained", "naive", "optimal", "gradient", "lm")
 
 
 def sixty_thousand(device: torch.device) -> tuple[Images, str]:
@@ -180,6 +181,7 @@ def main() -> None:
         "naive": lambda: against_naive(args.rounds, device),
         "optimal": lambda: optimal(args.rounds, args.images, device),
         "gradient": lambda: gradient(args.rounds, device, args.checkpoint),
+        "lm": lambda: lm_memory(args.checkpoint),
     }
     for name in args.only or PARTS:
         found[name] = runs[name]()
