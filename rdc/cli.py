@@ -11,7 +11,7 @@ from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import nn
@@ -27,6 +27,28 @@ Count = Annotated[int, arg(help="How many of the first test images.")]
 Levels = Annotated[int, arg(help="Number of noise levels.")]
 Device = Annotated[str, arg(help="auto, cpu, cuda, ...")]
 Noise = Annotated[Literal["shared", "fresh"], arg(help="shared: fixed, known to the attacker. fresh: new at every call.")]
+
+#: Options of each attack and their standard values, used where an option is left out.
+STANDARD: dict[str, dict[str, Any]] = {
+    "pgd": {"steps": 20, "restarts": 1, "eot": 1, "loss": "margin"},
+    "autoattack": {"steps": 100, "queries": 5000, "eot": 1},
+    "stadv": {"steps": 100, "restarts": 1, "eot": 1, "loss": "margin"},
+    "square": {"queries": 5000},
+    "lagrange": {"steps": 20, "eot": 1, "loss": "margin"},
+}
+#: Standard radii in image units, those of AutoAttack's authors for CIFAR-10; for ``flow`` the bound of stadv, with the image
+#: spanning [-1, 1].
+RADII = {"Linf": "8/255", "L2": "0.5", "L1": "12", "flow": "0.05"}
+
+
+def told(what: str, option: str) -> str:
+    """Help of an option of the attacks, with its standard values: ``what; by default 20 for pgd, lagrange; 100 for stadv``."""
+    values = [options[option] for options in STANDARD.values() if option in options]
+    parts = [
+        f"{value} for {', '.join(name for name, options in STANDARD.items() if options.get(option) == value)}"
+        for value in dict.fromkeys(values)
+    ]
+    return f"{what}; by default {'; '.join(parts)}."
 
 
 def train_command(
@@ -92,14 +114,22 @@ def attack_command(
     model: Model = "fashion-mini",
     data: Data = "fashion-mini",
     attack: Annotated[
-        Literal["pgd", "autoattack", "stadv", "square", "lagrange"], arg(help="stadv bounds a flow: --eps 0.05, no norm.")
+        Literal["pgd", "autoattack", "stadv", "square", "lagrange"], arg(help="stadv bounds a flow: it has no norm.")
     ] = "pgd",
-    norm: Literal["Linf", "L2", "L1"] = "Linf",
-    eps: Annotated[str, arg(help="Radius in units of images in [0, 1], a number or a fraction.")] = "8/255",
+    norm: Annotated[Literal["Linf", "L2", "L1"] | None, arg(help="By default Linf.")] = None,
+    eps: Annotated[
+        str | None,
+        arg(
+            help="Radius in units of images in [0, 1], a number or a fraction; by default 8/255 for Linf, 0.5 for L2, 12 for L1. "
+            "For stadv the bound on the flow, by default 0.05."
+        ),
+    ] = None,
     n: Count = 16,
-    steps: Annotated[int, arg(help="Iterations of the attack.")] = 20,
-    restarts: Annotated[int, arg(help="Random starts of pgd.")] = 1,
-    eot: Annotated[int, arg(help="Gradients averaged at each step of pgd, stadv and lagrange.")] = 1,
+    steps: Annotated[int | None, arg(help=told("Iterations", "steps"))] = None,
+    queries: Annotated[int | None, arg(help=told("Queries of Square", "queries"))] = None,
+    loss: Annotated[Literal["margin", "ce", "dlr"] | None, arg(help=told("What is climbed", "loss"))] = None,
+    restarts: Annotated[int | None, arg(help=told("Random starts", "restarts"))] = None,
+    eot: Annotated[int | None, arg(help=told("Gradients averaged at each step", "eot"))] = None,
     levels: Levels = 16,
     draws: Annotated[int, arg(help="Noise draws per level.")] = 1,
     noise: Noise = "shared",
@@ -120,9 +150,11 @@ def attack_command(
     """
     from rdc.evaluate import protocols, robust_accuracy
 
-    radius, place = parse_eps(eps), pick_device(device)
+    given = {"steps": steps, "queries": queries, "loss": loss, "restarts": restarts, "eot": eot}
+    ball, radius, options = attack_options(attack, norm, eps, given)
+    place = pick_device(device)
     classifier, (x, y) = make_classifier(model, data, levels, draws, seed, place, noise), first_images(data, n)
-    chosen = make_attack(attack, classifier, norm, radius, steps, restarts, eot, seed)
+    chosen = make_attack(attack, classifier, ball, parse_eps(radius), options, seed)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         path = rows or Path(folder, "rows.jsonl")
@@ -132,9 +164,10 @@ def attack_command(
             config=config, quiet=quiet,
         )  # fmt: skip
         found, clean = protocols(path), clean_accuracy(path)
+    text = ", ".join([attack, ball, f"eps {radius}", *(f"{name} {value}" for name, value in options.items())])
     print(f"clean    {clean}")
     for name, value in found.items():
-        print(f"{'attacked' if name == protocol else '        '} {value}  ({name}; {attack}, {norm}, eps {eps}, {steps} steps)")
+        print(f"{'attacked' if name == protocol else '        '} {value}  ({name}; {text})")
     print(f"{time.perf_counter() - start:.1f} s")
 
 
@@ -142,7 +175,7 @@ def audit_command(
     model: Model = "fashion-mini",
     data: Data = "fashion-mini",
     norm: Literal["Linf", "L2"] = "Linf",
-    eps: Annotated[str, arg(help="Radius in units of images in [0, 1], a number or a fraction.")] = "8/255",
+    eps: Annotated[str | None, arg(help="Radius in units of images in [0, 1]; by default 8/255 for Linf, 0.5 for L2.")] = None,
     n: Count = 8,
     steps: Annotated[int, arg(help="Gradient steps of the audited attack.")] = 20,
     eot: Annotated[int, arg(help="Gradients averaged at each step.")] = 1,
@@ -162,7 +195,7 @@ def audit_command(
     """
     from rdc.attack.audit import audit
 
-    radius, place = parse_eps(eps), pick_device(device)
+    radius, place = parse_eps(RADII[norm] if eps is None else eps), pick_device(device)
     classifier, (x, y) = make_classifier(model, data, levels, draws, seed, place, noise), first_images(data, n)
     report = audit(
         classifier, x.to(place), y.to(place), norm, radius, steps, eot=eot, queries=queries, seed=seed, quiet=quiet
@@ -217,8 +250,25 @@ def make_classifier(
     return DiffusionClassifier(denoiser, levels("elbo", count), noise=noise, seed=seed, draws=draws)
 
 
+def attack_options(attack: str, norm: str | None, eps: str | None, given: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
+    """Norm, radius and options of an attack: what was given, otherwise the standard of the attack and the norm.
+
+    Raises:
+        ValueError: if an option or a norm is given to an attack that has none.
+    """
+    standard = STANDARD[attack]
+    foreign = [name for name, value in given.items() if value is not None and name not in standard]
+    if attack == "stadv" and norm is not None:
+        foreign.append("norm")
+    if foreign:
+        raise ValueError(f"{attack} has no {', '.join(f'--{name}' for name in foreign)}; it has {', '.join(standard)}")
+    ball = "flow" if attack == "stadv" else norm or "Linf"
+    options = {name: value if given[name] is None else given[name] for name, value in standard.items()}
+    return ball, RADII[ball] if eps is None else eps, options
+
+
 def make_attack(
-    name: str, classifier: nn.Module, norm: str, eps: float, steps: int, restarts: int, eot: int, seed: int
+    name: str, classifier: nn.Module, norm: str, eps: float, options: dict[str, Any], seed: int
 ) -> Callable[..., torch.Tensor]:
     """The attack of the command line with its options bound."""
     from rdc.attack import autoattack, lagrange, pgd, square, stadv
@@ -227,18 +277,12 @@ def make_attack(
 
     if name != "stadv":
         check_eps(norm, eps, ("Linf", "L2", "L1") if name in ("autoattack", "square") else ("Linf", "L2"))
-    if name == "stadv":
-        return partial(stadv, eps=eps, steps=steps, eot=eot)
-    if name == "autoattack":
-        return partial(autoattack, norm=norm, eps=eps, steps=steps)
-    if name == "square":
-        return partial(square, norm=norm, eps=eps)
-    if name == "pgd":
-        return partial(pgd, norm=norm, eps=eps, steps=steps, restarts=restarts, eot=eot)
+    if name != "lagrange":
+        function = {"pgd": pgd, "autoattack": autoattack, "stadv": stadv, "square": square}[name]
+        return partial(function, norm=norm, eps=eps, **options)
     if not hasattr(classifier, "denoiser"):
         raise ValueError("lagrange needs the diffusion loss of a trained denoiser; give --model a checkpoint")
-    penalty = diffusion_loss(classifier.denoiser, classifier.levels, seed)
-    return partial(lagrange, penalty=penalty, norm=norm, eps=eps, steps=steps, eot=eot)
+    return partial(lagrange, penalty=diffusion_loss(classifier.denoiser, classifier.levels, seed), norm=norm, eps=eps, **options)
 
 
 def clean_accuracy(path: Path) -> object:

@@ -20,11 +20,8 @@ References:
 
 __all__ = ["PROTOCOLS", "Accuracy", "accuracy", "attack_table", "predict", "protocols", "read_rows", "robust_accuracy"]
 
-import functools
-import inspect
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +32,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from rdc.data import check_images, check_labels
-from rdc.describe import describe, describe_attack, digest, owned_randomness, randomness
+from rdc.describe import randomness
+from rdc.given import Attack, Given, listed
+from rdc.judge import PROTOCOLS, Judge, Row, Verdict, together
 from rdc.rows import fill
 from rdc.rows import read_rows as read_rows
 
-PROTOCOLS = ("once", "draws", "resubmit", "known")
-NAMED = ("pgd", "autoattack", "stadv", "square")
 DRAWS = 20  # fresh verdicts about an image of a randomised model
-Attack = Callable[..., Tensor]
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -178,72 +173,6 @@ def robust_accuracy(
     return count([row["right"] for row in result], protocol)
 
 
-@dataclass(frozen=True)
-class Given:
-    """An attack whose result is known: the images, by index."""
-
-    images: Tensor
-    index: Tensor
-
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, seed: int = 0, index: Tensor | None = None) -> Tensor:
-        """The adversarial images of the given indices."""
-        ids = self.index if index is None else index
-        return self.images[[int((self.index == i).nonzero()[0, 0]) for i in ids]]
-
-
-def listed(attack: Any, ids: Tensor, options: dict[str, Any]) -> dict[str, Attack]:
-    """The attacks by name: a function's own name, ``given`` for images, with a number if it is not the first."""
-    meant = [k for k, v in options.items() if v is not None]
-    if meant and not any(isinstance(one, str) for one in several(attack)):
-        raise ValueError(f"option {', '.join(meant)} is for attacks given by name; put it into functools.partial(attack, ...)")
-    if isinstance(attack, Mapping):
-        return {str(name): resolve(a, ids, options)[1] for name, a in attack.items()}
-    found: dict[str, Attack] = {}
-    for one in several(attack):
-        name, function = resolve(one, ids, options)
-        number = 1 + sum(key.split(" ")[0] == name for key in found)
-        found[name if number == 1 else f"{name} {number}"] = function
-    return found
-
-
-def several(attack: Any) -> list[Any]:
-    """One attack, or a list or dict of them, as a list."""
-    if isinstance(attack, Mapping):
-        return list(attack.values())
-    return [attack] if torch.is_tensor(attack) or isinstance(attack, str) or callable(attack) else list(attack)
-
-
-def resolve(attack: Any, ids: Tensor, options: dict[str, Any]) -> tuple[str, Attack]:
-    """Name and callable of one attack."""
-    if torch.is_tensor(attack):
-        check_images(attack)
-        if len(attack) != len(ids):
-            raise ValueError(f"{len(attack)} adversarial images for {len(ids)} images")
-        return "given", Given(attack.detach().clone(), ids)
-    if isinstance(attack, str):
-        return attack, named(attack, {k: v for k, v in options.items() if v is not None})
-    if not callable(attack):
-        raise ValueError(f"an attack is images, a name or a callable, got {type(attack).__name__}")
-    parameters = inspect.signature(attack).parameters.values()
-    if not any(p.kind == p.VAR_KEYWORD for p in parameters) and not {"seed", "index"} <= {p.name for p in parameters}:
-        raise ValueError("an attack is called as attack(model, x, y, seed=..., index=...); this one does not take seed and index")
-    inner = attack.func if isinstance(attack, functools.partial) else attack
-    return getattr(inner, "__name__", type(inner).__name__), attack
-
-
-def named(name: str, options: dict[str, Any]) -> Attack:
-    """An attack of :mod:`rdc.attack` with those options."""
-    import rdc.attack
-
-    function = getattr(rdc.attack, name, None) if name in NAMED else None
-    if not callable(function):
-        raise ValueError(f"unknown attack {name!r}; there are {', '.join(NAMED)}")
-    unknown = [k for k in options if k not in inspect.signature(function).parameters]
-    if unknown:
-        raise ValueError(f"{name} has no option {', '.join(unknown)}")
-    return functools.partial(function, **options)
-
-
 def judge_images(model: nn.Module, x: Tensor, y: Tensor, images: list[Tensor], draws: int, batch: int, protocol: str) -> Accuracy:
     """Verdicts on given images, in batches; a randomised model draws as it does by itself."""
     alive = torch.ones(len(y), dtype=torch.bool, device=y.device)
@@ -251,160 +180,6 @@ def judge_images(model: nn.Module, x: Tensor, y: Tensor, images: list[Tensor], d
         wrong = torch.stack([predict(model, candidate, batch) != y for _ in range(1 if protocol == "once" else draws)])
         alive &= ~wrong.any(dim=0) if protocol == "resubmit" else wrong.float().mean(dim=0) < 0.5
     return Accuracy.of(int(alive.sum()), len(y))
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a model says of one image: right in the first call, ``wrong`` of ``draws``, right where the noise is known."""
-
-    once: bool
-    wrong: int
-    draws: int
-    known: bool | None
-
-    @property
-    def broken(self) -> bool:
-        """Whether at least half of the draws are wrong."""
-        return 2 * self.wrong >= self.draws
-
-    def right(self) -> dict[str, bool]:
-        """The four protocols; ``known`` only where it was measured."""
-        found = {"once": self.once, "draws": not self.broken, "resubmit": self.wrong == 0}
-        return found if self.known is None else {**found, "known": self.known}
-
-
-@dataclass(frozen=True)
-class Judge:
-    """Makes the row of one image, a function of its position only; the fields are those of :func:`robust_accuracy`."""
-
-    model: nn.Module
-    x: Tensor
-    y: Tensor
-    index: Tensor
-    attacks: dict[str, Attack]
-    draws: int
-    attempts: int
-    seed: int
-    random: bool
-    freezable: bool
-    counters: tuple[str, ...]
-
-    def config(self) -> dict[str, Any]:
-        """What decides the rows."""
-        return {
-            "attacks": {name: describe_attack(a) for name, a in self.attacks.items()},
-            "seed": self.seed,
-            "draws": self.draws,
-            "attempts": self.attempts,
-            "random": self.random,
-            "protocols": list(PROTOCOLS),
-            "images": digest(self.x),
-            "labels": digest(self.y),
-            "index": digest(self.index),
-            "model": describe(self.model),
-        }
-
-    def __call__(self, position: int) -> Row:
-        """The row: prediction and verdicts on the clean image and under every attack."""
-        start = time.perf_counter()
-        prediction, clean = self.clean(position)
-        attacks = {name: self.attacked(name, position, clean) for name in self.attacks}
-        verdicts = [clean, *(verdict for verdict, _ in attacks.values())]
-        return {
-            "index": int(self.index[position]),
-            "label": int(self.y[position]),
-            "clean": prediction,
-            "verdict": vars(clean),
-            "attacks": {name: {**vars(verdict), **more} for name, (verdict, more) in attacks.items()},
-            "right": together([v.right() for v in verdicts]),
-            "seconds": round(time.perf_counter() - start, 4),
-        }
-
-    def clean(self, position: int) -> tuple[int, Verdict]:
-        """Prediction (of the first call) and verdict on the clean image."""
-        seen = self.predictions(self.model, self.x[position][None], position, "clean")
-        verdict = self.verdict(seen, position)
-        if self.freezable:
-            said = self.predictions(self.frozen(), self.x[position][None], position, "known", draws=1)
-            verdict = replace(verdict, known=said[0] == int(self.y[position]))
-        return seen[0], verdict
-
-    def attacked(self, name: str, position: int, clean: Verdict) -> tuple[Verdict, dict[str, Any]]:
-        """Verdict after an attack, size of the change and seconds; of a deterministic model wrong images are left alone."""
-        from rdc.attack.norms import norm_of
-
-        start, x = time.perf_counter(), self.x[position][None]
-        x_adv, verdict = (
-            (x, clean) if not self.random and clean.wrong == clean.draws else self.search(self.model, name, position, self.draws)
-        )
-        if self.random:
-            verdict = replace(verdict, known=self.known(name, position, clean))
-        size = {norm: float(norm_of(x_adv.double() - x.double(), norm)[0]) for norm in ("Linf", "L2")}
-        return verdict, {"size": size, "seconds": round(time.perf_counter() - start, 4)}
-
-    def known(self, name: str, position: int, clean: Verdict) -> bool | None:
-        """Whether the frozen model stays right when it is attacked itself; None where that cannot be tried."""
-        if not self.freezable or isinstance(self.attacks[name], Given):
-            return None
-        return bool(clean.known) and not self.search(self.frozen(), name, position, 1)[1].broken
-
-    def search(self, model: nn.Module, name: str, position: int, draws: int) -> tuple[Tensor, Verdict]:
-        """The best of the attempts, and what the model says of it."""
-        best = None
-        for attempt in range(1 if isinstance(self.attacks[name], Given) else self.attempts):
-            x_adv = self.run(model, name, position, attempt)
-            verdict = self.verdict(self.predictions(model, x_adv, position, name, attempt, draws=draws), position)
-            if best is None or verdict.wrong > best[1].wrong:
-                best = x_adv, verdict
-            if verdict.broken:
-                break
-        if draws > 1 and attempt > 0:
-            again = self.predictions(model, best[0], position, name, "again", draws=draws)
-            best = best[0], self.verdict(again, position)
-        return best
-
-    def run(self, model: nn.Module, name: str, position: int, attempt: int) -> Tensor:
-        """One run of an attack on one image, checked."""
-        x, y, index = self.x[position][None], self.y[position][None], self.index[position][None]
-        with self.owned(model, "attack", name, int(index), attempt):
-            x_adv = self.attacks[name](model, x, y, seed=self.seed + attempt, index=index)
-        if not torch.is_tensor(x_adv) or x_adv.shape != x.shape:
-            got = tuple(x_adv.shape) if torch.is_tensor(x_adv) else type(x_adv).__name__
-            raise ValueError(f"attack {name} must return images {tuple(x.shape)}, got {got}")
-        check_images(x_adv)
-        return x_adv.detach()
-
-    def predictions(self, model: nn.Module, x: Tensor, position: int, *key: int | str, draws: int | None = None) -> list[int]:
-        """What the model says of one image, each time with random numbers of its own."""
-        from rdc.attack.logits import logits_of
-
-        y, i, found = self.y[position][None], int(self.index[position]), []
-        for draw in range(self.draws if draws is None else draws):
-            with torch.no_grad(), self.owned(model, "verdict", i, *key, draw):
-                found.append(int(logits_of(model, x, y).argmax(dim=1)))
-        return found
-
-    def verdict(self, predictions: list[int], position: int) -> Verdict:
-        """The verdict that belongs to some predictions."""
-        label = int(self.y[position])
-        wrong = sum(p != label for p in predictions)
-        known = wrong == 0 if not self.random and wrong in (0, len(predictions)) else None
-        return Verdict(predictions[0] == label, wrong, len(predictions), known)
-
-    def owned(self, model: nn.Module, *key: int | str) -> Any:
-        """All randomness from ``(seed, *key)``; a frozen model has no counter to set."""
-        return owned_randomness(model, self.seed, *key, counters=self.counters if model is self.model else ())
-
-    def frozen(self) -> nn.Module:
-        """The deterministic model that an attacker faces who knows the noise."""
-        from rdc.attack.gradients import known_noise
-
-        return known_noise(self.model, self.seed)
-
-
-def together(right: list[dict[str, bool]]) -> dict[str, bool]:
-    """Right under all of them, for each protocol that all of them know."""
-    return {p: all(r[p] for r in right) for p in PROTOCOLS if all(p in r for r in right)}
 
 
 def count(right: list[dict[str, bool]], protocol: str) -> Accuracy:

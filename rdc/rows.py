@@ -1,4 +1,4 @@
-"""A file of rows that grows by one complete line at a time, and workers that fill it: a kill loses the row in flight.
+"""A file of rows that grows by one complete line at a time: a kill loses the row in flight (:mod:`rdc.workers`: of each worker).
 
 The first line is ``{"config": {...}}``, what decides the numbers; then comes one JSON object per line, each with its own
 ``index``. A line is appended by one ``write`` and flushed to disk. A last line that was torn by a kill or a crash is cut when
@@ -9,23 +9,17 @@ __all__ = ["RowFile", "fill", "read_rows"]
 
 import errno
 import json
-import multiprocessing
-import multiprocessing.connection
 import os
-import pickle
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from rdc.describe import differences
 from rdc.records import write_atomic
+from rdc.workers import parallel
 
 try:
     import fcntl
@@ -209,95 +203,3 @@ def fill(
                 table.append(row)
                 bar.update()
         return table.finish()
-
-
-def parallel(work: Callable[[int], Row], todo: Sequence[int], workers: int) -> Iterator[Row]:
-    """Rows in the order in which the workers finish them.
-
-    Each worker has its share of the threads. It ends when its pipe closes, and at once when this process is gone.
-
-    Raises:
-        ValueError: if ``work`` cannot be sent to another process, or raises a ValueError.
-        RuntimeError: if it raises something else, or a worker died.
-    """
-    payload, waiting = packed(work), list(reversed(todo))
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(method)
-    threads, team = max(1, torch.get_num_threads() // workers), {}
-    if method == "forkserver":
-        context.set_forkserver_preload(["rdc.evaluate"])  # one import of torch for all
-    try:
-        for _ in range(min(workers, len(todo))):
-            here, there = context.Pipe()
-            process = context.Process(target=serve, args=(there, payload, threads), daemon=True)
-            process.start()
-            there.close()
-            team[here] = process
-            assign(here, waiting)
-        busy = set(team)
-        while busy:
-            for pipe in multiprocessing.connection.wait(list(busy)):
-                yield receive(pipe, team[pipe])  # and is written before its worker gets more: a kill loses one image each
-                if waiting:
-                    assign(pipe, waiting)
-                else:
-                    busy.discard(pipe)
-    finally:
-        for pipe, process in team.items():
-            pipe.close()
-            process.kill()
-            process.join()
-
-
-def packed(work: Callable[[int], Row]) -> bytes:
-    """``work`` as bytes; plain pickle copies tensors, so that no shared memory outlives a kill."""
-    try:
-        return pickle.dumps(work)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        text = f"with workers the model and the attacks must be picklable ({error}); define them in a module, or use workers=1"
-        raise ValueError(text) from error
-
-
-def assign(pipe: Connection, waiting: list[int]) -> None:
-    """Send the next position; that a worker is dead shows when its answer is read."""
-    with suppress(OSError):
-        pipe.send(waiting.pop())
-
-
-def receive(pipe: Connection, process: Any) -> Row:
-    """A row of a worker, or its failure as an exception."""
-    try:
-        kind, value = pipe.recv()
-    except (EOFError, OSError):
-        process.join(1)
-        text = f"a worker died (exit code {process.exitcode}; -9 may mean that memory ran out); the rows so far are kept"
-        raise RuntimeError(text) from None
-    if kind == "row":
-        return value
-    raise (ValueError if kind == "ValueError" else RuntimeError)(value if kind == "ValueError" else f"{kind}: {value}")
-
-
-def serve(pipe: Connection, payload: bytes, threads: int) -> None:
-    """A worker: positions in, rows out, until the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
-    threading.Thread(target=leave_with_parent, daemon=True).start()
-    torch.set_num_threads(threads)
-    try:
-        work = pickle.loads(payload)
-        while True:
-            try:
-                position = pipe.recv()
-            except (EOFError, OSError):
-                return
-            pipe.send(("row", work(position)))
-    except Exception as error:  # noqa: BLE001, whatever it is, the parent reports it
-        with suppress(OSError):
-            pipe.send((type(error).__name__, " ".join(str(error).split())))
-
-
-def leave_with_parent() -> None:
-    """End this process, even in the middle of an image, when its parent is gone."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)

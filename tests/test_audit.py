@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from rdc.attack import pgd
 from rdc.attack.audit import Report, audit
 from rdc.attack.binarise import binarise
-from rdc.attack.checks import Row
+from rdc.attack.checks import Case, Row
 from rdc.classify import OptimalClassifier
 from rdc.classify.broken import broken_defences
 from rdc.data import Images, load
@@ -138,3 +138,17 @@ def test_bad_input(plain, images):
         audit(plain, x, y, norm="L0")
     with pytest.raises(ValueError, match="images must lie in"):
         audit(plain, 255 * x, y)
+
+
+def test_a_defence_that_restarts_the_global_generator_counts_as_random(images):
+    class Reseeded(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            torch.manual_seed(torch.initial_seed())
+            return x.flatten(1)[:, :10] + torch.randn(len(x), 10)
+
+    x, y = images
+    model = Reseeded()
+    with torch.random.fork_rng():
+        assert torch.equal(model(x), model(x))  # two calls do not tell
+        assert Case(model, x, y, "Linf", EPS, 1, 1, pgd, 0).random
+        assert not Case(Linear(draw((3, 64), 3, torch.float32)), x, y, "Linf", EPS, 1, 1, pgd, 0).random

@@ -1,11 +1,14 @@
 """The command line: examples in the help, one clear line and exit code 2 for every mistake, nothing half-written."""
 
+import inspect
+import re
 import sys
 
 import pytest
 
+from rdc.attack import autoattack, lagrange, pgd, stadv
 from rdc.checkpoints import save_denoiser
-from rdc.cli import main, parse_eps
+from rdc.cli import RADII, STANDARD, main, parse_eps
 from rdc.denoise.edm import EDMConfig, build
 from rdc.denoise.unet import UNetConfig
 
@@ -55,6 +58,10 @@ def test_each_command_shows_an_example(monkeypatch, capsys, command):
         (["accuracy", "--model", "optimal", "--data", "digits", "--levels", "0"], "count must be at least 1"),
         (["accuracy", "--device", "cuda:77"], "no device 'cuda:77' here"),
         (["attack", "--eps", "8/0"], "--eps must be a number or a fraction"),
+        (["attack", "--attack", "square", "--steps", "5"], "square has no --steps; it has queries"),
+        (["attack", "--attack", "stadv", "--norm", "L2"], "stadv has no --norm"),
+        (["attack", "--attack", "autoattack", "--loss", "ce"], "autoattack has no --loss"),
+        (["attack", "--queries", "5", "--attack", "lagrange"], "lagrange has no --queries"),
         (["attack", "--eps", "-1", "--model", "optimal", "--data", "digits", "--n", "2"], "eps must not be negative"),
         (["run", "99"], "no notebook '99'"),
         (["train", "denoiser", "--recipe", "nothing"], "unknown recipe 'nothing'; there are fashion-mini, digits"),
@@ -135,10 +142,94 @@ def test_an_attack_with_rows_continues_and_refuses_another_run(monkeypatch, caps
     assert rows.read_text() == content
 
 
-@pytest.mark.parametrize(("attack", "more"), [("stadv", ["--eps", "0.05"]), ("square", ["--norm", "L1", "--eps", "2"])])
-def test_attacks_by_name(monkeypatch, capsys, attack, more):
-    code, out, _ = run(monkeypatch, capsys, "attack", *SMALL, "--attack", attack, *more, "--n", "2", "--steps", "2")
-    assert code == 0 and "attacked " in out
+@pytest.mark.parametrize(
+    ("attack", "more", "says"),
+    [
+        ("stadv", ["--steps", "2"], "stadv, flow, eps 0.05, steps 2, restarts 1, eot 1, loss margin"),
+        ("square", ["--norm", "L1", "--queries", "2"], "square, L1, eps 12, queries 2"),
+        ("square", ["--norm", "L2", "--eps", "1", "--queries", "2"], "square, L2, eps 1, queries 2"),
+    ],
+)
+def test_attacks_by_name(monkeypatch, capsys, attack, more, says):
+    code, out, _ = run(monkeypatch, capsys, "attack", *SMALL, "--attack", attack, *more, "--n", "2")
+    assert code == 0 and "attacked " in out and says in out
+
+
+class Stopped(ValueError):
+    """Raised in the place of an evaluation."""
+
+
+def bound(monkeypatch, capsys, *arguments):
+    """Function and options of the attack that ``rdc attack arguments`` would evaluate."""
+    seen = []
+
+    def evaluation(model, x, y, attacks, *args, **options):
+        seen.extend(attacks.values())
+        raise Stopped
+
+    monkeypatch.setattr("rdc.evaluate.robust_accuracy", evaluation)
+    code, _, err = run(monkeypatch, capsys, "attack", "--data", "digits", "--levels", "2", "--n", "2", "-q", *arguments)
+    assert code == 2 and "Stopped" in err
+    return seen[0].func.__name__, seen[0].keywords
+
+
+@pytest.mark.parametrize(
+    ("attack", "norm", "standard"),
+    [
+        ("pgd", "Linf", {"eps": 8 / 255, "steps": 20, "restarts": 1, "eot": 1, "loss": "margin"}),
+        ("pgd", "L2", {"eps": 0.5, "steps": 20, "restarts": 1, "eot": 1, "loss": "margin"}),
+        ("autoattack", "Linf", {"eps": 8 / 255, "steps": 100, "queries": 5000, "eot": 1}),
+        ("autoattack", "L1", {"eps": 12, "steps": 100, "queries": 5000, "eot": 1}),
+        ("stadv", None, {"eps": 0.05, "steps": 100, "restarts": 1, "eot": 1, "loss": "margin"}),
+        ("square", "L2", {"eps": 0.5, "queries": 5000}),
+        ("lagrange", "L2", {"eps": 0.5, "steps": 20, "eot": 1, "loss": "margin"}),
+    ],
+)
+def test_what_is_left_out_is_the_standard_of_the_attack_and_the_norm(monkeypatch, capsys, tiny, attack, norm, standard):
+    arguments = ["--model", tiny, "--attack", attack, *(["--norm", norm] if norm else [])]
+    name, options = bound(monkeypatch, capsys, *arguments)
+    options.pop("penalty", None)
+    assert name == attack and options == {**standard, "norm": norm or "flow"}
+
+
+def test_what_is_given_replaces_the_standard(monkeypatch, capsys, tiny):
+    given = ["--steps", "3", "--loss", "ce", "--eot", "2", "--eps", "1/10"]
+    _, options = bound(monkeypatch, capsys, "--model", tiny, "--attack", "lagrange", *given)
+    assert (options["steps"], options["loss"], options["eot"], options["eps"], options["norm"]) == (3, "ce", 2, 0.1, "Linf")
+    _, options = bound(monkeypatch, capsys, "--model", tiny, "--attack", "autoattack", "--queries", "7", "--norm", "L2")
+    assert (options["queries"], options["steps"], options["eps"]) == (7, 100, 0.5)
+
+
+def test_the_radius_of_an_audit_depends_on_the_norm(monkeypatch, capsys):
+    seen = []
+
+    def audited(model, x, y, norm, eps, *args, **options):
+        seen.append((norm, eps))
+        raise Stopped
+
+    monkeypatch.setattr("rdc.attack.audit.audit", audited)
+    for norm in ("Linf", "L2"):
+        run(monkeypatch, capsys, "audit", *SMALL, "--norm", norm, "--n", "2")
+    assert seen == [("Linf", 8 / 255), ("L2", 0.5)]
+
+
+def test_the_standards_are_those_of_the_functions_and_in_the_help(monkeypatch, capsys):
+    functions = {"pgd": pgd, "autoattack": autoattack, "stadv": stadv, "lagrange": lagrange}
+    for name, function in functions.items():
+        assert STANDARD[name]["steps"] == inspect.signature(function).parameters["steps"].default
+    assert STANDARD["autoattack"]["queries"] == inspect.signature(autoattack).parameters["queries"].default
+    assert STANDARD["square"]["queries"] == STANDARD["autoattack"]["queries"]
+    assert parse_eps(RADII["flow"]) == inspect.signature(stadv).parameters["eps"].default
+    _, out, _ = run(monkeypatch, capsys, "attack", "--help")
+    text = " ".join(re.sub("[│╭╮╰╯─]", " ", out).split())
+    for option, says in (
+        ("steps", "by default 20 for pgd, lagrange; 100 for autoattack, stadv."),
+        ("queries", "by default 5000 for autoattack, square."),
+        ("loss", "by default margin for pgd, stadv, lagrange."),
+        ("eps", f"by default {RADII['Linf']} for Linf, {RADII['L2']} for L2, {RADII['L1']} for L1."),
+        ("eps", f"For stadv the bound on the flow, by default {RADII['flow']}."),
+    ):
+        assert f"--{option} " in text and says in text
 
 
 def test_lagrange_needs_a_denoiser_and_takes_one(monkeypatch, capsys, tiny):

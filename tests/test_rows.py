@@ -5,8 +5,11 @@ import functools
 import json
 import multiprocessing
 import os
+import pickle
 import random
 import signal
+import subprocess
+import sys
 import time
 import types
 from pathlib import Path
@@ -17,8 +20,9 @@ import torch
 from helpers import Linear, draw
 from torch import nn
 
-from rdc.attack import pgd
+from rdc.attack import lagrange, pgd
 from rdc.classify import CNN
+from rdc.classify.likelihood_loss import diffusion_loss
 from rdc.describe import describe, describe_attack, differences, owned_randomness, randomness
 from rdc.evaluate import attack_table, protocols, read_rows, robust_accuracy
 from rdc.noise import levels
@@ -400,3 +404,40 @@ def test_the_tables_say_what_the_rows_say(whole):
         assert (value.correct, value.n) == (sum(row["right"][name] for row in rows), N)
     assert table["union"] == table["slow"] == found["draws"]  # one attack
     assert found["resubmit"].correct <= found["once"].correct
+
+
+def test_a_diffusion_loss_goes_to_workers(tmp_path, tiny_edm):
+    """As the penalty of an attack: it pickles to the same function, and workers make the same rows."""
+    loss = diffusion_loss(tiny_edm, levels("elbo", 2), seed=3)
+    x = draw((2, 1, 8, 8), 1, torch.float32)
+    copied = pickle.loads(pickle.dumps(loss))
+    point, other = x.clone().requires_grad_(), x.clone().requires_grad_()
+    assert torch.equal(copied(x), loss(x)) and bool((loss(x) > 0).all())
+    slopes = [torch.autograd.grad(f(p).sum(), p)[0] for f, p in ((loss, point), (copied, other))]
+    assert torch.equal(*slopes) and bool(slopes[0].abs().sum() > 0)
+    model = Linear((draw((3, 1, 8, 8), 5, torch.float32) - 0.5), None)
+    y, attack = model(x).argmax(1), functools.partial(lagrange, penalty=loss, steps=2, weights=(1,), loss="margin", eps=0.3)
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    for path, workers in ((one, 1), (two, 2)):
+        robust_accuracy(model, x, y, attack, rows=path, workers=workers)
+    assert without_seconds(one) == without_seconds(two)
+    other = functools.partial(lagrange, penalty=diffusion_loss(tiny_edm, levels("elbo", 2), seed=4), steps=2, weights=(1,))
+    with pytest.raises(ValueError, match="penalty.seed: 3 -> 4"):
+        robust_accuracy(model, x, y, other, rows=one)
+
+
+def test_workers_leave_no_semaphore_behind(tmp_path):
+    """They are killed at the end; what they hold must not outlive them. The tracker complains when the parent ends."""
+    code = """
+import torch, functools
+from rdc.attack import pgd
+from rdc.classify import CNN
+from rdc.evaluate import robust_accuracy
+if __name__ == "__main__":
+    x, model = torch.rand(3, 1, 8, 8), CNN((1, 8, 8), 3, width=4)
+    robust_accuracy(model, x, model(x).argmax(1), functools.partial(pgd, steps=2), workers=2)
+"""
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stderr == ""

@@ -11,8 +11,6 @@ import time
 from functools import partial
 from pathlib import Path
 
-from torch import nn
-
 from rdc.attack import pgd, square, stadv
 from rdc.checkpoints import load_denoiser
 from rdc.classify import DiffusionClassifier
@@ -34,18 +32,6 @@ FIXED = {
 FRESH = {"pgd": {"pgd": partial(pgd, eps=EPS, steps=20)}, "pgd, EOT 8": {"pgd": partial(pgd, eps=EPS, steps=10, eot=8)}}
 
 
-class Mean(nn.Module):
-    """The logits as released: means over pixels instead of sums."""
-
-    def __init__(self, model: nn.Module, pixels: int) -> None:
-        super().__init__()
-        self.model, self.pixels = model, pixels
-
-    def forward(self, x):  # noqa: ANN001, ANN201, the shapes of the wrapped model
-        """Logits over pixels."""
-        return self.model(x) / self.pixels
-
-
 def summary(path: Path) -> dict:
     """Clean accuracy, the table of attacks and the protocols of a file of rows."""
     _, rows = read_rows(path)
@@ -65,7 +51,8 @@ def main() -> None:
     fresh = DiffusionClassifier(denoiser, levels("elbo", COUNT), seed=SEED, noise="fresh")
     jobs |= {f"fresh noise, {name}": (fresh, attacks, options.fresh) for name, attacks in FRESH.items()}
     small = {"stadv released": FIXED["stadv released"]}
-    jobs["fixed noise, logits as means"] = (Mean(fixed, images.x[0].numel()), small, options.fixed)
+    means = DiffusionClassifier(denoiser, levels("elbo", COUNT), seed=SEED, reduce="mean")
+    jobs["fixed noise, logits as means"] = (means, small, options.fixed)
     for name, (model, attacks, n) in jobs.items():
         path = ROWS / f"{name.replace(', ', '-').replace(' ', '-')}-{n}.jsonl"
         robust_accuracy(model, images.x[:n], images.y[:n], attacks, rows=path, workers=options.workers, seed=SEED, quiet=False)

@@ -1,8 +1,9 @@
 """Ascent of any objective over a ball, for the attacks whose objective is more than a loss of the logits."""
 
-__all__ = ["ascent", "ball_step", "check_budget", "first_step", "measured", "standing"]
+__all__ = ["Worst", "ascent", "ball_step", "check_budget", "first_step", "measured", "standing", "worse"]
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -13,10 +14,35 @@ from rdc.attack.gradients import value_and_gradient
 from rdc.attack.logits import logits_of
 from rdc.attack.losses import LOSSES, check_classes
 from rdc.attack.norms import ascend, project
-from rdc.attack.pgd import worse
 
-#: From a point, ``(N, C, H, W)``: whether each image is misclassified, the objective, and its gradient.
-Measure = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+#: From a point, ``(N, C, H, W)``, and whether its gradient is wanted: whether each image is misclassified, the objective, and
+#: the gradient (None if it is not wanted).
+Measure = Callable[[Tensor, bool], tuple[Tensor, Tensor, Tensor | None]]
+
+
+@dataclass
+class Worst:
+    """The worst candidate of each image so far: point, whether it is misclassified, and objective."""
+
+    point: Tensor
+    broken: Tensor
+    value: Tensor
+
+    @property
+    def todo(self) -> Tensor:
+        """Positions of the images that are not broken."""
+        return (~self.broken).nonzero()[:, 0]
+
+    def offer(self, point: Tensor, broken: Tensor, value: Tensor, at: Tensor | None = None) -> None:
+        """Keep the candidates that are :func:`worse`; they belong to the images at the positions ``at``, by default to all."""
+        at = torch.arange(len(broken), device=broken.device) if at is None else at
+        part = at[better := worse(broken, value, self.broken[at], self.value[at])]
+        self.point[part], self.broken[part], self.value[part] = point[better], broken[better], value[better]
+
+
+def worse(wrong: Bool[Tensor, " n"], value: Tensor, broken: Bool[Tensor, " n"], best: Tensor) -> Bool[Tensor, " n"]:
+    """Which images a candidate improves upon for the attacker: misclassified before right, then the larger objective."""
+    return (wrong & ~broken) | ((wrong == broken) & (value > best))
 
 
 def check_budget(steps: int, restarts: int, eot: int) -> None:
@@ -45,19 +71,23 @@ def measured(
     model: nn.Module,
     make: Callable[[Tensor], Tensor],
     score: Callable[[Tensor, Tensor], Tensor],
-    point: Float[Tensor, "n c h w"],
     y: Int64[Tensor, " n"],
-    eot: int = 1,
-) -> tuple[Bool[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, "n c h w"]]:
+    eot: int,
+    point: Float[Tensor, "n c h w"],
+    gradient: bool = True,
+) -> tuple[Bool[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, "n c h w"] | None]:
     """Verdict, objective and gradient of ``score(logits of make(point), point)``, over ``eot`` calls of the model.
+
+    With all but the last two arguments bound (``functools.partial``) it is a :data:`Measure`.
 
     Arguments:
         model: Images to logits.
         make: Point to images, e.g. the identity or a flow to warped images.
         score: Logits ``(N, K)`` and point to the objective ``(N,)``.
-        point: Where.
         y: True labels; an image is misclassified if the mean of its logits is.
         eot: Calls averaged.
+        point: Where.
+        gradient: Whether the gradient is wanted.
     """
     seen = []
 
@@ -66,8 +96,17 @@ def measured(
         seen.append(logits.detach())
         return score(logits, at)
 
-    value, gradient = value_and_gradient(objective, point, eot)
-    return torch.stack(seen).mean(0).argmax(dim=1) != y, value, gradient
+    value, slope = value_and_gradient(objective, point, eot) if gradient else (mean_value(objective, point, eot), None)
+    return torch.stack(seen).mean(0).argmax(dim=1) != y, value, slope
+
+
+def mean_value(objective: Callable[[Tensor], Tensor], x: Float[Tensor, "n c h w"], eot: int) -> Float[Tensor, " n"]:
+    """The value of :func:`rdc.attack.gradients.value_and_gradient`, to the last bit, without the gradient."""
+    total = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+    with torch.no_grad():
+        for _ in range(eot):
+            total = total + objective(x).to(x.dtype) / eot
+    return total
 
 
 def ascent(
@@ -88,15 +127,15 @@ def ascent(
         first: First step.
         bar: Progress.
     """
-    point, best = start, start.clone()
-    broken, best_value, gradient = measure(point)
+    point = start
+    broken, value, gradient = measure(point, steps > 0)
+    worst = Worst(start.clone(), broken, value)
     for i in range(steps):
         point = step(point, gradient, first * (1 - 0.9 * i / max(steps - 1, 1)))
-        wrong, value, gradient = measure(point)
-        better = worse(wrong, value, broken, best_value)
-        best[better], broken[better], best_value[better] = point[better], wrong[better], value[better]
+        broken, value, gradient = measure(point, i < steps - 1)
+        worst.offer(point, broken, value)
         bar.update()
-    return best, broken, best_value
+    return worst.point, worst.broken, worst.value
 
 
 def ball_step(x: Float[Tensor, "n c h w"], norm: str, eps: float) -> Callable[[Tensor, Tensor, float], Tensor]:

@@ -19,10 +19,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from rdc.attack.ascent import standing
+from rdc.attack.ascent import Worst, standing, worse
 from rdc.attack.autoattack import autoattack
 from rdc.attack.norms import check_eps, random_start
-from rdc.attack.pgd import pgd, worse
+from rdc.attack.pgd import pgd
 from rdc.data import check_images, check_labels
 
 
@@ -126,16 +126,14 @@ def uniform_noise(
     check_eps(norm, eps)
     check_queries(queries)
     index = torch.arange(len(x)) if index is None else index
-    best, (broken, value) = x.clone(), standing(model, x, y)
+    worst = Worst(x.clone(), *standing(model, x, y))
     for query in tqdm(range(queries), disable=quiet, desc=f"noise {norm} {eps:.4g}", unit="query"):
-        todo = (~broken).nonzero()[:, 0]
+        todo = worst.todo
         if not len(todo):
             break
         found = random_start(x[todo], norm, eps, index[todo.cpu()], seed, query)
-        wrong, reached = standing(model, found, y[todo])
-        part = todo[better := worse(wrong, reached, broken[todo], value[todo])]
-        best[part], broken[part], value[part] = found[better], wrong[better], reached[better]
-    return best
+        worst.offer(found, *standing(model, found, y[todo]), todo)
+    return worst.point
 
 
 def check_queries(queries: int) -> None:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from rdc.attack.gradients import known_noise, value_and_gradient
 from rdc.attack.losses import margin
 from rdc.attack.norms import ascend, project, random_start
+from rdc.describe import randomness
 
 VERDICTS = 9  # of a randomised model on one image
 
@@ -61,9 +62,8 @@ class Case:
 
     @cached_property
     def random(self) -> bool:
-        """Whether two calls of the model differ."""
-        with torch.no_grad():
-            return not torch.equal(self.model(self.x[:1]), self.model(self.x[:1]))
+        """Whether calls of the model on the same image differ, each with its own seed (:func:`rdc.describe.randomness`)."""
+        return randomness(self.model, self.x[:1], self.seed)[0]
 
     @cached_property
     def frozen(self) -> nn.Module:

@@ -28,10 +28,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from rdc.attack.ascent import Measure, ascent, ball_step, check_budget, first_step, measured, standing
+from rdc.attack.ascent import Measure, Worst, ascent, ball_step, check_budget, first_step, measured, standing
 from rdc.attack.losses import LOSSES, check_loss
 from rdc.attack.norms import check_eps, random_start
-from rdc.attack.pgd import worse
 from rdc.data import check_images, check_labels
 from rdc.rng import generator
 
@@ -84,26 +83,24 @@ def feature(
     check_variant(variant, features, target_images, restarts)
     index = torch.arange(len(x)) if index is None else index
     broken, _ = standing(model, x, y, loss or "margin", eot)
-    value = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
-    best, goal = x.clone(), x.new_full((len(x), 1), RELEASED_TARGET)
+    worst = Worst(x.clone(), broken, x.new_full((len(x),), -torch.inf))
+    goal = x.new_full((len(x), 1), RELEASED_TARGET)
     if variant == "correct":
         goal = goals(model, features, choose(x, y, index, seed) if target_images is None else target_images, x, eot)
     with tqdm(total=restarts * steps, disable=quiet, desc=f"feature {norm} {eps:.4g}", unit="step") as bar:
         for restart in range(restarts):
-            todo = (~broken).nonzero()[:, 0]
+            todo = worst.todo
             if not len(todo):
                 break
             images, labels = x[todo], y[todo]
             start = random_start(images, norm, eps, index[todo.cpu()], seed, restart)
             score = partial(closeness, features=features, goal=goal[todo], y=labels, loss=loss, mean=variant == "released")
-            measure = partial(measured, model, identity, score, y=labels, eot=eot)
+            measure = partial(measured, model, identity, score, labels, eot)
             if variant == "released":
-                best[todo] = constant_steps(measure, start, images, norm, eps, steps, bar)
+                worst.point[todo] = constant_steps(measure, start, images, norm, eps, steps, bar)
                 break
-            found, wrong, reached = ascent(measure, ball_step(images, norm, eps), start, steps, first_step(eps, steps), bar)
-            part = todo[better := worse(wrong, reached, broken[todo], value[todo])]
-            best[part], broken[part], value[part] = found[better], wrong[better], reached[better]
-    return best
+            worst.offer(*ascent(measure, ball_step(images, norm, eps), start, steps, first_step(eps, steps), bar), todo)
+    return worst.point
 
 
 def check_variant(variant: str, features: object, target_images: object, restarts: int) -> None:
@@ -162,6 +159,6 @@ def constant_steps(measure: Measure, start: Tensor, x: Tensor, norm: str, eps: f
     """Steps of ``eps / 8``; the last iterate."""
     point, step = start, ball_step(x, norm, eps)
     for _ in range(steps):
-        point = step(point, measure(point)[2], eps / RELEASED_STEPS)
+        point = step(point, measure(point, True)[2], eps / RELEASED_STEPS)
         bar.update()
     return point

@@ -19,16 +19,16 @@ __all__ = ["lagrange"]
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from rdc.attack.ascent import ascent, ball_step, check_budget, first_step, measured, standing
+from rdc.attack.ascent import Worst, ascent, ball_step, check_budget, first_step, measured, standing
 from rdc.attack.losses import LOSSES, check_loss
 from rdc.attack.norms import check_eps, random_start
-from rdc.attack.pgd import worse
 from rdc.data import check_images, check_labels
 
 
@@ -75,19 +75,16 @@ def lagrange(
     if not len(weights) or not all(0 <= weight < math.inf for weight in weights):
         raise ValueError(f"weights must be numbers that are not negative, got {tuple(weights)}")
     index = torch.arange(len(x)) if index is None else index
-    broken, value = standing(model, x, y, loss, eot)
-    best = x.clone()
+    worst = Worst(x.clone(), *standing(model, x, y, loss, eot))
     for k, weight in enumerate(weights):
-        todo = (~broken).nonzero()[:, 0]
+        todo = worst.todo
         if not len(todo):
             break
         images, labels, ids = x[todo], y[todo], index[todo.cpu()]
         start = random_start(images, norm, eps, ids, seed, k)
         found = climb(model, start, images, labels, penalty, weight, norm, eps, steps, loss, eot, quiet)
-        wrong, reached = standing(model, found, labels, loss, eot)
-        part = todo[better := worse(wrong, reached, broken[todo], value[todo])]
-        best[part], broken[part], value[part] = found[better], wrong[better], reached[better]
-    return best
+        worst.offer(found, *standing(model, found, labels, loss, eot), todo)
+    return worst.point
 
 
 def climb(
@@ -110,9 +107,7 @@ def climb(
         value = LOSSES[loss](logits, y)
         return value - weight * checked(penalty(point), len(y)) if weight else value
 
-    def measure(point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return measured(model, lambda at: at, score, point, y, eot)
-
+    measure = partial(measured, model, lambda at: at, score, y, eot)
     with tqdm(total=steps, disable=quiet, desc=f"lagrange {weight:g} {norm} {eps:.4g}", unit="step") as bar:
         return ascent(measure, ball_step(x, norm, eps), start, steps, first_step(eps, steps), bar)[0]
 

@@ -22,10 +22,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from rdc.attack.ascent import Worst, ascent, ball_step, first_step
 from rdc.attack.gradients import value_and_gradient
 from rdc.attack.logits import logits_of
 from rdc.attack.losses import LOSSES, TARGETED, check_classes, check_loss, rescale
-from rdc.attack.norms import ascend, check_eps, project, random_start
+from rdc.attack.norms import check_eps, random_start
 from rdc.data import check_images, check_labels
 
 
@@ -76,25 +77,22 @@ def pgd(
         clean = [logits_of(model, x, y) for _ in range(eot)]
     check_classes(loss, targets, clean[0].shape[1])
     goal = Goal(model, y, loss, scale, eot)
-    best, (broken, value) = x.clone(), goal.standing(clean)
+    worst = Worst(x.clone(), *goal.standing(clean))
     ranked = torch.stack(clean).mean(0).scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True)
     runs = [(restart, t) for t in range(min(targets, ranked.shape[1] - 1) + 1) for restart in range(restarts)]
-    first = max(4 * eps / max(steps, 1), eps / 10) if step_size is None else step_size
-    todo = (~broken).nonzero()[:, 0]
+    first = first_step(eps, steps) if step_size is None else step_size
+    todo = worst.todo
     with tqdm(total=len(runs) * steps, disable=quiet, desc=f"pgd {norm} {eps:.4g}", unit="step") as bar:
         for restart, t in runs:
             if (restart, t) != runs[0]:
-                todo = todo[still_right(model, best[todo], y[todo])] if len(todo) else todo
+                todo = todo[still_right(model, worst.point[todo], y[todo])] if len(todo) else todo
             if not len(todo):
                 break
             run = replace(goal, y=y[todo], target=ranked[todo, t - 1] if t else None)
             key = (seed, restart, t) if t else (seed, restart)
             start = random_start(x[todo], norm, eps, index[todo.cpu()], *key)
-            found, wrong, reached = climb(run, start, x[todo], norm, eps, steps, first, bar)
-            better = worse(wrong, reached, broken[todo], value[todo])
-            part = todo[better]
-            best[part], broken[part], value[part] = found[better], wrong[better], reached[better]
-    return best
+            worst.offer(*ascent(run.measure, ball_step(x[todo], norm, eps), start, steps, first, bar), todo)
+    return worst.point
 
 
 @dataclass(frozen=True)
@@ -130,29 +128,6 @@ class Goal:
         """``(N,)`` misclassified by the mean logits, and the mean untargeted loss."""
         value = torch.stack([LOSSES[self.loss](rescale(logits, self.scale), self.y) for logits in seen]).mean(0)
         return torch.stack(seen).mean(0).argmax(dim=1) != self.y, value
-
-
-def climb(
-    goal: Goal, start: Tensor, x: Tensor, norm: str, eps: float, steps: int, first: float, bar: tqdm
-) -> tuple[Tensor, Tensor, Tensor]:
-    """One ascent from ``start``: the worst iterate of each image, whether it is misclassified, and its untargeted loss."""
-    x_adv, best = start, start.clone()
-    for i in range(steps + 1):
-        wrong, value, gradient = goal.measure(x_adv, gradient=i < steps)
-        if i == 0:
-            broken, best_value = wrong, value
-        better = worse(wrong, value, broken, best_value)
-        best[better], broken[better], best_value[better] = x_adv[better], wrong[better], value[better]
-        if i < steps:
-            size = first * (1 - 0.9 * i / max(steps - 1, 1))
-            x_adv = project(x_adv + size * ascend(gradient, norm), x, norm, eps)
-            bar.update()
-    return best, broken, best_value
-
-
-def worse(wrong: Tensor, value: Tensor, broken: Tensor, best: Tensor) -> Tensor:
-    """Which images a candidate improves upon for the attacker: misclassified before right, then the larger loss."""
-    return (wrong & ~broken) | ((wrong == broken) & (value > best))
 
 
 def still_right(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

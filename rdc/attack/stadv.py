@@ -30,17 +30,17 @@ __all__ = ["flow_field", "stadv", "variation", "warp"]
 
 import math
 import warnings
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from rdc.attack.ascent import ascent, check_budget, first_step, measured, standing
+from rdc.attack.ascent import Worst, ascent, check_budget, first_step, measured, standing
 from rdc.attack.gradients import value_and_gradient
 from rdc.attack.losses import LOSSES, check_loss, margin
 from rdc.attack.norms import round_down
-from rdc.attack.pgd import worse
 from rdc.data import check_images, check_labels
 from rdc.rng import generator
 
@@ -109,23 +109,20 @@ def flow_field(
     loss = loss if loss == "released" else check_loss(loss, 1.0, 0)
     index = torch.arange(len(x)) if index is None else index
     broken, _ = standing(model, x, y, "margin" if loss == "released" else loss, eot)
-    best = x.new_zeros(len(x), 2, *x.shape[2:])
-    value = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
+    worst = Worst(x.new_zeros(len(x), 2, *x.shape[2:]), broken, x.new_full((len(x),), -torch.inf))
     bound = round_down(eps, x.dtype)
     with tqdm(total=restarts * steps, disable=quiet, desc=f"stadv {eps:.4g}", unit="step") as bar:
         for restart in range(restarts):
-            todo = (~broken).nonzero()[:, 0]
+            todo = worst.todo
             if not len(todo):
                 break
             images, labels = x[todo], y[todo]
             if loss == "released":
-                best[todo] = released(model, images, labels, bound, steps, eot, bar)
+                worst.point[todo] = released(model, images, labels, bound, steps, eot, bar)
                 break
             start = random_flow(images, bound, index[todo.cpu()], seed, restart)
-            found, wrong, reached = climb(model, start, images, labels, bound, steps, loss, eot, smoothness, bar)
-            part = todo[better := worse(wrong, reached, broken[todo], value[todo])]
-            best[part], broken[part], value[part] = found[better], wrong[better], reached[better]
-    return best
+            worst.offer(*climb(model, start, images, labels, bound, steps, loss, eot, smoothness, bar), todo)
+    return worst.point
 
 
 def check_flow_options(norm: str, eps: float, steps: int, loss: str, eot: int, smoothness: float, restarts: int) -> None:
@@ -168,9 +165,6 @@ def climb(
         value = LOSSES[loss](logits, y)
         return value - smoothness * variation(flow) if smoothness else value
 
-    def measure(flow: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return measured(model, lambda u: warp(x, u), score, flow, y, eot)
-
     def step(flow: Tensor, gradient: Tensor, size: float) -> Tensor:
         scale = gradient.abs().flatten(1).mean(dim=1).reshape(-1, 1, 1, 1)
         relative = gradient / torch.where(scale > 0, scale, torch.ones_like(scale))
@@ -178,7 +172,7 @@ def climb(
         weight = COHERENCE * max(2 * size - first, 0) / first if first else 0.0
         return (flow + size * (relative - weight * rough).sign()).clamp(-bound, bound)
 
-    return ascent(measure, step, start, steps, first, bar)
+    return ascent(partial(measured, model, partial(warp, x), score, y, eot), step, start, steps, first, bar)
 
 
 def released(model: nn.Module, x: Tensor, y: Tensor, bound: float, steps: int, eot: int, bar: tqdm) -> Tensor:
@@ -190,7 +184,7 @@ def released(model: nn.Module, x: Tensor, y: Tensor, bound: float, steps: int, e
         return margin(logits, y) - SMOOTHNESS * variation(u)
 
     for _ in range(steps):
-        flow.grad = -measured(model, lambda u: warp(x, u), score, flow, y, eot)[2]
+        flow.grad = -measured(model, partial(warp, x), score, y, eot, flow)[2]
         adam.step()
         flow.clamp_(-bound, bound)
         bar.update()

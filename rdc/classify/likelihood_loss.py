@@ -10,11 +10,12 @@ References:
     | https://arxiv.org/abs/2305.15241
 """
 
-__all__ = ["diffusion_loss"]
+__all__ = ["DiffusionLoss", "diffusion_loss"]
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -24,8 +25,9 @@ from rdc.noise import Levels
 from rdc.rng import randn
 
 
-def diffusion_loss(denoiser: Denoiser, levels: Levels, seed: int = 0) -> Callable[[Tensor], Tensor]:
-    """A function from images ``(N, C, H, W)`` in [0, 1] to their losses ``(N,)``, differentiable.
+@dataclass(frozen=True, eq=False)
+class DiffusionLoss:
+    """A function from images to their diffusion losses; workers can have it, because it pickles.
 
     The noise is a fixed function of the seed, the same for every image. Under autograd each level runs again in the backward
     pass, so that memory is that of one level.
@@ -36,21 +38,33 @@ def diffusion_loss(denoiser: Denoiser, levels: Levels, seed: int = 0) -> Callabl
         seed: Owner of the noise.
     """
 
-    def loss(x: Tensor) -> Tensor:
-        check_images(x, denoiser.shape)
+    denoiser: Denoiser
+    levels: Levels
+    seed: int = 0
+
+    def __call__(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
+        """Losses of images in [0, 1], differentiable.
+
+        Raises:
+            ValueError: if ``x`` is not a non-empty float batch of the denoiser's shape in [0, 1].
+        """
+        check_images(x, self.denoiser.shape)
         z = to_model(x)
         total = torch.zeros(len(x), dtype=x.dtype, device=x.device)
-        for t in range(len(levels)):
-            sigma = levels.sigma[t].to(z)
-            eps = randn(denoiser.shape, seed, 0, t, 0, 0, like=z)
+        for t in range(len(self.levels)):
+            sigma = self.levels.sigma[t].to(z)
+            eps = randn(self.denoiser.shape, self.seed, 0, t, 0, 0, like=z)
             if torch.is_grad_enabled() and z.requires_grad:
-                error = checkpoint(_error, denoiser, z, sigma, eps, use_reentrant=False, preserve_rng_state=False)
+                error = checkpoint(_error, self.denoiser, z, sigma, eps, use_reentrant=False, preserve_rng_state=False)
             else:
-                error = _error(denoiser, z, sigma, eps)
-            total = total + levels.weight[t].to(z) * error
+                error = _error(self.denoiser, z, sigma, eps)
+            total = total + self.levels.weight[t].to(z) * error
         return total
 
-    return loss
+
+def diffusion_loss(denoiser: Denoiser, levels: Levels, seed: int = 0) -> DiffusionLoss:
+    """The loss as a function of images, :class:`DiffusionLoss`."""
+    return DiffusionLoss(denoiser, levels, seed)
 
 
 def _error(denoiser: Denoiser, z: Tensor, sigma: Tensor, eps: Tensor) -> Tensor:
