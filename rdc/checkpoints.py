@@ -17,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from rdc.denoise.edm import EDM, EDMConfig, build
+from rdc.denoise.multihead import MultiHead, build_multihead
 from rdc.denoise.unet import UNetConfig
 from rdc.records import write_atomic
 
@@ -33,11 +34,12 @@ def load_denoiser(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     data: str | None = None,
-) -> EDM:
+) -> EDM | MultiHead:
     """Load a trained denoiser, ready for evaluation (no parameter requires a gradient).
 
     Arguments:
-        name: A shipped checkpoint (``digits``, ``fashion-mini``) or the path of a ``.safetensors`` file.
+        name: A shipped checkpoint (``digits``, ``fashion-mini``, ``fashion-mini-multihead``) or the path of a
+            ``.safetensors`` file. A multi-head network comes back as :class:`rdc.denoise.MultiHead`.
         device: Where the network shall live.
         dtype: Type of the network's parameters; inputs and outputs keep their own (see :class:`rdc.denoise.EDM`).
         data: If given, the data set that the checkpoint must be for; ``fashion-mini`` is part of ``fashion``.
@@ -55,7 +57,7 @@ def load_denoiser(
         raise CheckpointError(
             f"{path} is a denoiser for data set {config.data!r}, not {data!r}; train one with 'rdc train denoiser'"
         )
-    denoiser = build(config)
+    denoiser = build_multihead(config) if config.multihead else build(config)
     try:
         denoiser.model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -68,7 +70,7 @@ def shipped() -> list[str]:
     return sorted(p.stem for p in ASSETS.glob("*.safetensors"))
 
 
-def save_denoiser(path: Path, denoiser: EDM, tensors: dict[str, Tensor] | None = None, **info: Any) -> None:
+def save_denoiser(path: Path, denoiser: EDM | MultiHead, tensors: dict[str, Tensor] | None = None, **info: Any) -> None:
     """Write the parameters of a denoiser (or ``tensors`` in their place) with its configuration and ``info``."""
     tensors = denoiser.model.state_dict() if tensors is None else tensors
     write_checkpoint(path, tensors, kind="denoiser", config=asdict(denoiser.config), **info)
@@ -77,10 +79,18 @@ def save_denoiser(path: Path, denoiser: EDM, tensors: dict[str, Tensor] | None =
 def parse_config(config: dict[str, Any], path: Path) -> EDMConfig:
     """The configuration of a denoiser from the JSON header of its checkpoint."""
     try:
-        unet = {k: tuple(v) if isinstance(v, list) else v for k, v in config["unet"].items()}
-        return EDMConfig(**{**config, "unet": UNetConfig(**unet)})
+        unets = {key: config[key] for key in ("unet", "branch") if config.get(key)}
+        parsed = {
+            key: UNetConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in u.items()}) for key, u in unets.items()
+        }
+        return EDMConfig(**{**config, **parsed})
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{path} has a configuration that this version does not know: {error}") from error
+
+
+def parse_unet(config: dict[str, Any]) -> UNetConfig:
+    """The configuration of a network; JSON has lists where it has tuples."""
+    return UNetConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()})
 
 
 def read_checkpoint(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -19,15 +19,16 @@ References:
     | https://arxiv.org/abs/2206.00364
 """
 
-__all__ = ["TrainConfig", "edm_loss", "train_denoiser"]
+__all__ = ["TrainConfig", "edm_loss", "fit", "train_denoiser"]
 
 import copy
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +38,11 @@ from rdc.checkpoints import CheckpointError, read_checkpoint, save_denoiser, wri
 from rdc.data import Images, load
 from rdc.denoise.base import to_model
 from rdc.denoise.edm import EDM, EDMConfig, build, coefficients
+from rdc.denoise.multihead import MultiHead
 from rdc.rng import generator, randn
+
+#: ``loss(denoiser, z, label, sigma, eps, step) -> (N,)``: what a step minimises, image by image; label -1 hides the class.
+Loss = Callable[[Any, Tensor, Tensor, Tensor, Tensor, int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -81,10 +86,17 @@ def train_denoiser(
         CheckpointError: if ``<out>.state`` belongs to a run with another configuration.
     """
     images = load(config.denoiser.data, "train") if images is None else images
-    run = Run.resume(config, state_path(out), device)
+    run = Run(config, asdict(config), build(config.denoiser, config.seed).to(device), edm_objective)
+    return fit(run, out, images, save_seconds, quiet)
+
+
+def fit(run: "Run", out: Path, images: Images, save_seconds: float = 60.0, quiet: bool = False) -> Path:
+    """Advance a run to its last step, saving its state beside ``out`` meanwhile, and write the averaged weights to ``out``."""
+    run.resume(state_path(out))
+    steps = run.config.steps
     saved, clock = time.monotonic(), time.monotonic()
-    with tqdm(total=config.steps, initial=run.step, disable=quiet, unit="step", desc=f"train {out.stem}") as bar:
-        while run.step < config.steps:
+    with tqdm(total=steps, initial=run.step, disable=quiet, unit="step", desc=f"train {out.stem}") as bar:
+        while run.step < steps:
             loss = run.advance(images)
             run.seconds += time.monotonic() - clock
             clock = time.monotonic()
@@ -95,20 +107,27 @@ def train_denoiser(
             if clock - saved > save_seconds:
                 run.save(state_path(out))
                 saved = clock
-    info = {"recipe": asdict(config), "seconds": round(run.seconds, 1), "losses": run.losses, "images": len(images)}
+    info = {"recipe": run.recipe, "seconds": round(run.seconds, 1), "losses": run.losses, "images": len(images)}
     save_denoiser(out, run.denoiser, run.average, **info)
     state_path(out).unlink(missing_ok=True)
     return out
 
 
 class Run:
-    """Everything that changes during a training run: weights, their average, the optimiser, the step."""
+    """Everything that changes during a training run: weights, their average, the optimiser, the step.
 
-    def __init__(self, config: TrainConfig, device: str | torch.device) -> None:
-        self.config = config
-        self.denoiser = build(config.denoiser, config.seed).to(device)
+    Arguments:
+        config: The recipe.
+        recipe: What is stored with the weights, and must agree when a run is continued: the recipe and whatever else decides.
+        denoiser: The network in its first state.
+        loss: What a step minimises.
+    """
+
+    def __init__(self, config: TrainConfig, recipe: dict[str, Any], denoiser: EDM | MultiHead, loss: Loss) -> None:
+        self.config, self.recipe, self.denoiser, self.loss = config, json.loads(json.dumps(recipe)), denoiser, loss
         self.average = {k: v.detach().clone() for k, v in self.denoiser.model.named_parameters()}
-        self.optimizer = torch.optim.Adam(self.denoiser.parameters(), lr=config.lr, betas=(0.9, 0.99))
+        self.trained = [(k, v) for k, v in self.denoiser.model.named_parameters() if v.requires_grad]
+        self.optimizer = torch.optim.Adam([v for _, v in self.trained], lr=config.lr, betas=(0.9, 0.99))
         self.step, self.seconds, self.losses = 0, 0.0, []
 
     def advance(self, images: Images) -> float:
@@ -123,12 +142,12 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = c.lr * schedule(self.step, c.steps, c.warmup)
         with torch.autocast(z.device.type, dtype=torch.bfloat16, enabled=c.precision == "bf16"):
-            loss = edm_loss(self.denoiser, z, label, sigma, eps).mean()
+            loss = self.loss(self.denoiser, z, label, sigma, eps, self.step).mean()
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
         decay = min(c.ema, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.denoiser.parameters()], 1 - decay)
+        torch._foreach_lerp_([self.average[k] for k, _ in self.trained], [p.detach() for _, p in self.trained], 1 - decay)
         self.step += 1
         return float(loss.detach())
 
@@ -139,33 +158,28 @@ class Run:
             path,
             tensors,
             kind="training state",
-            config=asdict(self.config),
+            config=self.recipe,
             step=self.step,
             seconds=self.seconds,
             losses=self.losses,
         )
 
-    @classmethod
-    def resume(cls, config: TrainConfig, path: Path, device: str | torch.device) -> "Run":
-        """The run stored at ``path``, or a new one."""
-        run = cls(config, device)
+    def resume(self, path: Path) -> None:
+        """Continue from the state stored at ``path``, if there is one."""
         if not path.exists():
-            return run
+            return
         tensors, meta = read_checkpoint(path, "training state")
-        wanted = json.loads(json.dumps(asdict(config)))
-        if meta["config"] != wanted:
-            raise CheckpointError(
-                f"{path} is a run with another configuration ({difference(meta['config'], wanted)}); delete it or change --out"
-            )
-        run.step, run.seconds, run.losses = meta["step"], meta["seconds"], meta["losses"]
-        run.prepare_optimizer()
-        for name, tensor in run.tensors():
+        if meta["config"] != self.recipe:
+            changes = difference(meta["config"], self.recipe)
+            raise CheckpointError(f"{path} is a run with another configuration ({changes}); delete it or change --out")
+        self.step, self.seconds, self.losses = meta["step"], meta["seconds"], meta["losses"]
+        self.prepare_optimizer()
+        for name, tensor in self.tensors():
             tensor.copy_(tensors[name])
-        return run
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor of the state, by name."""
-        for name, parameter in self.denoiser.model.named_parameters():
+        """Every tensor of the state that training changes, by name."""
+        for name, parameter in self.trained:
             yield f"model.{name}", parameter.detach()
             yield f"average.{name}", self.average[name]
             for key, value in self.optimizer.state[parameter].items():
@@ -173,7 +187,7 @@ class Run:
 
     def prepare_optimizer(self) -> None:
         """Let Adam allocate its moments, so that a stored state can be copied into them."""
-        for parameter in self.denoiser.parameters():
+        for _, parameter in self.trained:
             zero = torch.zeros_like(parameter)
             self.optimizer.state[parameter] = {"step": torch.zeros(()), "exp_avg": zero, "exp_avg_sq": zero.clone()}
 
@@ -184,6 +198,11 @@ def edm_loss(denoiser: EDM, z: Tensor, label: Tensor, sigma: Tensor, eps: Tensor
     c_skip, c_out, c_in = coefficients(sigma, denoiser.config.sigma_data)
     target = (z - c_skip * z_sigma) / c_out
     return (denoiser.raw(c_in * z_sigma, sigma, label) - target).square().mean(dim=(1, 2, 3))
+
+
+def edm_objective(denoiser: EDM, z: Tensor, label: Tensor, sigma: Tensor, eps: Tensor, step: int) -> Tensor:
+    """:func:`edm_loss`, as a step of :func:`fit` calls it."""
+    return edm_loss(denoiser, z, label, sigma, eps)
 
 
 def stratified_sigma(config: TrainConfig, step: int) -> Tensor:

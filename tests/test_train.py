@@ -17,7 +17,7 @@ from rdc import train
 from rdc.checkpoints import CheckpointError, load_denoiser, read_checkpoint, save_denoiser, shipped, write_checkpoint
 from rdc.data import Images
 from rdc.denoise.base import to_model
-from rdc.denoise.edm import EDMConfig, coefficients
+from rdc.denoise.edm import EDMConfig, build, coefficients
 from rdc.denoise.unet import UNetConfig
 from rdc.rng import randn
 from rdc.train import TrainConfig, batch_indices, difference, edm_loss, schedule, state_path, stratified_sigma, train_denoiser
@@ -260,4 +260,5 @@ def test_the_first_loss_is_about_one():
     images = Images(
         torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 10, list("0123456789")
     )
-    assert train.Run(SMALL, "cpu").advance(images) == pytest.approx(1.0, abs=0.5)  # an untrained network predicts nothing
+    run = train.Run(SMALL, {}, build(SMALL.denoiser, SMALL.seed), train.edm_objective)
+    assert run.advance(images) == pytest.approx(1.0, abs=0.5)  # an untrained network predicts nothing

@@ -6,6 +6,7 @@ from rdc.denoise.base import from_model as from_model
 from rdc.denoise.base import to_model as to_model
 from rdc.denoise.edm import EDM as EDM
 from rdc.denoise.edm import EDMConfig as EDMConfig
+from rdc.denoise.multihead import MultiHead as MultiHead
 from rdc.denoise.optimal import OptimalDenoiser as OptimalDenoiser
 from rdc.denoise.unet import UNet as UNet
 from rdc.denoise.unet import UNetConfig as UNetConfig

@@ -28,11 +28,20 @@ from rdc.denoise.unet import UNet, UNetConfig
 
 @dataclass(frozen=True)
 class EDMConfig:
-    """What it takes to build an :class:`EDM` denoiser; ``data`` names the data set it is for."""
+    """What it takes to build an :class:`EDM` or, with ``unet.heads > 1`` or a ``branch``, a :class:`rdc.denoise.MultiHead`.
+
+    ``data`` names the data set it is for.
+    """
 
     unet: UNetConfig = field(default_factory=UNetConfig)
     sigma_data: float = 0.5
     data: str = ""
+    branch: UNetConfig | None = None
+
+    @property
+    def multihead(self) -> bool:
+        """Whether one pass gives all classes."""
+        return self.branch is not None or self.unet.heads > 1
 
 
 class EDM(nn.Module):

@@ -8,7 +8,8 @@ CIFAR-10 weights. A block computes, with the embedding ``e`` of noise level and 
     x = (skip(resample(x)) + h) / sqrt(2)          then, optionally,     x = (x + attention(x)) / sqrt(2)
 
 ``patch > 1`` folds ``patch x patch`` pixels into channels before the first layer and unfolds them after the
-last (a network of stride ``patch``): a quarter of the work for ``patch = 2``.
+last (a network of stride ``patch``): a quarter of the work for ``patch = 2``. ``heads > 1`` widens the last layer to
+that many outputs of ``channels`` channels each (multi-head diffusion).
 
 References:
     | Score-Based Generative Modeling through Stochastic Differential Equations (Song et al., 2021)
@@ -41,6 +42,7 @@ class UNetConfig:
     attn_resolutions: tuple[int, ...] = (16,)
     augment_dim: int = 0
     patch: int = 1
+    heads: int = 1
 
 
 class UNet(nn.Module):
@@ -83,12 +85,12 @@ class UNet(nn.Module):
                 self.dec[f"{size}x{size}_block{i}"] = block
                 now = width * mult
         self.dec[f"{sizes[0]}x{sizes[0]}_aux_norm"] = norm(now)
-        self.dec[f"{sizes[0]}x{sizes[0]}_aux_conv"] = conv(now, inputs, 3, gain=1e-5)
+        self.dec[f"{sizes[0]}x{sizes[0]}_aux_conv"] = conv(now, inputs * c.heads, 3, gain=1e-5)
 
     def forward(
         self, x: Float[Tensor, "n c h w"], noise: Float[Tensor, " n"], label: Float[Tensor, "n k"] | None = None
-    ) -> Float[Tensor, "n c h w"]:
-        """Output ``F`` of shape ``(N, C, H, W)``.
+    ) -> Float[Tensor, "n o h w"]:
+        """Output ``F`` of shape ``(N, C, H, W)``, or ``(N, heads C, H, W)``.
 
         Arguments:
             x: The scaled input ``c_in z_sigma``.
