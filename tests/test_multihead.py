@@ -176,7 +176,7 @@ def test_distillation_recovers_a_teacher_of_the_same_form(tmp_path):
     z, sigma, eps = 2 * images(24, 1).x - 1, torch.full((24, 1, 1, 1), 1.0), randn((24, 1, 8, 8), 9)
     args = (z, torch.zeros(24, dtype=torch.long), sigma, eps, 0)
     before, after = (
-        float(distil_loss(net, *args, teacher=teacher, subset=4, seed=0, gamma=0.0).mean())
+        distil_loss(net, *args, teacher=teacher, subset=4, seed=0, gamma=0.0).mean().item()
         for net in (build_multihead(CONFIG), load_denoiser(path))
     )
     assert after < 0.1 * before
