@@ -3,14 +3,20 @@
 import inspect
 import re
 import sys
+from dataclasses import replace
 
 import pytest
+import torch
 
 from rdc.attack import autoattack, lagrange, pgd, stadv
-from rdc.checkpoints import save_denoiser
+from rdc.checkpoints import load_denoiser, read_checkpoint, save_denoiser
 from rdc.cli import RADII, STANDARD, main, parse_eps
 from rdc.denoise.edm import EDMConfig, build
+from rdc.denoise.multihead import MultiHead
 from rdc.denoise.unet import UNetConfig
+from rdc.distil import DistilConfig
+from rdc.recipes import MULTIHEAD
+from rdc.train import TrainConfig
 
 TINY = EDMConfig(UNetConfig(8, 1, 10, 16, (1,), 1, ()), sigma_data=0.7, data="digits")
 
@@ -65,6 +71,8 @@ def test_each_command_shows_an_example(monkeypatch, capsys, command):
         (["attack", "--eps", "-1", "--model", "optimal", "--data", "digits", "--n", "2"], "eps must not be negative"),
         (["run", "99"], "no notebook '99'"),
         (["train", "denoiser", "--recipe", "nothing"], "unknown recipe 'nothing'; there are fashion-mini, digits"),
+        (["train", "multihead", "--recipe", "digits"], "unknown recipe 'digits'; there are fashion-mini"),
+        (["train", "multihead", "--data", "imagenet"], "unknown data set 'imagenet'"),
     ],
 )
 def test_a_mistake_is_one_line_and_code_2(monkeypatch, capsys, arguments, says):
@@ -109,6 +117,26 @@ def test_training_resumes_on_the_command_line(monkeypatch, capsys, tmp_path):
     code, text, err = run(monkeypatch, capsys, "train", "denoiser", "--data", "digits", "--steps", "2", "--out", out, "-q")
     assert code == 0 and f"wrote {out}" in text and err == ""
     assert [p.name for p in tmp_path.iterdir()] == ["digits.safetensors"]
+
+
+def test_a_multihead_network_is_distilled_on_the_command_line(monkeypatch, capsys, tmp_path, tiny):
+    """The options reach the recipe, and the branch form starts from the teacher's network and leaves it as it is."""
+    branch = UNetConfig(8, 1, 0, 16, (1,), 1, (), heads=10)
+    recipe = DistilConfig(TrainConfig(replace(TINY, branch=branch), batch=4), teacher=str(tiny))
+    monkeypatch.setitem(MULTIHEAD, "fashion-mini", recipe)
+    out = tmp_path / "heads.safetensors"
+    threads = torch.get_num_threads()
+    options = ["--steps", "2", "--seed", "5", "--threads", "1", "--device", "cpu", "--out", out, "-q"]
+    code, text, err = run(monkeypatch, capsys, "train", "multihead", *options)
+    torch.set_num_threads(threads)
+    assert code == 0 and f"wrote {out}" in text and err == ""
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["heads.safetensors", "tiny.safetensors"]
+    stored = read_checkpoint(out, "denoiser")[1]["recipe"]
+    assert (stored["train"]["steps"], stored["train"]["seed"], stored["teacher"]) == (2, 5, str(tiny))
+    heads, teacher = load_denoiser(out), load_denoiser(tiny)
+    assert isinstance(heads, MultiHead) and heads.num_classes == 10
+    pairs = zip(heads.trunk().parameters(), teacher.parameters(), strict=True)
+    assert all(torch.allclose(a, b, rtol=1e-2) for a, b in pairs)  # the teacher may have been read in bfloat16
 
 
 def test_a_folder_that_cannot_be_written(monkeypatch, capsys, tmp_path):

@@ -171,7 +171,7 @@ def test_distillation_recovers_a_teacher_of_the_same_form(tmp_path):
     """A teacher whose classes differ by a shift: the loss falls far below what an untrained student has."""
     teacher = Shift(UNetConfig(8, 1, 3, 8, (1,), 1, ()))
 
-    recipe = TrainConfig(CONFIG, steps=150, batch=16, lr=5e-3, warmup=5)
+    recipe = TrainConfig(CONFIG, steps=250, batch=16, lr=5e-3, warmup=5)
     path = distil(DistilConfig(recipe, subset=4), tmp_path / "a.safetensors", images=images(), quiet=True, teacher=teacher)
     z, sigma, eps = 2 * images(24, 1).x - 1, torch.full((24, 1, 1, 1), 1.0), randn((24, 1, 8, 8), 9)
     args = (z, torch.zeros(24, dtype=torch.long), sigma, eps, 0)
