@@ -1,10 +1,11 @@
 """Write the card of a shipped checkpoint from what the checkpoint itself says: rdc/assets/checkpoints/<name>.md.
 
-python tools/model_card.py fashion-mini digits
+python tools/model_card.py fashion-mini digits fashion-mini-multihead
 """
 
 import hashlib
 import sys
+from typing import Any
 
 from rdc.checkpoints import ASSETS, load_denoiser, read_checkpoint
 from rdc.records import write_atomic
@@ -19,18 +20,22 @@ def card(name: str) -> str:
     """The model card of one checkpoint, in markdown."""
     path = ASSETS / f"{name}.safetensors"
     _, meta = read_checkpoint(path, "denoiser")
-    recipe, config = meta["recipe"], meta["config"]
-    settings = {k: v for k, v in recipe.items() if k != "denoiser"}
+    config, heads = meta["config"], "train" in meta["recipe"]
+    recipe = meta["recipe"]["train"] if heads else meta["recipe"]
+    settings = {k: v for k, v in {**recipe, **meta["recipe"]}.items() if k not in ("denoiser", "train")}
     last = [loss for _, loss in meta["losses"][-20:]]
     parameters = sum(p.numel() for p in load_denoiser(name).parameters())
+    conditional = "EDM denoiser `D(z, sigma, y)`, conditional, with dropped classes for the unconditional case"
+    multihead = "multi-head denoiser: one pass gives `D(z, sigma, y)` for every class, and the unconditional one"
     rows = {
-        "what": "EDM denoiser `D(z, sigma, y)`, conditional, with dropped classes for the unconditional case",
+        "what": multihead if heads else conditional,
         "data": f"train split of `{config['data']}`, {meta['images']} images ({LICENCES[config['data']]})",
-        "network": ", ".join(f"{k} {v}" for k, v in config["unet"].items()) + f"; sigma_data {config['sigma_data']}",
+        "network": f"{words(config['unet'])}; sigma_data {config['sigma_data']}",
+        **({"branch": words(config["branch"])} if config.get("branch") else {}),
         "parameters": f"{parameters}",
-        "recipe": ", ".join(f"{k} {v}" for k, v in settings.items()),
+        "recipe": words(settings),
         "epochs": f"{recipe['steps'] * recipe['batch'] / meta['images']:.1f}",
-        "command": f"`rdc train denoiser --recipe {name}`",
+        "command": f"`rdc train {'multihead' if heads else 'denoiser'} --recipe {name.removesuffix('-multihead')}`",
         "device": "one core of a shared x86-64 CPU (fashion-mini: a few dozen steps on two); other devices round differently",
         "wall time": f"{meta['seconds'] / 60:.0f} minutes",
         "loss": f"{sum(last) / len(last):.4f}, mean of the last {len(last)} recorded batches",
@@ -40,6 +45,11 @@ def card(name: str) -> str:
     }
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
     return f"# Model card: {name}\n\n| | |\n|---|---|\n{table}\n"
+
+
+def words(settings: dict[str, Any]) -> str:
+    """Settings in one line."""
+    return ", ".join(f"{k} {v}" for k, v in settings.items())
 
 
 if __name__ == "__main__":
