@@ -250,6 +250,26 @@ def rows_of(job: Job, pieces: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**base, "protocol": p, **counts(job, pieces, least)} for p, least in protocols.items()]
 
 
+SAME = ("table", "model", "lm", "N", "budget", "sigma", "timesteps", "noise", "norm", "eps", "protocol", "draws", "coupling")
+
+
+def unions(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For every defence, threat and number of images that met several gradients: an image survives if it survives all."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(json.dumps([[row[k] for k in SAME], row["clean"].n]), []).append(row)
+    found = []
+    for group in groups.values():
+        if len({row["gradient"] for row in group}) < 2:
+            continue
+        wrong = sorted({i for row in group for i in row["wrong"]})
+        n = group[0]["clean"].n
+        own = {"gradient": "union", "attack": "+".join(sorted({r["attack"] for r in group})), "eot": max(r["eot"] for r in group)}
+        counts = {"robust": Accuracy.of(n - len(wrong), n), "wrong": wrong, "seconds": sum(r["seconds"] for r in group)}
+        found.append({**group[0], **own, **counts, "of": sorted({r["gradient"] for r in group})})
+    return found
+
+
 def collect() -> None:
     """Write every complete job into the record."""
     have, rows, seconds, left = stored(), [], 0.0, 0
@@ -273,7 +293,7 @@ def collect() -> None:
         "purify_steps": 10,
         "unfinished_jobs": left,
     }
-    write_record(ROOT / "results" / "rdc.json", config, {"rows": rows}, seconds)
+    write_record(ROOT / "results" / "rdc.json", config, {"rows": rows + unions(rows)}, seconds)
     print(f"{len(rows)} rows recorded, {left} jobs unfinished")
 
 
