@@ -1,6 +1,6 @@
 """What is left of likelihood maximisation under attack: results/rdc.json, the record of three chapters.
 
-    python tools/rdc_attacks.py [--shard 0 --shards 2] [--tables gradient,suite] [--collect]
+    python tools/rdc_attacks.py [--shard 0 --shards 2] [--tables gradient,suite] [--collect] [--cost]
 
 Every job is one model under one attack with one kind of gradient, on the first n test images of fashion-mini, in pieces of 16
 images. A piece is a function of its job alone: pieces lie in runs/rdc/<shard>.jsonl, killed runs go on, and several shards share
@@ -32,7 +32,7 @@ from rdc.data import load
 from rdc.denoise import fast_dtype
 from rdc.evaluate import Accuracy
 from rdc.noise import levels
-from rdc.records import write_record
+from rdc.records import write_atomic, write_record
 from rdc.train_classifier import train_classifier
 
 ROOT = Path(__file__).parents[1]
@@ -250,6 +250,37 @@ def rows_of(job: Job, pieces: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**base, "protocol": p, **counts(job, pieces, least)} for p, least in protocols.items()]
 
 
+COSTS = {
+    "CNN": Job("cost", "CNN"),
+    "LM+CNN": rdc("cost", "bpda", model="LM+CNN"),
+    "LM+CNN, all": rdc("cost", "bpda", "released, all", model="LM+CNN", timesteps="all", count=COUNT),
+    "DiffPure+CNN": Job("cost", "DiffPure+CNN", "exact"),
+    "DC single-head": Job("cost", "DC single-head"),
+    "DC": Job("cost", "DC"),
+    "RDC single-head": rdc("cost", "bpda", model="RDC single-head"),
+    "RDC": rdc("cost", "bpda"),
+}
+
+
+def costs(n: int = 16, rounds: int = 3) -> list[dict[str, Any]]:
+    """Seconds an image to classify, the best of several rounds in turns, and network evaluations: forward, and with gradient."""
+    models, found = {name: build(job) for name, job in COSTS.items()}, []
+    x = parts(False)[2].x[:n]
+    best = dict.fromkeys(models, float("inf"))
+    with torch.no_grad():
+        for _, (name, model) in product(range(rounds), models.items()):
+            clock = time.perf_counter()
+            model(x)
+            best[name] = min(best[name], (time.perf_counter() - clock) / n)
+    for name, model in models.items():
+        back = getattr(model, "classifier", model)
+        forward = getattr(back, "evaluations", 1) + getattr(getattr(model, "purify", None), "evaluations", 0)
+        steps = model.lm.evaluations if hasattr(model, "lm") else 0
+        row = {"table": "cost", "model": name, "nfe": [forward, steps], "seconds_an_image": best[name], "n": n, "rounds": rounds}
+        found.append({**row, "N": getattr(getattr(model, "lm", None), "steps", None), "threads": torch.get_num_threads()})
+    return found
+
+
 SAME = ("table", "model", "lm", "N", "budget", "sigma", "timesteps", "noise", "norm", "eps", "protocol", "draws", "coupling")
 
 
@@ -281,6 +312,8 @@ def collect() -> None:
             continue
         rows += rows_of(job, pieces)
         seconds += sum(p["seconds"] for p in pieces)
+    stored_costs = ROWS / "cost.json"
+    timings = json.loads(stored_costs.read_text(encoding="utf8")) if stored_costs.exists() else []
     config = {
         "data": "fashion-mini",
         "denoiser": "fashion-mini-multihead",
@@ -293,7 +326,7 @@ def collect() -> None:
         "purify_steps": 10,
         "unfinished_jobs": left,
     }
-    write_record(ROOT / "results" / "rdc.json", config, {"rows": rows + unions(rows)}, seconds)
+    write_record(ROOT / "results" / "rdc.json", config, {"rows": rows + unions(rows) + timings}, seconds)
     print(f"{len(rows)} rows recorded, {left} jobs unfinished")
 
 
@@ -306,10 +339,13 @@ def main() -> None:
     parser.add_argument("--models", default="", help="only these, comma-separated")
     parser.add_argument("--n", type=int, default=0, help="fewer images, for a trial")
     parser.add_argument("--collect", action="store_true")
+    parser.add_argument("--cost", action="store_true", help="measure the time to classify an image; wants an idle machine")
     args = parser.parse_args()
-    if args.collect:
-        return collect()
     ROWS.mkdir(parents=True, exist_ok=True)
+    if args.cost:
+        write_atomic(ROWS / "cost.json", json.dumps(costs()).encode())
+    if args.collect or args.cost:
+        return collect()
     have = stored()
     chosen = [j for j in jobs() if not args.tables or j.table in args.tables.split(",")]
     chosen = [j for j in chosen if not args.models or j.model in args.models.split(",")]
