@@ -25,6 +25,7 @@ References:
 
 __all__ = ["OBJECTIVES", "DistilConfig", "distil"]
 
+import copy
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -86,7 +87,7 @@ def distil(
     if config.objective not in OBJECTIVES:
         raise ValueError(f"unknown objective {config.objective!r}; there are {', '.join(OBJECTIVES)}")
     if config.objective == "distil" and teacher is None:
-        teacher = load_denoiser(config.teacher, device, fast_dtype(device))
+        teacher = load_denoiser(config.teacher, device)
     images = load(config.train.denoiser.data, "train") if images is None else images
     student = build_multihead(config.train.denoiser, config.train.seed).to(device)
     heads = trained_heads(student)
@@ -97,6 +98,8 @@ def distil(
         raise ValueError(f"the teacher has {sizes[0]}, the student {sizes[1]}")
     if config.train.denoiser.branch is not None:
         borrow_trunk(student, teacher)
+    if config.train.precision == "bf16" and teacher is not None:
+        teacher = copy.deepcopy(teacher).to(fast_dtype(device))
     run = Run(config.train, asdict(config), student, objective(config, teacher))
     return fit(run, out, images, save_seconds, quiet)
 
