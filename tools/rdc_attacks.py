@@ -47,7 +47,7 @@ class Job:
 
     table: str
     model: str  # CNN, LM+CNN, DC, RDC, DiffPure+CNN, DiffPure+DC; "single-head" behind it: the slow network
-    gradient: str = "plain"  # plain, bpda, exact, smoothed W
+    gradient: str = "plain"  # plain, bpda, exact, smoothed W; transfer: that of the classifier without the process
     lm: tuple[tuple[str, Any], ...] = ()  # arguments of LikelihoodMaximization
     name: str | None = None  # what this likelihood maximisation is called
     noise: str = "fixed"  # fixed and known, or fresh
@@ -61,8 +61,13 @@ class Job:
     coupling: str = "shared"
 
     def key(self) -> str:
-        """The job in one line, without the table: jobs of two tables that agree are one piece of work."""
-        return json.dumps({**asdict(self), "table": "", "name": ""}, sort_keys=True)
+        """The job in one line, without table, name and n: what two tables share is one piece of work."""
+        return key_of(asdict(self))
+
+
+def key_of(fields: dict[str, Any]) -> str:
+    """What decides the numbers of a piece, in one line."""
+    return json.dumps({k: v for k, v in fields.items() if k not in ("table", "name", "n")}, sort_keys=True)
 
 
 def rdc(table: str, gradient: str, name: str = "released", model: str = "RDC", steps: int = 5, **more: Any) -> Job:
@@ -81,9 +86,11 @@ def jobs() -> list[Job]:
             if steps == 5 or gradient != "smoothed 1":
                 found.append(rdc("gradient", gradient, steps=steps, eps=eps, n=96))
     for gradient, eot in product(("bpda", "exact", "smoothed 0.3"), (1, 5)):
-        found.append(rdc("gradient", gradient, noise="fresh", eot=eot))
+        found += [rdc(table, gradient, noise="fresh", eot=eot) for table in ("gradient", "eot")]
     for gradient in ("bpda", "exact", "smoothed 0.3", "smoothed 1"):
         found.append(rdc("gradient", gradient, "mi-fgsm", method="sign", step_size=None, budget=8 / 255))
+    for steps, gradient in product((5, 1), ("transfer", "smoothed 0.1")):
+        found.append(rdc("gradient", gradient, steps=steps, n=96))
     found += suite() + sweeps() + other_attacks()
     for draws, coupling in ((2, "shared"), (4, "shared"), (1, "per_class")):
         found.append(Job("epsilon", "DC", draws=draws, coupling=coupling))
@@ -110,14 +117,16 @@ def sweeps() -> list[Job]:
     found, two = [], ("bpda", "smoothed 0.3")
     for budget, g in product((2, 4, 8, 16, 32), two):
         found.append(rdc("budget", g, "mi-fgsm", method="sign", step_size=None, budget=budget / 255))
-    for steps, g in product((2, 10), two):
+    for steps, g in product((1, 2, 5, 10), two):
         found.append(rdc("steps", g, steps=steps))
-    for sigma, g in product(((0.1, 0.2), (0.8, 1.2)), two):
+    for sigma, g in product(((0.1, 0.2), (0.4, 0.6), (0.8, 1.2)), two):
         found.append(rdc("sigma", g, sigma=sigma))
     for method, g in product(("literal", "mean-l1", "sign", "rmsprop"), ("exact", "smoothed 0.3")):
         if method not in ("literal", "mean-l1") or g == "exact":
             found.append(rdc("optimiser", g, method, method=method, step_size=STEP_SIZES[method]))
+    found += [rdc("optimiser", g, "adam") for g in ("exact", "smoothed 0.3")]
     for g in two:
+        found.append(rdc("timesteps", g))
         found.append(rdc("timesteps", g, "released, all", timesteps="all", count=4))
     return found
 
@@ -155,6 +164,8 @@ def build(job: Job) -> nn.Module:
     if name.startswith("DiffPure"):
         return DiffPure(Purify(denoiser, steps=10, noise=job.noise), back, gradient=job.gradient)
     lm = LikelihoodMaximization(denoiser, **{**dict(job.lm), "noise": job.noise})
+    if job.gradient == "transfer":
+        return RDC(lm, back)
     if job.gradient.startswith("smoothed"):
         return RDC(lm.smoothed(float(job.gradient.split()[1])), back, gradient="exact")
     return RDC(lm, back, gradient=job.gradient)
@@ -163,6 +174,7 @@ def build(job: Job) -> nn.Module:
 def run(job: Job, model: nn.Module, x: Tensor, y: Tensor, index: Tensor) -> Tensor:
     """The adversarial images of a piece."""
     own = {"seed": 0, "index": index, "eot": job.eot}
+    model = model.classifier if job.gradient == "transfer" else model
     if job.attack == "stadv":
         return stadv(model, x, y, eps=job.eps, steps=job.steps, **own)
     if job.attack == "lagrange":
@@ -216,7 +228,7 @@ def stored() -> dict[tuple[str, int], dict[str, Any]]:
                 row = json.loads(line)
             except ValueError:
                 continue
-            found[row["job"], row["start"]] = row
+            found[key_of(json.loads(row["job"])), row["start"]] = row
     return found
 
 
