@@ -79,20 +79,18 @@ def rdc(table: str, gradient: str, name: str = "released", model: str = "RDC", s
 
 def jobs() -> list[Job]:
     """All jobs, the most important first."""
-    found, wide = [], (8 / 255, 16 / 255)
-    for eps in wide:
-        found += [Job("gradient", "DC", eps=eps, n=96), Job("gradient", "CNN", eps=eps, n=96)]
-        for steps, gradient in product((5, 1), ("bpda", "exact", "smoothed 0.3", "smoothed 1")):
-            if steps == 5 or gradient != "smoothed 1":
-                found.append(rdc("gradient", gradient, steps=steps, eps=eps, n=96))
-    for gradient, eot in product(("bpda", "exact", "smoothed 0.3"), (1, 5)):
-        found += [rdc(table, gradient, noise="fresh", eot=eot) for table in ("gradient", "eot")]
-    for gradient in ("bpda", "exact", "smoothed 0.3", "smoothed 1"):
-        found.append(rdc("gradient", gradient, "mi-fgsm", method="sign", step_size=None, budget=8 / 255))
-    for steps, gradient in product((5, 1), ("transfer", "smoothed 0.1")):
+    found = [Job("gradient", "DC", n=96), Job("gradient", "CNN", n=96)]
+    for steps, gradient in product((5, 1), ("bpda", "exact", "smoothed 0.1", "smoothed 0.3", "smoothed 1", "transfer")):
         found.append(rdc("gradient", gradient, steps=steps, n=96))
-    found += suite() + sweeps() + other_attacks()
-    for draws, coupling in ((2, "shared"), (4, "shared"), (1, "per_class")):
+    found += [Job("gradient", m, eps=16 / 255) for m in ("DC", "CNN")]
+    found += [rdc("gradient", g, eps=16 / 255) for g in ("bpda", "exact", "smoothed 0.3", "transfer")]
+    found += suite()
+    for eot, gradient in product((1, 5), ("bpda", "exact", "smoothed 0.3")):
+        found += [rdc(t, gradient, noise="fresh", eot=eot, n=32 if eot == 1 else 16) for t in ("gradient", "eot")]
+    for gradient in ("bpda", "exact", "smoothed 0.3"):
+        found.append(rdc("gradient", gradient, "mi-fgsm", method="sign", step_size=None, budget=8 / 255))
+    found += sweeps() + other_attacks()
+    for draws, coupling in ((1, "shared"), (2, "shared"), (4, "shared"), (1, "per_class")):
         found.append(Job("epsilon", "DC", draws=draws, coupling=coupling))
     found.append(Job("gradient", "DC single-head", n=16))
     found += [rdc("gradient", g, model="RDC single-head", n=16) for g in ("bpda", "smoothed 0.3")]
@@ -103,7 +101,7 @@ def suite() -> list[Job]:
     """Six defences under three threats, each under the gradients that may be strongest."""
     found = []
     for norm, eps in (("Linf", 8 / 255), ("L2", 1.0), ("StAdv", FLOW)):
-        attack = {"attack": "stadv", "steps": 40} if norm == "StAdv" else {}
+        attack = {"attack": "stadv", "steps": 30} if norm == "StAdv" else {}
         same = {"norm": norm, "eps": eps, **attack}
         found += [Job("suite", "CNN", **same), Job("suite", "DC", **same)]
         for model, gradient in product(("RDC", "LM+CNN"), ("bpda", "smoothed 0.3")):
@@ -116,18 +114,18 @@ def sweeps() -> list[Job]:
     """Budget, steps, noise range, optimiser at about equal displacement, one or all levels."""
     found, two = [], ("bpda", "smoothed 0.3")
     for budget, g in product((2, 4, 8, 16, 32), two):
-        found.append(rdc("budget", g, "mi-fgsm", method="sign", step_size=None, budget=budget / 255))
+        found.append(rdc("budget", g, "mi-fgsm", method="sign", step_size=None, budget=budget / 255, n=32))
     for steps, g in product((1, 2, 5, 10), two):
-        found.append(rdc("steps", g, steps=steps))
+        found.append(rdc("steps", g, steps=steps, n=32))
     for sigma, g in product(((0.1, 0.2), (0.4, 0.6), (0.8, 1.2)), two):
-        found.append(rdc("sigma", g, sigma=sigma))
+        found.append(rdc("sigma", g, sigma=sigma, n=32))
     for method, g in product(("literal", "mean-l1", "sign", "rmsprop"), ("exact", "smoothed 0.3")):
         if method not in ("literal", "mean-l1") or g == "exact":
-            found.append(rdc("optimiser", g, method, method=method, step_size=STEP_SIZES[method]))
-    found += [rdc("optimiser", g, "adam") for g in ("exact", "smoothed 0.3")]
+            found.append(rdc("optimiser", g, method, method=method, step_size=STEP_SIZES[method], n=32))
+    found += [rdc("optimiser", g, "adam", n=32) for g in ("exact", "smoothed 0.3")]
     for g in two:
-        found.append(rdc("timesteps", g))
-        found.append(rdc("timesteps", g, "released, all", timesteps="all", count=4))
+        found.append(rdc("timesteps", g, n=32))
+        found.append(rdc("timesteps", g, "released, all", timesteps="all", count=4, n=32))
     return found
 
 
