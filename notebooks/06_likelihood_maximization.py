@@ -58,7 +58,9 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import torch
+from IPython.display import display
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 from scipy.stats import binomtest
 from torch import Tensor
@@ -261,7 +263,7 @@ for name, options in READINGS.items():
 # **sign**. The steepest descent in an Linf ball is $-\operatorname{sign}(g)$: it minimises $g \cdot \delta$ over
 # $\norm{\delta}_\infty \le 1$, pixel by
 # pixel. With the same momentum, and steps $\eta / N$ that together reach $\eta$, this is MI-FGSM
-# ([Dong et al., 2018](https://arxiv.org/abs/1710.06081)), where the normalisation by $\norm{g}_1$ comes from; there only the
+# {cite}`dong2018momentum`, where the normalisation by $\norm{g}_1$ comes from; there only the
 # sign of $m$ is used.
 #
 # **rmsprop** divides by a running root mean square: $v \leftarrow \alpha v + (1 - \alpha) g^2$, step $-g / (\sqrt v +
@@ -913,7 +915,7 @@ print(
 # test of these; "exact" and "smoothed" are compared with BPDA at equal steps, as only exact : only BPDA.
 
 # %% tags=["hide-input"]
-GRADIENTS = ("bpda", "exact", "smoothed 0.3", "denoise", "plain", "union")
+GRADIENTS = ("plain", "transfer", "bpda", "exact", "smoothed 0.1", "smoothed 0.3", "smoothed 1", "union")
 
 
 def kept(rows: list[Row], name: str) -> str:
@@ -931,20 +933,23 @@ def versus(rows: list[Row], name: str) -> str:
     return f"{first}:{second} p={p:.1g}"
 
 
-FIELDS = ("model", "lm", "N", "noise", "norm", "eps")
+FIELDS = ("model", "lm", "N", "noise", "norm", "eps", "protocol")
 table = rows_of("gradient")
-if not table:
-    print(NOT_RUN)
+survivors, discordances = [], []
+for key in dict.fromkeys(tuple(row[f] for f in FIELDS) for row in table):
+    rows = [row for row in table if tuple(row[f] for f in FIELDS) == key]
+    model, reading, n_lm, noise_kind, *_, protocol = key
+    name = f"{model}, {reading}, N = {n_lm}" if reading else model
+    about = {"defence": name, "noise": noise_kind, "judged by": protocol, "threat": threat(rows[0])}
+    clean_row = max(rows, key=lambda row: row["clean"]["n"])["clean"]
+    survivors.append({**about, "clean": f"{clean_row['correct']}/{clean_row['n']}", **{g: kept(rows, g) for g in GRADIENTS}})
+    if reading:
+        discordances.append({**about, **{f"{g} : bpda": versus(rows, g) for g in ("exact", "smoothed 0.3", "union")}})
+if table:
+    display(pd.DataFrame(survivors).style.hide(axis="index").set_caption("Images right under each gradient"))
+    display(pd.DataFrame(discordances).style.hide(axis="index").set_caption("Images broken by one of two only, and McNemar's p"))
 else:
-    print(
-        f"{'model':16s} {'LM':11s} {'N':>2s} {'noise':5s} {'threat':12s}",
-        *(f"{n:>12s}" for n in GRADIENTS),
-        "  exact : bpda      smoothed : bpda   union : bpda",
-    )
-    for key in dict.fromkeys(tuple(row[f] for f in FIELDS) for row in table):
-        rows = [row for row in table if tuple(row[f] for f in FIELDS) == key]
-        print(f"{key[0]:16s} {key[1] or '-':11s} {key[2] or '-':>2} {key[3]:5s} {threat(rows[0]):12s}", *(f"{kept(rows, n):>12s}" for n in GRADIENTS),
-              *(f"{versus(rows, n):>16s}" for n in ("exact", "smoothed 0.3", "union")))  # fmt: skip
+    print(NOT_RUN)
 
 # %% mystnb={"figure": {"caption": "Robust accuracy of RDC as released (N = 5) by gradient, with 95 % intervals, and of DC under its own gradient, from the record; one panel for each kind of noise. Empty where the record has no rows yet.", "name": "fig-lm-question"}, "image": {"alt": "Robust accuracy against the radius for several gradients, fixed and fresh noise"}} tags=["hide-input"]
 fig, axes = plt.subplots(1, 2, figsize=(9.5, 3.5), sharey=True)
@@ -1056,23 +1061,37 @@ for kind, target in targets.items():
 
 
 # %% tags=["hide-input"]
-def short(row: Row) -> str:
-    """One line of a table of the record."""
+def cells(row: Row) -> dict[str, str]:
+    """What a row says, by column."""
     d = row.get("displacement")
-    budget = "none" if row.get("budget") is None else f"{255 * row['budget']:.3g}/255"
-    sigma = "-" if not row.get("sigma") else f"{row['sigma'][0]:g}-{row['sigma'][1]:g}"
-    return (
-        f"{row['model']:13s} {row.get('lm') or '-':12s} N={row.get('N') or '-'} budget {budget:8s} sigma {sigma:8s} {row.get('timesteps') or '-':4s}"
-        f"{row['noise']:6s}{row['gradient']:13s}EOT {row['eot']:2d} {row['attack']:9s}{threat(row):12s} clean {Accuracy(**row['clean']).correct:4d}"
-        f"  robust {robust(row)}" + (f"  moved L2 {d['L2']:.2f}" if d else "")
-    )
+    return {
+        "model": row["model"],
+        "LM": row.get("lm") or "-",
+        "N": str(row.get("N") or "-"),
+        "budget": "none" if row.get("budget") is None else f"{255 * row['budget']:.3g}/255",
+        "sigma": "-" if not row.get("sigma") else f"{row['sigma'][0]:g} to {row['sigma'][1]:g}",
+        "levels": row.get("timesteps") or "-",
+        "noise": row["noise"],
+        "judged by": row["protocol"],
+        "gradient": row["gradient"],
+        "EOT": str(row["eot"]),
+        "attack": row["attack"],
+        "threat": threat(row),
+        "moved, L2": f"{d['L2']:.2f}" if d else "-",
+        "clean": str(Accuracy(**row["clean"]).correct),
+        "robust": str(robust(row)),
+    }
 
 
 def show(name: str) -> None:
-    """Print a table of the record, or that it is not there."""
-    print(f"--- {name}: " + ("" if rows_of(name) else NOT_RUN))
-    for row in rows_of(name):
-        print(short(row))
+    """Show a table of the record, what is the same in all rows in its caption, or say that it is not there."""
+    if not rows_of(name):
+        print(f"{name}: {NOT_RUN}")
+        return
+    found = pd.DataFrame([cells(row) for row in rows_of(name)])
+    constant = [c for c in found if c not in ("robust", "clean") and found[c].nunique() == 1]
+    caption = f"Table \"{name}\": " + ", ".join(f"{c} {found[c].iloc[0]}" for c in constant if found[c].iloc[0] != "-")
+    display(found.drop(columns=constant).style.hide(axis="index").set_caption(caption))
 
 
 for name in ("budget", "steps", "sigma", "optimiser", "timesteps"):
@@ -1472,7 +1491,6 @@ assert bool((same | held).all())
 #
 # LM, RDC and the claims judged here are from {cite:t}`chen2024rdc`; the released code is that of its repository at commit
 # 8a82504. BPDA is due to {cite:t}`athalye2018obfuscated`, the rule that an evaluation must adapt to the
-# defence to {cite:t}`tramer2020adaptive`, DiffPure to {cite:t}`nie2022diffpure`. MI-FGSM is from [Dong et al.
-# (2018)](https://arxiv.org/abs/1710.06081), Adam from
-# [Kingma and Ba (2015)](https://arxiv.org/abs/1412.6980); {prf:ref}`prop-lm-slope` is a form of the identity between mutual
+# defence to {cite:t}`tramer2020adaptive`, DiffPure to {cite:t}`nie2022diffpure`. MI-FGSM is from {cite:t}`dong2018momentum`, Adam from
+# {cite:t}`kingma2015adam`; {prf:ref}`prop-lm-slope` is a form of the identity between mutual
 # information and denoising error of {cite:t}`guo2005immse`.

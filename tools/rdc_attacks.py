@@ -361,7 +361,7 @@ def main() -> None:
     chosen = [j for j in chosen if not args.models or j.model in args.models.split(",")]
     chosen = [replace(j, n=min(j.n, args.n)) if args.n else j for j in chosen]
     units = list(dict.fromkeys((j.key(), s) for j in chosen for s in range(0, j.n, PIECE)))
-    by_key = {j.key(): j for j in chosen}
+    by_key = {j.key(): j for j in sorted(chosen, key=lambda j: j.n)}  # the one with most images of those that share a key
     mine = [u for i, u in enumerate(units) if i % args.shards == args.shard and u not in have]
     with (ROWS / f"{args.shard}.jsonl").open("a", encoding="utf8") as file:
         for done, (key, start) in enumerate(mine):
