@@ -82,6 +82,7 @@ def jobs() -> list[Job]:
     found = [Job("gradient", "DC", n=96), Job("gradient", "CNN", n=96)]
     for steps, gradient in product((5, 1), ("bpda", "exact", "smoothed 0.1", "smoothed 0.3", "smoothed 1", "transfer")):
         found.append(rdc("gradient", gradient, steps=steps, n=96))
+    found += [rdc("gradient", g, attack="pgd-60") for g in ("smoothed 0.1", "smoothed 0.3")]
     found += [Job("gradient", m, eps=16 / 255) for m in ("DC", "CNN")]
     found += [rdc("gradient", g, eps=16 / 255) for g in ("bpda", "exact", "smoothed 0.3", "transfer")]
     found += suite()
@@ -134,10 +135,10 @@ STEP_SIZES = {"literal": 7.25, "mean-l1": 0.00924, "sign": 0.068, "rmsprop": 0.0
 
 
 def other_attacks() -> list[Job]:
-    """Lagrange, feature, more steps."""
+    """Lagrange and feature."""
     found = [rdc("lagrange", g, attack="lagrange") for g in ("bpda", "smoothed 0.3")]
     found += [rdc("feature", g, attack="feature") for g in ("bpda", "smoothed 0.3")]
-    return [*found, *(rdc("gradient", g, steps=5, n=48, attack="pgd-60") for g in ("bpda", "smoothed 0.3"))]
+    return found
 
 
 @cache
@@ -180,8 +181,8 @@ def run(job: Job, model: nn.Module, x: Tensor, y: Tensor, index: Tensor) -> Tens
         return lagrange(model, x, y, penalty, norm=job.norm, eps=job.eps, steps=job.steps, loss="margin", **own)
     if job.attack == "feature":
         return feature(model, x, y, norm=job.norm, eps=job.eps, steps=job.steps, **own)
-    steps, restarts = (60, 2) if job.attack == "pgd-60" else (job.steps, 1)
-    return pgd(model, x, y, norm=job.norm, eps=job.eps, steps=steps, restarts=restarts, loss="margin", **own)
+    steps = 60 if job.attack == "pgd-60" else job.steps
+    return pgd(model, x, y, norm=job.norm, eps=job.eps, steps=steps, loss="margin", **own)
 
 
 def wrong_calls(model: nn.Module, x: Tensor, y: Tensor, draws: int) -> list[int]:
