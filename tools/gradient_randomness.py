@@ -1,12 +1,13 @@
 """How random, smooth and noisy the gradients of all models are, on more images than the book: results/gradient_randomness.json.
 
-    python tools/gradient_randomness.py [--n 16] [--repeats 32] [--device cpu]
+    python tools/gradient_randomness.py [--n 16] [--repeats 24] [--device cpu]
 
 The same measurements as in the chapter on gradient randomness: cosine of repeated gradients and its closed form, the sweep over
 the number of noise levels, linearised distances, gradients along a path, and the noise of losses. Every noise is fresh.
 """
 
 import argparse
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +53,11 @@ def rival(model: nn.Module, x: Tensor, y: Tensor, calls: int = 4) -> Tensor:
 def against(j: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     """The loss ``f_j - f_y`` for fixed rivals j."""
     return lambda logits, y: (logits.gather(1, j[:, None]) - logits.gather(1, y[:, None]))[:, 0]
+
+
+def finite(value: float) -> float | None:
+    """The number, or None where no signal was seen."""
+    return value if math.isfinite(value) else None
 
 
 def build(device: str) -> tuple[dict[str, nn.Module], Callable[[int], DiffusionClassifier], nn.Module]:
@@ -100,7 +106,7 @@ def randomness(name: str, model: nn.Module, x: Tensor, y: Tensor, repeats: int) 
         "predicted": [float(found.cosine(m).nanmean()) for m in eot],
         "cosine": float(gradient_cosine(g).mean()),
         "cosine_margin": float(gradient_cosine(free).mean()),
-        "half_eot": float(found.half_eot.median()),
+        "half_eot": finite(float(found.half_eot.median())),
         "largest_share": float((energy.max(0).values / energy.sum(0)).median()),
         "mean_absolute": float(g.abs().mean()),
         "distance": {m: float(d[d > 0].median()) for m, d in distance.items()},
@@ -126,7 +132,7 @@ def smoothness(name: str, model: nn.Module, x: Tensor, y: Tensor) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=16)
-    parser.add_argument("--repeats", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=24)
     parser.add_argument("--device", default="cpu")
     options, start = parser.parse_args(), time.perf_counter()
     models, classifier, cnn = build(options.device)
