@@ -39,7 +39,10 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Judge:
-    """Makes the row of one image, a function of its position only; the fields are those of :func:`robust_accuracy`."""
+    """Makes the row of one image, a function of its position only.
+
+    The fields are those of :func:`rdc.evaluate.robust_accuracy`.
+    """
 
     model: nn.Module
     x: Tensor
