@@ -22,7 +22,7 @@ from rdc.denoise.unet import UNetConfig
 from rdc.records import write_atomic
 
 ASSETS = Path(__file__).parent / "assets" / "checkpoints"
-ALIASES = {"fashion": "fashion-mini"}  # one network serves the data set and its subset
+ALIASES = {"fashion": "fashion-mini", "fashion-multihead": "fashion-mini-multihead"}  # one network serves the data set and its subset
 
 
 class CheckpointError(ValueError):

@@ -191,6 +191,12 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path):
     assert torch.equal(back.all_heads(z, 0.5), net.all_heads(z, 0.5))
 
 
+def test_the_shipped_network_has_the_teacher_for_its_trunk():
+    heads, teacher = load_denoiser("fashion-multihead", data="fashion"), load_denoiser("fashion-mini")
+    for name, parameter in teacher.model.state_dict().items():
+        assert torch.equal(heads.model.trunk.state_dict()[name], parameter)
+
+
 def test_mistakes_get_one_line(tmp_path):
     with pytest.raises(ValueError, match="K . 1 >= 3"):
         build_multihead(EDMConfig(replace(UNET, heads=1), 0.6, "digits"))
