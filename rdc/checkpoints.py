@@ -22,7 +22,8 @@ from rdc.denoise.unet import UNetConfig
 from rdc.records import write_atomic
 
 ASSETS = Path(__file__).parent / "assets" / "checkpoints"
-ALIASES = {"fashion": "fashion-mini", "fashion-multihead": "fashion-mini-multihead"}  # one network serves the data set and its subset
+#: One network serves the data set and its subset.
+ALIASES = {"fashion": "fashion-mini", "fashion-multihead": "fashion-mini-multihead"}
 
 
 class CheckpointError(ValueError):
