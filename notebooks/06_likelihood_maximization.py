@@ -105,8 +105,9 @@ NOT_RUN = "not run here: the record has no rows for this yet."
 
 
 def rows_of(table: str, **wanted: str | float | None) -> list[Row]:
-    """Rows of a table of the record whose fields have the wanted values."""
-    return [row for row in stored if row["table"] == table and all(row.get(k) == v for k, v in wanted.items())]
+    """Rows of a table of the record whose fields have the wanted values; fresh noise by the majority of the verdicts."""
+    chosen = [row for row in stored if row["table"] == table and row.get("protocol") != "resubmit"]
+    return [row for row in chosen if all(row.get(k) == v for k, v in wanted.items())]
 
 
 def threat(row: Row) -> str:
