@@ -236,7 +236,9 @@ assert all(row["size"] < row["target"] for row in table)
 # - **wide** is the paper's: one network without label, whose last convolution is $K + 1$ times as wide. It must learn
 #   the common part again, and the features before that convolution must hold everything that tells the classes apart.
 # - **branch** is ours, and not in the paper: $F_k = F + G_k$ and $F_{K+1} = F$. The trunk $F$ is the teacher itself, without label,
-#   and stays as it is. The branch $G$ is a second, coarser network with $K$ outputs, and spends all it has on the differences.
+#   and stays as it is. The branch $G$ is a second, coarser network with $K$ outputs, and spends all it has on the differences. It
+#   reads the noisy image and what the trunk has made of it: where classes differ depends on what the picture shows, and the trunk
+#   has found that out already.
 #
 # In the branch form the reference $D_0$ of {prf:ref}`prop-mh-differences` is exact, and $\Delta_k = c_\text{out} G_k$. The price is a second
 # network in every pass. The shipped network has the branch form.

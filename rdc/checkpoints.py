@@ -48,10 +48,7 @@ def load_denoiser(
     Raises:
         CheckpointError: if the file is missing, damaged, not a denoiser, or for another data set.
     """
-    name = ALIASES.get(str(name), name)
-    path = ASSETS / f"{name}.safetensors" if str(name) in shipped() else Path(name)
-    if path.suffix != ".safetensors":
-        raise CheckpointError(f"unknown checkpoint {str(name)!r}; there are {', '.join(shipped())}, or give a .safetensors file")
+    path = locate(name)
     tensors, meta = read_checkpoint(path, "denoiser")
     config = parse_config(meta["config"], path)
     if data is not None and config.data.removesuffix("-mini") != data.removesuffix("-mini"):
@@ -64,6 +61,19 @@ def load_denoiser(
     except RuntimeError as error:
         raise CheckpointError(f"{path} does not fit its own configuration: {str(error).splitlines()[-1].strip()}") from error
     return denoiser.to(device=device, dtype=dtype).eval().requires_grad_(False)
+
+
+def locate(name: str | Path) -> Path:
+    """The file of a shipped checkpoint, or the path itself.
+
+    Raises:
+        CheckpointError: if it is neither a shipped checkpoint nor a ``.safetensors`` file.
+    """
+    name = ALIASES.get(str(name), name)
+    path = ASSETS / f"{name}.safetensors" if str(name) in shipped() else Path(name)
+    if path.suffix != ".safetensors":
+        raise CheckpointError(f"unknown checkpoint {str(name)!r}; there are {', '.join(shipped())}, or give a .safetensors file")
+    return path
 
 
 def shipped() -> list[str]:

@@ -145,18 +145,20 @@ def distil_loss(
     *wide* form the unconditional head is one of the heads; in the *branch* form it is exact and the subset is of the classes.
     """
     z_sigma = z + sigma * eps
-    k, heads = student.num_classes, trained_heads(student)
+    k, heads, shared = student.num_classes, trained_heads(student), isinstance(student.model, Branched)
     chosen = torch.rand(len(z), heads, generator=generator(seed, "heads", step)).argsort(dim=1)[:, :subset].to(z.device)
-    labels = torch.cat([chosen, torch.full_like(chosen[:, :1], k)], dim=1)
     c_skip, c_out, c_in = coefficients(sigma, student.config.sigma_data)
+    found = student.raw(c_in * z_sigma, sigma)
     with torch.no_grad():
-        hidden = torch.where(labels == k, -1, labels).flatten()
-        answer = teacher(z_sigma.repeat_interleave(subset + 1, 0), sigma.flatten().repeat_interleave(subset + 1), hidden)
-        target = (answer.unflatten(0, (len(z), subset + 1)) - (c_skip * z_sigma)[:, None]) / c_out[:, None]
-        size = (target[:, :-1] - target[:, -1:]).square().flatten(1).mean(dim=1)
-        weight = (gamma / (size + 1e-4)).clamp(min=1)
-    found = student.raw(c_in * z_sigma, sigma)[torch.arange(len(z), device=z.device)[:, None], chosen]
-    return weight * (found - target[:, :-1]).square().flatten(1).mean(dim=1)
+        labels = chosen if shared else torch.cat([chosen, torch.full_like(chosen[:, :1], k)], dim=1)
+        hidden, asked = torch.where(labels == k, -1, labels).flatten(), labels.shape[1]
+        answer = teacher(z_sigma.repeat_interleave(asked, 0), sigma.flatten().repeat_interleave(asked), hidden)
+        target = (answer.unflatten(0, (len(z), asked)) - (c_skip * z_sigma)[:, None]) / c_out[:, None]
+        free = found[:, -1:] if shared else target[:, -1:]
+        target = target[:, :subset]
+        weight = (gamma / ((target - free).square().flatten(1).mean(dim=1) + 1e-4)).clamp(min=1)
+    found = found[torch.arange(len(z), device=z.device)[:, None], chosen]
+    return weight * (found - target).square().flatten(1).mean(dim=1)
 
 
 def denoise_loss(student: MultiHead, z: Tensor, label: Tensor, sigma: Tensor, eps: Tensor, step: int) -> Tensor:

@@ -21,8 +21,10 @@ from rdc.analyse import (
     linearised_distance,
     lipschitz,
     loss_noise,
+    margin_to,
     path_cosine,
     repeated_gradients,
+    runner_up,
     signal_to_noise,
     straight_path,
     top_singular_value,
@@ -144,6 +146,36 @@ def test_other_losses():
     soft = model(x).softmax(1) - torch.eye(3, dtype=x.dtype)[0]
     expected = torch.einsum("nk,kchw->nchw", soft, model.weight)
     assert torch.allclose(repeated_gradients(model, x, labels(x), 1, loss=cross_entropy)[0], expected)
+
+
+@given(seeds)
+def test_a_fixed_rival_bounds_the_margin_from_below(seed):
+    """Equality against the runner-up, which is no image's own class."""
+    model, x = Linear(draw((4, *SHAPE), seed) - 0.5), draw((5, *SHAPE), seed + 1)
+    logits, y = model(x), torch.arange(5) % 4
+    rival = runner_up(model, x, y, calls=2)
+    assert (rival != y).all() and torch.equal(margin_to(rival)(logits, y), margin(logits, y))
+    for j in range(4):
+        assert (margin_to(torch.full_like(y, j))(logits, y)[y != j] <= margin(logits, y)[y != j]).all()
+
+
+def test_a_rival_that_is_free_to_change_adds_randomness():
+    """Two rivals with opposite slopes and noisy offsets: against one of them the gradient is certain."""
+
+    class Switching(nn.Module):
+        calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            slope, offset = x.flatten(1).sum(1), randn((2, 1), "offset", self.calls, like=x)
+            return torch.stack([torch.zeros_like(slope), slope + offset[0], offset[1] - slope], 1)
+
+    model, x = Switching(), draw((2, *SHAPE), 2) / 100
+    y, before = labels(x), model.calls
+    rival = runner_up(model, x, y)
+    assert model.calls == before, "the model's own count of calls is left as it was"
+    fixed, free = (gradient_cosine(repeated_gradients(model, x, y, 12, loss=loss)) for loss in (margin_to(rival), margin))
+    assert torch.allclose(fixed, torch.ones_like(fixed)) and (free < 0.9).all()
 
 
 def test_groups_of_gradients():

@@ -121,7 +121,7 @@ def test_training_resumes_on_the_command_line(monkeypatch, capsys, tmp_path):
 
 def test_a_multihead_network_is_distilled_on_the_command_line(monkeypatch, capsys, tmp_path, tiny):
     """The options reach the recipe, and the branch form starts from the teacher's network and leaves it as it is."""
-    branch = UNetConfig(8, 1, 0, 16, (1,), 1, (), heads=10)
+    branch = UNetConfig(8, 1, 0, 16, (1,), 1, (), patch=2, heads=10)
     recipe = DistilConfig(TrainConfig(replace(TINY, branch=branch), batch=4), teacher=str(tiny))
     monkeypatch.setitem(MULTIHEAD, "fashion-mini", recipe)
     out = tmp_path / "heads.safetensors"

@@ -131,7 +131,7 @@ def test_denoising_trains_the_head_of_the_class_only():
 
 
 def test_a_branch_adds_to_the_unconditional_answer():
-    config = EDMConfig(tiny_network().config.unet, 0.6, "digits", branch=replace(UNET, heads=3))
+    config = EDMConfig(tiny_network().config.unet, 0.6, "digits", branch=replace(UNET, patch=2, heads=3))
     net, z = build_multihead(config, 3).eval().requires_grad_(False), randn((2, 1, 8, 8), 1)
     trunk = EDM(net.model.trunk, config)
     heads = net.all_heads(z, 0.7)
@@ -140,9 +140,28 @@ def test_a_branch_adds_to_the_unconditional_answer():
     assert torch.allclose(heads[:, :3], heads[:, 3:].expand(-1, 3, -1, -1, -1), atol=1e-3), "corrections start near zero"
 
 
+def test_the_branch_reads_what_the_trunk_has_seen():
+    """Coarsest activations, the input of the last layer and the answer, folded to the grid of the branch; nothing finer fits."""
+    trunk, branch = UNetConfig(8, 1, 0, 8, (1, 2), 1, ()), UNetConfig(8, 1, 0, 8, (1,), 1, (), patch=2, heads=3)
+    net = build_multihead(EDMConfig(trunk, 0.6, "digits", branch=branch), 3).eval().requires_grad_(False)
+    assert net.model.branch.enc["4x4_conv"].weight.shape[1] == 4 + 16 + 4 * 8 + 4
+    x, noise = randn((2, 1, 8, 8), 1), torch.tensor([0.1, -0.2])
+    coarse, fine = net.model.trunk.features(x, noise, None)
+    assert coarse.shape == (2, 16, 4, 4) and fine.shape == (2, 8, 8, 8)
+    assert torch.equal(net.model.trunk.last(fine), net.model.trunk(x, noise))
+    with pytest.raises(ValueError, match="a branch of 8x8 cannot read a trunk of"):
+        build_multihead(EDMConfig(trunk, 0.6, "digits", branch=replace(branch, patch=1)))
+
+
+def test_corrections_are_added_in_float32():
+    config = EDMConfig(tiny_network().config.unet, 0.6, "digits", branch=replace(UNET, patch=2, heads=3))
+    net = build_multihead(config, 3).to(torch.bfloat16)
+    assert net.model(randn((2, 1, 8, 8), 1).bfloat16(), torch.zeros(2)).dtype == torch.float32
+
+
 def test_the_trunk_of_a_branch_is_the_teacher_and_stays(tmp_path):
     teacher = tiny_network(0)
-    config = EDMConfig(teacher.config.unet, 0.6, "digits", branch=replace(UNET, heads=3))
+    config = EDMConfig(teacher.config.unet, 0.6, "digits", branch=replace(UNET, patch=2, heads=3))
     recipe = TrainConfig(config, steps=5, batch=8, lr=3e-3, warmup=1)
     path = distil(DistilConfig(recipe, subset=3), tmp_path / "a.safetensors", images=images(), quiet=True, teacher=teacher)
     net = load_denoiser(path)

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from rdc.analyse import (
@@ -23,8 +22,10 @@ from rdc.analyse import (
     linearised_distance,
     lipschitz,
     loss_noise,
+    margin_to,
     path_cosine,
     repeated_gradients,
+    runner_up,
     signal_to_noise,
 )
 from rdc.attack.gradients import known_noise
@@ -41,18 +42,6 @@ from rdc.train_classifier import train_classifier
 ROOT = Path(__file__).parents[1]
 COUNT, EPS, STEPS, SEED, DRAWS, EPOCHS = 8, 16 / 255, 5, 0, 10, 5
 LEVELS = (4, 8, 16, 32, 64)
-
-
-def rival(model: nn.Module, x: Tensor, y: Tensor, calls: int = 4) -> Tensor:
-    """The most likely wrong class of each image, from the mean logits of some calls."""
-    with torch.no_grad():
-        logits = torch.stack([known_noise(model, 1000 + call)(x) for call in range(calls)]).mean(0)
-    return logits.scatter(1, y[:, None], -torch.inf).argmax(1)
-
-
-def against(j: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """The loss ``f_j - f_y`` for fixed rivals j."""
-    return lambda logits, y: (logits.gather(1, j[:, None]) - logits.gather(1, y[:, None]))[:, 0]
 
 
 def finite(value: float) -> float | None:
@@ -91,8 +80,8 @@ def build(device: str) -> tuple[dict[str, nn.Module], Callable[[int], DiffusionC
 
 def randomness(name: str, model: nn.Module, x: Tensor, y: Tensor, repeats: int) -> dict:
     """Cosines, the two numbers behind them, and how evenly the draws share the energy; medians are over images."""
-    j = rival(model, x, y)
-    g = repeated_gradients(model, x, y, repeats, loss=against(j), seed=SEED)
+    loss = margin_to(runner_up(model, x, y))
+    g = repeated_gradients(model, x, y, repeats, loss=loss, seed=SEED)
     free = repeated_gradients(model, x, y, max(2, repeats // 4), seed=SEED)
     found, energy = signal_to_noise(g), g.double().square().flatten(2).sum(2)
     eot = [m for m in (1, 2, 4, 8, 16) if repeats // m >= 2]
@@ -146,7 +135,7 @@ def main() -> None:
         results["smoothness"].append(smoothness(name, model, x[: max(1, options.n // 2)], y[: max(1, options.n // 2)]))
         row = results["randomness"][-1]
         print(f"{name:20s} cosine {row['cosine']:.3f}, h {row['half_eot']:.3g}; {time.perf_counter() - start:.0f} s", flush=True)
-    loss = against(rival(models["DC"], x, y))
+    loss = margin_to(runner_up(models["DC"], x, y))
     for count in LEVELS:
         found = signal_to_noise(repeated_gradients(classifier(count), x, y, 4, loss=loss, seed=SEED + 1))
         results["levels"].append({"count": count, "half_eot": float(found.half_eot.median())})

@@ -9,7 +9,8 @@ import argparse
 import time
 from pathlib import Path
 
-from rdc_attacks import Job, build, parts, rdc
+from rdc_jobs import Job, rdc
+from rdc_models import build, parts
 
 from rdc.attack.audit import audit
 from rdc.records import write_record

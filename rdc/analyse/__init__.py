@@ -12,6 +12,8 @@ from rdc.analyse.gradients import repeated_gradients as repeated_gradients
 from rdc.analyse.gradients import signal_to_noise as signal_to_noise
 from rdc.analyse.noise import LossNoise as LossNoise
 from rdc.analyse.noise import loss_noise as loss_noise
+from rdc.analyse.rival import margin_to as margin_to
+from rdc.analyse.rival import runner_up as runner_up
 from rdc.analyse.smoothness import ascent_path as ascent_path
 from rdc.analyse.smoothness import gradient_lipschitz as gradient_lipschitz
 from rdc.analyse.smoothness import gradients_along as gradients_along

@@ -10,7 +10,8 @@ then costs T passes an image instead of T K. There are two ways to get K + 1 out
 | *wide*    one network without class input, whose last convolution has K + 1 outputs (the paper's): all that tells classes
             apart must be in the shared features
 | *branch*  the unconditional answer of a single-head network, and a second, coarser network for what the classes add to it,
-            :math:`F_k = F + G_k`, :math:`F_{K+1} = F`: what all classes share need not be learned again
+            :math:`F_k = F + G_k`, :math:`F_{K+1} = F`: what all classes share need not be learned again, and the second network
+            reads what the first has seen
 
 References:
     | Robust Classification via a Single Diffusion Model (Chen et al., 2024), section 3.5 and appendix B.1
@@ -20,28 +21,50 @@ References:
 __all__ = ["Branched", "MultiHead", "build_multihead"]
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from rdc.denoise.base import expand_sigma
 from rdc.denoise.edm import EDM, EDMConfig, coefficients
-from rdc.denoise.unet import UNet
+from rdc.denoise.unet import UNet, UNetConfig
 
 
 class Branched(nn.Module):
     """``F_k = F + G_k`` and ``F_{K+1} = F``: a single-head network without label, and a network of K corrections.
 
-    The trunk is not differentiated with respect to its parameters when they do not require it.
+    The corrections see the image and, folded to their resolution, three things of the trunk: its coarsest activations, what its
+    last layer reads, and its answer. The sum is taken in float32 at least: corrections are small. The trunk is not differentiated
+    with respect to its parameters when they do not require it.
     """
 
-    def __init__(self, trunk: UNet, branch: UNet) -> None:
+    def __init__(self, trunk: UNetConfig, branch: UNetConfig) -> None:
         super().__init__()
-        self.trunk, self.branch = trunk, branch
+        self.trunk, self.branch = UNet(trunk), UNet(branch, context=context_channels(trunk, branch))
 
     def forward(self, x: Tensor, noise: Tensor, label: None = None) -> Tensor:
         """All heads, ``(N, (K + 1) C, H, W)``."""
-        shared, corrections = self.trunk(x, noise, None), self.branch(x, noise, None)
+        coarse, fine = self.trunk.features(x, noise, None)
+        shared, grid = self.trunk.last(fine), self.branch.grid
+        context = torch.cat([F.pixel_unshuffle(h, h.shape[-1] // grid) for h in (coarse, fine, shared)], dim=1)
+        corrections = self.branch(x, noise, None, context)
+        wide = torch.promote_types(shared.dtype, torch.float32)
+        shared, corrections = shared.to(wide), corrections.to(wide)
         return torch.cat([corrections + shared.repeat(1, self.branch.config.heads, 1, 1), shared], dim=1)
+
+
+def context_channels(trunk: UNetConfig, branch: UNetConfig) -> int:
+    """Channels of what the trunk shows to the branch, folded to the resolution of the branch's first layer.
+
+    Raises:
+        ValueError: if the branch is finer than the coarsest level of the trunk, or does not divide it.
+    """
+    size, grid, last = trunk.resolution // trunk.patch, branch.resolution // branch.patch, len(trunk.channel_mult) - 1
+    coarse = (size // 2**last, trunk.model_channels * trunk.channel_mult[-1])
+    shown = [coarse, (size, trunk.model_channels * trunk.channel_mult[0]), (trunk.resolution, trunk.channels)]
+    if any(s % grid for s, _ in shown):
+        raise ValueError(f"a branch of {grid}x{grid} cannot read a trunk of {[s for s, _ in shown]}: use a larger patch")
+    return sum(channels * (s // grid) ** 2 for s, channels in shown)
 
 
 class MultiHead(nn.Module):
@@ -120,5 +143,5 @@ def build_multihead(config: EDMConfig, seed: int = 0) -> MultiHead:
         )
     with torch.random.fork_rng(devices=[]):
         torch.random.manual_seed(seed)
-        model = UNet(c.unet) if c.branch is None else Branched(UNet(c.unet), UNet(c.branch))
+        model = UNet(c.unet) if c.branch is None else Branched(c.unet, c.branch)
     return MultiHead(model, config)

@@ -46,9 +46,12 @@ class UNetConfig:
 
 
 class UNet(nn.Module):
-    """Maps a scaled noisy image, a noise condition and a one-hot class to the raw network output ``F``."""
+    """Maps a scaled noisy image, a noise condition and a one-hot class to the raw network output ``F``.
 
-    def __init__(self, config: UNetConfig) -> None:
+    ``context`` is the number of channels that a caller joins to the folded input, at the resolution of the first layer.
+    """
+
+    def __init__(self, config: UNetConfig, context: int = 0) -> None:
         super().__init__()
         c = self.config = config
         folds = 2 ** (len(c.channel_mult) - 1)
@@ -61,7 +64,7 @@ class UNet(nn.Module):
 
         sizes = [c.resolution // c.patch // 2**level for level in range(len(c.channel_mult))]
         inputs = c.channels * c.patch**2
-        self.enc = nn.ModuleDict({f"{sizes[0]}x{sizes[0]}_conv": conv(inputs, width, 3)})
+        self.enc = nn.ModuleDict({f"{sizes[0]}x{sizes[0]}_conv": conv(inputs + context, width, 3)})
         skips, now = [width], width
         for level, (size, mult) in enumerate(zip(sizes, c.channel_mult, strict=True)):
             if level:
@@ -88,7 +91,11 @@ class UNet(nn.Module):
         self.dec[f"{sizes[0]}x{sizes[0]}_aux_conv"] = conv(now, inputs * c.heads, 3, gain=1e-5)
 
     def forward(
-        self, x: Float[Tensor, "n c h w"], noise: Float[Tensor, " n"], label: Float[Tensor, "n k"] | None = None
+        self,
+        x: Float[Tensor, "n c h w"],
+        noise: Float[Tensor, " n"],
+        label: Float[Tensor, "n k"] | None = None,
+        context: Float[Tensor, "n j r r"] | None = None,
     ) -> Float[Tensor, "n o h w"]:
         """Output ``F`` of shape ``(N, C, H, W)``, or ``(N, heads C, H, W)``.
 
@@ -96,20 +103,36 @@ class UNet(nn.Module):
             x: The scaled input ``c_in z_sigma``.
             noise: The noise condition ``c_noise = log(sigma) / 4``, one per image.
             label: One-hot classes ``(N, K)``; a row of zeros, or None, means no class.
+            context: What is joined to the folded input, if the network was built for it.
         """
+        return self.last(self.features(x, noise, label, context)[1])
+
+    def features(self, x: Tensor, noise: Tensor, label: Tensor | None, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What the network makes of its input at the coarsest resolution, and what its last layer reads."""
         e = self.embed(noise, label, x.dtype)
         if self.config.patch > 1:
             x = F.pixel_unshuffle(x, self.config.patch)
-        skips = []
+        x, skips = x if context is None else torch.cat([x, context], dim=1), []
         for name, layer in self.enc.items():
             x = layer(x) if name.endswith("conv") else layer(x, e)
             skips.append(x)
+        coarse = x
         for name, layer in self.dec.items():
-            if "aux" in name:
-                x = F.silu(layer(x)) if name.endswith("norm") else layer(x)
-            else:
+            if "aux" not in name:
                 x = layer(torch.cat([x, skips.pop()], dim=1) if "block" in name else x, e)
+            if name.endswith("in1"):
+                coarse = x
+        return coarse, F.silu(self.dec[f"{self.grid}x{self.grid}_aux_norm"](x))
+
+    def last(self, x: Tensor) -> Tensor:
+        """The last layer, and the way back to pixels."""
+        x = self.dec[f"{self.grid}x{self.grid}_aux_conv"](x)
         return F.pixel_shuffle(x, self.config.patch) if self.config.patch > 1 else x
+
+    @property
+    def grid(self) -> int:
+        """Resolution of the first and the last layer."""
+        return self.config.resolution // self.config.patch
 
     def embed(self, noise: Tensor, label: Tensor | None, dtype: torch.dtype) -> Tensor:
         """The embedding ``e`` of noise level and class, ``(N, 4 model_channels)``."""
