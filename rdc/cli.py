@@ -1,4 +1,4 @@
-"""The command line: ``rdc train | accuracy | attack | audit | run``. A mistake of the user ends in one line and exit code 2."""
+"""The command line: ``rdc train | accuracy | attack | audit | certify | run``. A user's mistake ends in one line and code 2."""
 
 __all__ = ["main"]
 
@@ -17,6 +17,8 @@ import torch
 from torch import nn
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, UseAppendAction, arg
 from tyro.extras import subcommand_cli_from_dict
+
+from rdc.cli_certify import certify_command
 
 Quiet = Annotated[bool, arg(aliases=["-q"], help="No progress bar.")]
 Model = Annotated[
@@ -353,6 +355,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "accuracy": accuracy_command,
     "attack": attack_command,
     "audit": audit_command,
+    "certify": certify_command,
     "run": run_command,
 }
 

@@ -1,8 +1,10 @@
 """Train the reference networks of the book: cross-entropy and Adam for a fixed number of epochs, no augmentation.
 
-With an attack each step trains on the adversarial images of its batch (Madry et al., 2018, https://arxiv.org/abs/1706.06083).
+With an attack each step trains on the adversarial images of its batch (Madry et al., 2018, https://arxiv.org/abs/1706.06083),
+with noise on noisy images, the base classifiers of randomized smoothing (Cohen et al., 2019, https://arxiv.org/abs/1902.02918).
 
-Batches come from generators keyed by ``(seed, epoch)``, so that two runs end with the same bits on the same machine.
+Batches come from generators keyed by ``(seed, epoch)``, noise from those keyed by ``(seed, step)``, so that two runs end with
+the same bits on the same machine.
 """
 
 __all__ = ["train_classifier"]
@@ -16,6 +18,7 @@ from tqdm import tqdm
 
 from rdc.classify.networks import CNN
 from rdc.data import Images
+from rdc.rng import randn
 from rdc.train import batch_indices
 
 
@@ -29,6 +32,7 @@ def train_classifier(
     device: str | torch.device = "cpu",
     quiet: bool = True,
     attack: Callable[..., Tensor] | None = None,
+    noise: float = 0.0,
 ) -> CNN:
     """Train a :class:`rdc.classify.CNN` from scratch; returns it in evaluation mode, its parameters frozen.
 
@@ -45,7 +49,14 @@ def train_classifier(
         quiet: Whether to hide the progress bar.
         attack: For adversarial training, ``attack(model, x, y, seed=step) -> x_adv``, for instance a ``partial`` of
             :func:`rdc.attack.pgd`.
+        noise: Standard deviation of Gaussian noise, image units, new in every step; noisy images are not clipped. Classify
+            such images with :meth:`rdc.classify.CNN.layers`.
+
+    Raises:
+        ValueError: if there is not one batch, or for noise that is negative or comes with an attack.
     """
+    if noise < 0 or (noise and attack is not None):
+        raise ValueError(f"noise must not be negative and comes without an attack, got {noise}")
     model = CNN(tuple(images.x.shape[1:]), len(images.classes), width, seed).to(device)
     steps = epochs * len(images) // batch
     if steps < 1:
@@ -58,7 +69,9 @@ def train_classifier(
         index = batch_indices(len(images), batch, step, seed)
         x, y = images.x[index].to(device), images.y[index].to(device)
         x = x if attack is None else attack(model, x, y, seed=step)
-        loss = F.cross_entropy(model(x), y)
+        if noise:
+            x = x + noise * randn(tuple(x.shape), seed, "noisy images", step, like=x)
+        loss = F.cross_entropy(model.layers(x) if noise else model(x), y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -148,7 +148,7 @@ def elbo(toy, point, sigma):
     """The bound on the grid, constants included, with the prior N(0, sigma_T^2)."""
     found = chain_levels(sigma)
     loss = sum(w * float(toy.error(point, s)[0]) for s, w in zip(found.sigma.tolist(), found.weight.tolist(), strict=True))
-    return -float(point) ** 2 / (2 * HIGH**2) - 0.5 * math.log(2 * math.pi * math.e * LOW**2) - loss
+    return -(float(point) ** 2) / (2 * HIGH**2) - 0.5 * math.log(2 * math.pi * math.e * LOW**2) - loss
 
 
 @pytest.mark.parametrize("count", [2, 4, 8, 32])

@@ -50,18 +50,16 @@ def jobs() -> list[Job]:
     found = [Job("gradient", "DC", n=96), Job("gradient", "CNN", n=96)]
     for steps, gradient in product((5, 1), ("bpda", "exact", "smoothed 0.1", "smoothed 0.3", "smoothed 1", "transfer")):
         found.append(rdc("gradient", gradient, steps=steps, n=96))
-    found += [rdc("gradient", g, attack="pgd-60") for g in ("smoothed 0.1", "smoothed 0.3")]
-    found += [rdc("gradient", "smoothed 0.3", attack=a) for a in ("pgd-restarts", "apgd")]
-    found += [Job("gradient", "DC", attack=a) for a in ("pgd-60", "pgd-restarts", "apgd")]
+    stronger = ("pgd-60", "pgd-restarts", "apgd")
+    found += [rdc("gradient", "smoothed 0.3", attack=a) for a in stronger] + [Job("gradient", "DC", attack=a) for a in stronger]
     found += [Job("gradient", m, eps=16 / 255) for m in ("DC", "CNN")]
     found += [rdc("gradient", g, eps=16 / 255) for g in ("bpda", "exact", "smoothed 0.3", "transfer")]
     found += suite()
-    for eot, gradient in product((1, 5, 10), ("bpda", "exact", "smoothed 0.3")):
-        if eot < 10 or gradient != "exact":
-            found += [rdc(t, gradient, noise="fresh", eot=eot, n=32 if eot == 1 else 16) for t in ("gradient", "eot")]
     for gradient in ("bpda", "exact", "smoothed 0.3"):
         found.append(rdc("gradient", gradient, "mi-fgsm", method="sign", step_size=None, budget=8 / 255))
     found += sweeps() + other_attacks()
+    for eot, gradient in ((1, "bpda"), (1, "exact"), (1, "smoothed 0.3"), (5, "bpda"), (5, "smoothed 0.3"), (10, "smoothed 0.3")):
+        found += [rdc(t, gradient, noise="fresh", eot=eot, n=32 if eot == 1 else 16) for t in ("gradient", "eot")]
     for draws, coupling in ((1, "shared"), (2, "shared"), (4, "shared"), (1, "per_class")):
         found.append(Job("epsilon", "DC", draws=draws, coupling=coupling))
     found.append(Job("gradient", "DC single-head", n=16))

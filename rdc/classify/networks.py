@@ -37,10 +37,13 @@ class CNN(nn.Module):
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
         """Logits ``(N, K)``."""
         check_images(x, self.shape)
-        h = x
+        return self.layers(x)
+
+    def layers(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
+        """Logits ``(N, K)`` of images that may leave [0, 1], as noisy ones do."""
         for layer in (self.conv1, self.conv2, self.conv3, self.conv4):
-            h = F.relu(layer(h))
-        return self.head(h.mean(dim=(2, 3)))
+            x = F.relu(layer(x))
+        return self.head(x.mean(dim=(2, 3)))
 
 
 def cifar10_resnet18() -> nn.Module:

@@ -1,0 +1,122 @@
+r"""Base classifiers of noisy images to compare with: denoise and classify, a network trained with noise, a clean classifier.
+
+| :class:`Carlini`  :math:`\mathrm{network}(D(z_\tau, \tau))`: one step of a denoiser without class, at :math:`\tau = 2 \sigma`,
+                    then a network for clean images (Carlini et al., 2023; denoised smoothing, Salman et al., 2020)
+| :class:`Cohen`    a network trained on noisy images (Cohen et al., 2019)
+| :class:`Clipped`  any classifier of clean images, after the noisy image was clipped to [0, 1]
+
+References:
+    | (Certified!!) Adversarial Robustness for Free! (Carlini et al., 2023), https://arxiv.org/abs/2206.10550
+    | Denoised Smoothing: A Provable Defense for Pretrained Classifiers (Salman et al., 2020), https://arxiv.org/abs/2003.01908
+    | Certified Adversarial Robustness via Randomized Smoothing (Cohen et al., 2019), https://arxiv.org/abs/1902.02918
+"""
+
+__all__ = ["Carlini", "Clipped", "Cohen", "reference_cnn"]
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rdc.checkpoints import CheckpointError, read_checkpoint, write_checkpoint
+from rdc.classify.networks import CNN
+from rdc.data import Images
+from rdc.denoise.base import Denoiser, from_model, to_model
+from rdc.train_classifier import train_classifier
+
+
+class Carlini(nn.Module):
+    """Noisy images, not clipped, to logits ``(N, K)``: denoised once, clipped to [0, 1], classified.
+
+    Arguments:
+        denoiser: Any :class:`rdc.denoise.Denoiser`, used without a label.
+        network: Classifier of clean images.
+        sigma: Smoothing noise, image units.
+    """
+
+    def __init__(self, denoiser: Denoiser, network: nn.Module, sigma: float) -> None:
+        super().__init__()
+        if not sigma > 0:
+            raise ValueError(f"sigma must be positive, got {sigma}")
+        self.denoiser, self.network, self.sigma = denoiser, network, sigma
+
+    def denoised(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """The estimate of the clean images, in [0, 1]."""
+        tau = torch.full((len(x),), 2 * self.sigma, dtype=x.dtype, device=x.device)
+        return from_model(self.denoiser(to_model(x), tau, None)).clamp(0, 1)
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
+        """Logits of the denoised images."""
+        return self.network(self.denoised(x))
+
+
+class Cohen(nn.Module):
+    """A network trained with noise, without the check that images lie in [0, 1].
+
+    Arguments:
+        network: From :func:`rdc.train_classifier.train_classifier` with ``noise``.
+    """
+
+    def __init__(self, network: CNN) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
+        """Logits of noisy images."""
+        return self.network.layers(x)
+
+
+class Clipped(nn.Module):
+    """A classifier of clean images that sees the noisy image clipped to [0, 1].
+
+    Arguments:
+        network: Images in [0, 1] to logits, for instance a :class:`rdc.classify.DiffusionClassifier`.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
+        """Logits of the clipped images."""
+        return self.network(x.clamp(0, 1))
+
+
+def reference_cnn(
+    path: str | Path,
+    images: Images,
+    name: str,
+    noise: float = 0.0,
+    epochs: int = 10,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    quiet: bool = True,
+) -> CNN:
+    """The book's network, trained with noise or without: read from ``path``, or trained now and written there.
+
+    Arguments:
+        path: A ``.safetensors`` file.
+        images: Training images.
+        name: Name of the data set, which the file must agree with.
+        noise: Noise added in training, image units.
+        epochs: Passes over the data.
+        seed: Owner of weights, order and noise.
+        device: Where the network shall live.
+        quiet: Whether to hide the progress bar.
+
+    Raises:
+        CheckpointError: if the file is damaged, or of a network trained in another way.
+    """
+    path = Path(path)
+    config = {"data": name, "images": len(images), "noise": noise, "epochs": epochs, "seed": seed}
+    if not path.exists():
+        trained = train_classifier(images, epochs, seed=seed, device=device, quiet=quiet, noise=noise)
+        write_checkpoint(path, trained.state_dict(), kind="classifier", config=config)
+        return trained
+    tensors, meta = read_checkpoint(path, "classifier")
+    if meta["config"] != config:
+        raise CheckpointError(f"{path} is a network of {meta['config']}, not of {config}; give another name, or remove it")
+    model = CNN(tuple(images.x.shape[1:]), len(images.classes))
+    model.load_state_dict(tensors)
+    return model.to(device).eval().requires_grad_(False)
