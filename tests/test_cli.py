@@ -10,7 +10,9 @@ import torch
 
 from rdc.attack import autoattack, lagrange, pgd, stadv
 from rdc.checkpoints import load_denoiser, read_checkpoint, save_denoiser
-from rdc.cli import RADII, STANDARD, main, parse_eps
+from rdc.cli import main
+from rdc.cli.attack import RADII, STANDARD
+from rdc.cli.options import parse_eps
 from rdc.denoise.edm import EDMConfig, build
 from rdc.denoise.multihead import MultiHead
 from rdc.denoise.unet import UNetConfig

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from tyro.conf import arg
 
+from rdc.cli.options import pick_device
+
 BASES = ("apndc", "epndc", "carlini", "cohen", "dc")
 #: Radii at which the certified accuracy is printed, image units.
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -59,7 +61,6 @@ def certify_command(
     """
     from rdc.certify.counts import check_alpha, reach
     from rdc.certify.rows import certified_accuracy, certify_rows
-    from rdc.cli import pick_device
     from rdc.data import load
 
     if model not in BASES:

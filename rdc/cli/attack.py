@@ -1,34 +1,32 @@
-"""The command line: ``rdc train | accuracy | attack | audit | certify | run``. A user's mistake ends in one line and code 2."""
+"""The commands ``rdc accuracy``, ``rdc attack`` and ``rdc audit``: how often a classifier is right, and under attack."""
 
-__all__ = ["main"]
+__all__ = ["RADII", "STANDARD", "accuracy_command", "attack_command", "audit_command"]
 
-import re
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 from torch import nn
-from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, UseAppendAction, arg
-from tyro.extras import subcommand_cli_from_dict
+from tyro.conf import arg
 
-from rdc.cli_certify import certify_command
-
-Quiet = Annotated[bool, arg(aliases=["-q"], help="No progress bar.")]
-Model = Annotated[
-    str, arg(help="A shipped checkpoint, a .safetensors file, or 'optimal' (the closed form over the train split).")
-]
-Data = Annotated[str, arg(help="digits, fashion-mini or fashion.")]
-Count = Annotated[int, arg(help="How many of the first test images.")]
-Levels = Annotated[int, arg(help="Number of noise levels.")]
-Device = Annotated[str, arg(help="auto, cpu, cuda, ...")]
-Noise = Annotated[Literal["shared", "fresh"], arg(help="shared: fixed, known to the attacker. fresh: new at every call.")]
+from rdc.cli.options import (
+    Count,
+    Data,
+    Device,
+    Levels,
+    Model,
+    Noise,
+    Quiet,
+    first_images,
+    make_classifier,
+    parse_eps,
+    pick_device,
+)
 
 #: Options of each attack and their standard values, used where an option is left out.
 STANDARD: dict[str, dict[str, Any]] = {
@@ -51,55 +49,6 @@ def told(what: str, option: str) -> str:
         for value in dict.fromkeys(values)
     ]
     return f"{what}; by default {'; '.join(parts)}."
-
-
-def train_command(
-    what: Annotated[
-        Positional[Literal["denoiser", "multihead"]],
-        arg(help="denoiser: a single-head network. multihead: all classes in one pass, distilled from a shipped denoiser."),
-    ],
-    data: Annotated[str | None, arg(help="Data set to train on; by default that of the recipe.")] = None,
-    recipe: Annotated[
-        str | None, arg(help="fashion-mini or, for denoiser, digits; by default the one for the data, else fashion-mini.")
-    ] = None,
-    out: Annotated[
-        Path | None, arg(help="File to write; by default runs/<recipe>.safetensors, or runs/<recipe>-multihead.safetensors.")
-    ] = None,
-    steps: Annotated[int | None, arg(help="Optimiser steps; by default those of the recipe.")] = None,
-    seed: int = 0,
-    device: Device = "auto",
-    threads: Annotated[int | None, arg(help="CPU threads.")] = None,
-    save_seconds: Annotated[float, arg(help="Time between two saves of the state.")] = 60.0,
-    quiet: Quiet = False,
-) -> None:
-    """Train a denoiser. Interrupted or killed, the same command continues where it stopped.
-
-    For example:
-      rdc train denoiser --data fashion
-      rdc train denoiser --recipe digits --out runs/digits.safetensors --steps 500
-      rdc train multihead --recipe fashion-mini
-    """
-    from rdc.distil import distil
-    from rdc.recipes import MULTIHEAD, RECIPES
-    from rdc.train import train_denoiser
-
-    heads = what == "multihead"
-    recipes = MULTIHEAD if heads else RECIPES
-    name = recipe or ("digits" if data == "digits" else "fashion-mini")
-    if name not in recipes:
-        raise ValueError(f"unknown recipe {name!r}; there are {', '.join(recipes)}")
-    config = MULTIHEAD[name].train if heads else RECIPES[name]
-    if data is not None:
-        config = replace(config, denoiser=replace(config.denoiser, data=data))
-    config = replace(config, seed=seed, steps=config.steps if steps is None else steps)
-    if threads:
-        torch.set_num_threads(threads)
-    path, place = out or Path("runs", f"{name}{'-multihead' * heads}.safetensors"), pick_device(device)
-    if heads:
-        path = distil(replace(MULTIHEAD[name], train=config), path, place, None, save_seconds, quiet)
-    else:
-        path = train_denoiser(config, path, place, None, save_seconds, quiet)
-    print(f"wrote {path}")
 
 
 def accuracy_command(
@@ -222,51 +171,6 @@ def audit_command(
     sys.exit(0 if report.ok else 1)
 
 
-def run_command(
-    notebook: Annotated[Positional[str], arg(help="Number or path of a notebook: 03, notebooks/03_optimal_classifier.py.")],
-    profile: Annotated[str | None, arg(help="tutorial or full.")] = None,
-    p: Annotated[
-        UseAppendAction[tuple[tuple[str, str], ...]],
-        arg(aliases=["-p"], metavar="NAME VALUE", help="A parameter; may be repeated."),
-    ] = (),
-    out: Annotated[Path | None, arg(help="Executed notebook to write; by default runs/<name>.ipynb.")] = None,
-    quiet: Quiet = False,
-) -> None:
-    """Run a chapter with other parameters.
-
-    For example:
-      rdc run 04 --profile full
-      rdc run 03 -p n_attack 100 -p seed 1
-    """
-    import yaml
-
-    from rdc.notebook import run_notebook
-
-    path = find_notebook(notebook)
-    target = out or Path("runs", f"{path.stem}.ipynb")
-    run_notebook(path, target, {name: yaml.safe_load(value) for name, value in p}, profile, progress=not quiet)
-    print(f"wrote {target}")
-
-
-def make_classifier(
-    model: str, data: str, count: int, draws: int, seed: int, device: torch.device, noise: str = "shared"
-) -> nn.Module:
-    """The diffusion classifier of a checkpoint, or the optimal one over the train split of the data."""
-    from rdc.checkpoints import load_denoiser
-    from rdc.classify import DiffusionClassifier, OptimalClassifier
-    from rdc.data import load
-    from rdc.denoise import fast_dtype
-    from rdc.noise import levels
-
-    if model == "optimal":
-        if noise != "shared":
-            raise ValueError("the optimal classifier has fixed noise; leave out --noise fresh")
-        train = load(data, "train")
-        return OptimalClassifier(train.x, train.y, levels("elbo", count), seed=seed).to(device)
-    denoiser = load_denoiser(model, device, fast_dtype(device), data=data)
-    return DiffusionClassifier(denoiser, levels("elbo", count), noise=noise, seed=seed, draws=draws)
-
-
 def attack_options(attack: str, norm: str | None, eps: str | None, given: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
     """Norm, radius and options of an attack: what was given, otherwise the standard of the attack and the norm.
 
@@ -308,72 +212,3 @@ def clean_accuracy(path: Path) -> object:
 
     _, rows = read_rows(path)
     return Accuracy.of(sum(row["clean"] == row["label"] for row in rows), len(rows))
-
-
-def first_images(data: str, n: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The first ``n`` test images and their labels."""
-    from rdc.data import load
-
-    images = load(data, "test")
-    if not 1 <= n <= len(images):
-        raise ValueError(f"--n must lie in 1...{len(images)}, got {n}")
-    return images.x[:n], images.y[:n]
-
-
-def find_notebook(name: str) -> Path:
-    """The notebook of a number or path."""
-    if Path(name).is_file():
-        return Path(name)
-    folder = Path(__file__).parents[1] / "notebooks"
-    found = sorted(folder.glob(f"{name}*.py")) if re.fullmatch(r"\w+", name) else []
-    if len(found) != 1:
-        there = ", ".join(p.stem for p in sorted(folder.glob("*.py")))
-        raise ValueError(f"no notebook {name!r}; there are {there or f'none in {folder}'}")
-    return found[0]
-
-
-def parse_eps(text: str) -> float:
-    """A radius from ``0.03`` or ``8/255``."""
-    try:
-        return float(Fraction(text))
-    except (ValueError, ZeroDivisionError):
-        raise ValueError(f"--eps must be a number or a fraction such as 8/255, got {text!r}") from None
-
-
-def pick_device(name: str) -> torch.device:
-    """The named device; ``auto`` is a GPU if there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.zeros((), device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"no device {name!r} here ({str(error).splitlines()[0]})") from None
-
-
-COMMANDS: dict[str, Callable[..., None]] = {
-    "train": train_command,
-    "accuracy": accuracy_command,
-    "attack": attack_command,
-    "audit": audit_command,
-    "certify": certify_command,
-    "run": run_command,
-}
-
-
-def main() -> None:
-    """Entry point of the command ``rdc``."""
-    try:
-        subcommand_cli_from_dict(
-            COMMANDS, prog="rdc", description=__doc__.splitlines()[0], config=(FlagCreatePairsOff, OmitArgPrefixes)
-        )
-    except KeyboardInterrupt:
-        print("rdc: interrupted; a training run, or an attack with --rows, continues with the same command", file=sys.stderr)
-        sys.exit(130)
-    except (ValueError, OSError, RuntimeError) as error:
-        text = str(error).strip() or type(error).__name__
-        print(f"rdc: {' '.join(text.splitlines())}", file=sys.stderr)
-        sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()

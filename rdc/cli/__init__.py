@@ -1,0 +1,38 @@
+"""The command line: ``rdc train | accuracy | attack | audit | certify | run``. A user's mistake ends in one line and code 2."""
+
+__all__ = ["main"]
+
+import sys
+from collections.abc import Callable
+
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes
+from tyro.extras import subcommand_cli_from_dict
+
+from rdc.cli.attack import accuracy_command, attack_command, audit_command
+from rdc.cli.certify import certify_command
+from rdc.cli.notebook import run_command
+from rdc.cli.train import train_command
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "train": train_command,
+    "accuracy": accuracy_command,
+    "attack": attack_command,
+    "audit": audit_command,
+    "certify": certify_command,
+    "run": run_command,
+}
+
+
+def main() -> None:
+    """Entry point of the command ``rdc``."""
+    try:
+        subcommand_cli_from_dict(
+            COMMANDS, prog="rdc", description=__doc__.splitlines()[0], config=(FlagCreatePairsOff, OmitArgPrefixes)
+        )
+    except KeyboardInterrupt:
+        print("rdc: interrupted; a training run, or an attack with --rows, continues with the same command", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError, RuntimeError) as error:
+        text = str(error).strip() or type(error).__name__
+        print(f"rdc: {' '.join(text.splitlines())}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,49 @@
+"""The command ``rdc run``: a chapter with other parameters."""
+
+__all__ = ["run_command"]
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, UseAppendAction, arg
+
+from rdc.cli.options import Quiet
+
+
+def run_command(
+    notebook: Annotated[Positional[str], arg(help="Number or path of a notebook: 03, notebooks/03_optimal_classifier.py.")],
+    profile: Annotated[str | None, arg(help="tutorial or full.")] = None,
+    p: Annotated[
+        UseAppendAction[tuple[tuple[str, str], ...]],
+        arg(aliases=["-p"], metavar="NAME VALUE", help="A parameter; may be repeated."),
+    ] = (),
+    out: Annotated[Path | None, arg(help="Executed notebook to write; by default runs/<name>.ipynb.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Run a chapter with other parameters.
+
+    For example:
+      rdc run 04 --profile full
+      rdc run 03 -p n_attack 100 -p seed 1
+    """
+    import yaml
+
+    from rdc.notebook import run_notebook
+
+    path = find_notebook(notebook)
+    target = out or Path("runs", f"{path.stem}.ipynb")
+    run_notebook(path, target, {name: yaml.safe_load(value) for name, value in p}, profile, progress=not quiet)
+    print(f"wrote {target}")
+
+
+def find_notebook(name: str) -> Path:
+    """The notebook of a number or path."""
+    if Path(name).is_file():
+        return Path(name)
+    folder = Path(__file__).parents[2] / "notebooks"
+    found = sorted(folder.glob(f"{name}*.py")) if re.fullmatch(r"\w+", name) else []
+    if len(found) != 1:
+        there = ", ".join(p.stem for p in sorted(folder.glob("*.py")))
+        raise ValueError(f"no notebook {name!r}; there are {there or f'none in {folder}'}")
+    return found[0]

@@ -1,0 +1,79 @@
+"""What the commands share: options, and what they stand for."""
+
+__all__ = [
+    "Count",
+    "Data",
+    "Device",
+    "Levels",
+    "Model",
+    "Noise",
+    "Quiet",
+    "first_images",
+    "make_classifier",
+    "parse_eps",
+    "pick_device",
+]
+
+from fractions import Fraction
+from typing import Annotated, Literal
+
+import torch
+from torch import nn
+from tyro.conf import arg
+
+Quiet = Annotated[bool, arg(aliases=["-q"], help="No progress bar.")]
+Model = Annotated[
+    str, arg(help="A shipped checkpoint, a .safetensors file, or 'optimal' (the closed form over the train split).")
+]
+Data = Annotated[str, arg(help="digits, fashion-mini or fashion.")]
+Count = Annotated[int, arg(help="How many of the first test images.")]
+Levels = Annotated[int, arg(help="Number of noise levels.")]
+Device = Annotated[str, arg(help="auto, cpu, cuda, ...")]
+Noise = Annotated[Literal["shared", "fresh"], arg(help="shared: fixed, known to the attacker. fresh: new at every call.")]
+
+
+def make_classifier(
+    model: str, data: str, count: int, draws: int, seed: int, device: torch.device, noise: str = "shared"
+) -> nn.Module:
+    """The diffusion classifier of a checkpoint, or the optimal one over the train split of the data."""
+    from rdc.checkpoints import load_denoiser
+    from rdc.classify import DiffusionClassifier, OptimalClassifier
+    from rdc.data import load
+    from rdc.denoise import fast_dtype
+    from rdc.noise import levels
+
+    if model == "optimal":
+        if noise != "shared":
+            raise ValueError("the optimal classifier has fixed noise; leave out --noise fresh")
+        train = load(data, "train")
+        return OptimalClassifier(train.x, train.y, levels("elbo", count), seed=seed).to(device)
+    denoiser = load_denoiser(model, device, fast_dtype(device), data=data)
+    return DiffusionClassifier(denoiser, levels("elbo", count), noise=noise, seed=seed, draws=draws)
+
+
+def first_images(data: str, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first ``n`` test images and their labels."""
+    from rdc.data import load
+
+    images = load(data, "test")
+    if not 1 <= n <= len(images):
+        raise ValueError(f"--n must lie in 1...{len(images)}, got {n}")
+    return images.x[:n], images.y[:n]
+
+
+def parse_eps(text: str) -> float:
+    """A radius from ``0.03`` or ``8/255``."""
+    try:
+        return float(Fraction(text))
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"--eps must be a number or a fraction such as 8/255, got {text!r}") from None
+
+
+def pick_device(name: str) -> torch.device:
+    """The named device; ``auto`` is a GPU if there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros((), device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"no device {name!r} here ({str(error).splitlines()[0]})") from None
