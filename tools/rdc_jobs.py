@@ -38,10 +38,13 @@ def key_of(fields: dict[str, Any]) -> str:
     return json.dumps({k: v for k, v in fields.items() if k not in ("table", "name", "n")}, sort_keys=True)
 
 
-def rdc(table: str, gradient: str, name: str = "released", model: str = "RDC", steps: int = 5, **more: Any) -> Job:
-    """A job on likelihood maximisation; keywords that the job does not know belong to likelihood maximisation."""
+def rdc(table: str, gradient: str, name: str = "released", model: str = "RDC", lm_steps: int = 5, **more: Any) -> Job:
+    """A job on likelihood maximisation with ``lm_steps`` steps; other keywords that the job does not know belong to it as well.
+
+    ``steps`` is the number of steps of the attack.
+    """
     own = {k: more.pop(k) for k in list(more) if k in Job.__dataclass_fields__}
-    lm = tuple(sorted({**RELEASED, "steps": steps, **more}.items()))
+    lm = tuple(sorted({**RELEASED, "steps": lm_steps, **more}.items()))
     return Job(table, model, gradient, lm, name, **own)
 
 
@@ -49,7 +52,7 @@ def jobs() -> list[Job]:
     """All jobs, the most important first."""
     found = [Job("gradient", "DC", n=96), Job("gradient", "CNN", n=96)]
     for steps, gradient in product((5, 1), ("bpda", "exact", "smoothed 0.1", "smoothed 0.3", "smoothed 1", "transfer")):
-        found.append(rdc("gradient", gradient, steps=steps, n=96))
+        found.append(rdc("gradient", gradient, lm_steps=steps, n=96))
     stronger = ("pgd-60", "pgd-restarts", "apgd")
     found += [rdc("gradient", "smoothed 0.3", attack=a) for a in stronger] + [Job("gradient", "DC", attack=a) for a in stronger]
     found += [Job("gradient", m, eps=16 / 255) for m in ("DC", "CNN")]
@@ -86,7 +89,7 @@ def sweeps() -> list[Job]:
     for budget, g in product((2, 4, 8, 16, 32), two):
         found.append(rdc("budget", g, "mi-fgsm", method="sign", step_size=None, budget=budget / 255, n=32))
     for steps, g in product((1, 2, 5, 10), two):
-        found.append(rdc("steps", g, steps=steps, n=32))
+        found.append(rdc("steps", g, lm_steps=steps, n=32))
     for sigma, g in product(((0.1, 0.2), (0.4, 0.6), (0.8, 1.2)), two):
         found.append(rdc("sigma", g, sigma=sigma, n=32))
     for method, g in product(("literal", "mean-l1", "sign", "rmsprop"), ("exact", "smoothed 0.3")):
