@@ -119,7 +119,7 @@ def noised_steps(
     sigma_max: float | None = None,
     placement: str | None = None,
 ) -> Steps:
-    """Levels and weights of the bound for a noised input, in one of :data:`FORMS` with one of the densities :data:`WEIGHTS`.
+    """Levels and weights of the bound for a noised input, in one of ``FORMS`` with one of the densities ``WEIGHTS``.
 
     ``sigma_max`` is 20 by default, and 3 for ``released``, whose grid has ``count + 1`` points below its end, as in the code:
     124 is its published setting, and leaves 119 steps.

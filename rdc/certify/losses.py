@@ -82,7 +82,7 @@ class Job:
 
 
 class Engine:
-    """Denoiser, steps and noise of a classifier; :class:`rdc.certify.EPNDC` says what the arguments mean."""
+    """Denoiser, steps and noise of a classifier; :class:`rdc.certify.noised.EPNDC` says what the arguments mean."""
 
     def __init__(
         self, denoiser: Denoiser, steps: Steps, coupling: str, draws: int, antithetic: bool, noise: str, seed: int, chunk: int

@@ -35,7 +35,7 @@ class Certifier:
         x: Images.
         y: Labels.
         index: Identity of each image.
-        settings: Options of :func:`rdc.certify.certify` that decide numbers.
+        settings: Options of :func:`rdc.certify.smoothing.certify` that decide numbers.
         batch: Noisy images at a time.
     """
 
@@ -94,7 +94,7 @@ def certify_rows(
     """One certificate an image, as rows ``{"index", "label", "right", "certificate", "seconds"}``.
 
     Arguments:
-        model: Base classifier, see :func:`rdc.certify.certify`, as are all options not named here.
+        model: Base classifier, see :func:`rdc.certify.smoothing.certify`, as are all options not named here.
         x: Images in [0, 1].
         y: True labels.
         rows: File of rows; None keeps them in memory.

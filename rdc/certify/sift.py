@@ -2,11 +2,11 @@ r"""Sift and refine: drop classes early, evaluate the rest in full. For many cla
 
 The rules are in :mod:`rdc.certify.sift_rules`; here they meet the classifiers. Which rule is of use depends on both:
 
-| :class:`rdc.certify.EPNDC`  ``Paired``. All classes share the noise of its target, so that their losses are nearly equal, and
-                              ``Leader``, which compares ratios, saves nothing
-| clean targets               (:class:`rdc.certify.APNDC`, :class:`rdc.classify.DiffusionClassifier`) ``Leader`` or ``Paired``;
-                              ``Leader`` saves the more, the larger the ratios of losses are
-| all classes in one pass     ``Paired``: dropping classes saves nothing, only a rule that ends before all levels are evaluated
+| exact posterior          (:class:`~rdc.certify.noised.EPNDC`) ``Paired``. All classes share the noise of its target, so that
+                           their losses are nearly equal, and ``Leader``, which compares ratios, saves nothing
+| clean targets            (:class:`~rdc.certify.noised.APNDC`, :class:`rdc.classify.DiffusionClassifier`) ``Leader`` or
+                           ``Paired``; ``Leader`` saves the more, the larger the ratios of losses are
+| all classes in one pass  ``Paired``: dropping classes saves nothing, only a rule that ends before all levels are evaluated
 
 For a smoothing certificate no guarantee is needed: a rule only changes which base classifier is certified.
 
