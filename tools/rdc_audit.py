@@ -2,7 +2,8 @@
 
     python tools/rdc_audit.py [--n 10] [--steps 10] [--queries 50]
 
-The same defence is audited with each gradient that an attacker may take through likelihood maximisation.
+The same defence is audited with each gradient that an attacker may take through likelihood maximisation. The record is written
+again after each case.
 """
 
 import argparse
@@ -17,9 +18,9 @@ from rdc.records import write_record
 
 CASES = {
     "DC": Job("audit", "DC"),
+    "RDC, smoothed 0.3": rdc("audit", "smoothed 0.3"),
     "RDC, bpda": rdc("audit", "bpda"),
     "RDC, exact": rdc("audit", "exact"),
-    "RDC, smoothed 0.3": rdc("audit", "smoothed 0.3"),
 }
 
 
@@ -36,8 +37,8 @@ def main() -> None:
         )
         results[name] = {"ok": report.ok, "rows": [vars(row) for row in report.rows]}
         print(f"{name}\n{report}", flush=True)
-    config = {"eps": 8 / 255, "norm": "Linf", "seed": 0, "denoiser": "fashion-mini-multihead", **vars(args)}
-    write_record(Path(__file__).parents[1] / "results" / "rdc_audit.json", config, results, time.perf_counter() - start)
+        config = {"eps": 8 / 255, "norm": "Linf", "seed": 0, "denoiser": "fashion-mini-multihead", **vars(args)}
+        write_record(Path(__file__).parents[1] / "results" / "rdc_audit.json", config, results, time.perf_counter() - start)
 
 
 if __name__ == "__main__":
