@@ -46,7 +46,7 @@ from rdc.train import TrainConfig, stratified_sigma, train_denoiser
 ROOT = Path(__file__).parents[1]
 RUNS, RECORD = ROOT / "runs" / "multihead", ROOT / "results" / "multihead.json"
 SEED, EPS, PGD_STEPS, COUNT, DRAWS, SIGMA_MIN = 0, 0.06, 10, 4, 2, 0.1
-COUNT_FASHION, UNSEEN, RANGES = 16, 200, (0.1, 0.2, 0.35, 0.5)  # levels, images to choose the range on, lowest levels
+COUNT_FASHION, UNSEEN, RANGES = 16, 600, (0.1, 0.2, 0.35, 0.5)  # levels, images to choose the range on, lowest levels
 SIGMAS = (0.2, 0.5, 1.0, 2.0, 5.0)  # where the heads are compared, model units
 
 PLAIN = UNetConfig(8, 1, 10, 32, (1, 2), 1, ())  # the network of the shipped denoiser of the digits

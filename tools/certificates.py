@@ -1,0 +1,154 @@
+"""Certificates on images of fashion-mini: results/certificates.json, read by the chapter on certification.
+
+    python tools/certificates.py [--part levels|full|target|curves|sift|lipschitz] [--images 50] [--n 10000] [--curve 1000]
+
+| ``levels``     right answers and agreement with 124 single-head levels, by number of levels and kind of noise
+| ``full``       certificates of all images at fixed n, beside those of 124 single-head levels
+| ``target``     the same draws, stopped early
+| ``curves``     certified accuracy by radius for all base classifiers and three noises
+| ``sift``       what the rules of sift and refine save
+| ``lipschitz``  the certificate without smoothing
+
+Answers are kept in runs/certify/; killed, the same command continues. Other parts of the record stay as they are.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from certify_bases import ROOT, SEED, SIGMAS, Base, apndc, build, denoiser, epndc, logits, noisy, others, passes
+from certify_full import ALPHA, N0, Lookup, full_part, target_part
+from certify_levels import levels_part
+from tqdm import tqdm
+
+from rdc.certify import Leader, Paired, Threshold, certified_accuracy, certify, lipschitz_certify, lipschitz_constant
+from rdc.certify.sift import calibrate, sift
+from rdc.classify import DiffusionClassifier
+from rdc.data import Images, load
+from rdc.denoise import fast_dtype
+from rdc.evaluate import Accuracy
+from rdc.noise import levels
+from rdc.records import read_record, write_record
+
+RECORD = ROOT / "results" / "certificates.json"
+CHOSEN = (epndc(0.25, 4), apndc(0.25, 8))  # chosen by the part "levels", on other images
+RADII = tuple(round(0.05 * i, 2) for i in range(61))
+LIPSCHITZ = {"kind": "elbo", "count": 8, "sigma_min": 0.5}
+
+
+def curve_bases() -> list[Base]:
+    """Base classifiers of the curves: settings as chosen, at each noise."""
+    return [
+        found
+        for s in SIGMAS
+        for found in (
+            Base("Cohen", s),
+            Base("Carlini", s, None, "single head"),
+            epndc(s, CHOSEN[0].levels),
+            apndc(s, CHOSEN[1].levels),
+        )
+    ]
+
+
+def curve(b: Base, images: Images, n: int) -> dict[str, Any]:
+    """Certified accuracy at all radii that n draws can reach, and beyond."""
+    start, model, points = time.perf_counter(), build(b), []
+    tables = [logits(b, x, i, N0 + n, model) for i, x in enumerate(tqdm(images.x, desc=f"{b.base} sigma {b.sigma:g}"))]
+    for i, table in enumerate(tables):
+        found = certify(Lookup(table, i), images.x[i], sigma=b.sigma, n0=N0, n=n, alpha=ALPHA, seed=SEED, index=i, batch=1000)
+        points.append((int(found.label == int(images.y[i])), found.radius, found.label))
+    rows = [{"right": bool(right), "certificate": {"radius": r}} for right, r, _ in points]
+    return {
+        "base": b.base, "denoiser": b.denoiser, "sigma": b.sigma, "n": n, "images": len(images), "levels": b.levels,
+        "passes": passes(b, model), "calls": N0 + n, "abstained": sum(label < 0 for *_, label in points),
+        "certified": [{"radius": r, **vars(a)} for r, a in certified_accuracy(rows, RADII).items()],
+        "points": [p[:2] for p in points], "seconds": round((time.perf_counter() - start) / len(images), 2),
+    }  # fmt: skip
+
+
+def curves_part(images: Images, n: int, most: int) -> dict[str, Any]:
+    """All curves at one n, and those at the first noise at the larger n, where the draws are stored anyway."""
+    rows = [curve(b, images, n) for b in curve_bases()] + [curve(b, images, most) for b in CHOSEN]
+    return {"n0": N0, "alpha": ALPHA, "rows": rows}
+
+
+def sift_part(count: int) -> dict[str, Any]:
+    """Evaluations saved, and answers kept, on one noisy copy of each of some images outside fashion-mini."""
+    images, rows, s = others(2 * count), [], SIGMAS[0]
+    x = torch.cat([noisy(image, s, i, range(1)) for i, image in enumerate(images.x)])
+    for b in (epndc(s, 16, "single head"), apndc(s, 32, "single head"), epndc(s, 16), apndc(s, 32)):
+        model = build(b)
+        proposal = calibrate(model, x[count:])
+        with torch.no_grad():
+            full, losses = model(x[:count]).argmax(dim=1), model.losses(x[count:])
+        gap = (losses.sum(dim=2) - losses.sum(dim=2).amin(dim=1, keepdim=True)).sort(dim=1).values
+        rules = {"Leader": Leader(), "Paired": Paired(proposal)}
+        rules |= {"Threshold": Threshold(float(gap[:, 1].quantile(0.9)), levels=8, stop=1, keep=None)}
+        for name, rule in rules.items():
+            found = sift(model, x[:count], rule, SEED)
+            same = Accuracy.of(int((found.label == full).sum()), count)
+            settings = {"base": b.base, "denoiser": b.denoiser, "rule": name, "sigma": s, "levels": b.levels}
+            rows.append({**settings, "saved": found.saved, "agrees": same, "images": count})
+            print(rows[-1], flush=True)
+    return {"rows": rows}
+
+
+def lipschitz_part(images: Images, n: int) -> dict[str, Any]:
+    """Margins with their bounds, the radii they give, and the radius if the margin that was seen were exact."""
+    chosen, size = levels(**LIPSCHITZ), images.x[0].numel()
+    model, rows = DiffusionClassifier(denoiser("heads"), chosen, seed=SEED, chunk=2560), []
+    constants = {k: lipschitz_constant(chosen, size, k) for k in ("rigorous", "paper", "released")}
+    constants["difference"] = lipschitz_constant(chosen, size, "rigorous", difference=True)
+    for i, x in enumerate(tqdm(images.x, desc="lipschitz")):
+        both = {f: lipschitz_certify(model, x, n=n, alpha=ALPHA, seed=SEED, index=i, form=f) for f in ("global", "local")}
+        found = both["global"]
+        rows.append({
+            "index": i, "label": found.label, "candidate": found.candidate, "true": int(images.y[i]),
+            "margin": found.margin, "margin low": found.margin_low, "radius global": found.radius,
+            "radius local": both["local"].radius, "radius if exact": max(0.0, found.margin) / constants["difference"],
+        })  # fmt: skip
+    right = [r for r in rows if r["candidate"] == r["true"]]
+    positive = sum(r["label"] == r["true"] and max(r["radius global"], r["radius local"]) > 0 for r in rows)
+    summary = {"right": Accuracy.of(len(right), len(rows)), "certified": Accuracy.of(positive, len(rows)),
+               "median radius if exact": float(np.median([r["radius if exact"] for r in right]))}  # fmt: skip
+    return {**LIPSCHITZ, "n": n, "alpha": ALPHA, "rows": rows, "constants": constants, "summary": summary}
+
+
+def store(part: str, run: Callable[[], dict[str, Any]], settings: dict[str, Any]) -> None:
+    """Run one part and write it into the record."""
+    old: dict[str, Any] = read_record(RECORD) if RECORD.exists() else {"results": {}, "config": {"parts": {}}}
+    start, results = time.perf_counter(), run()
+    done = {**settings, "seconds": round(time.perf_counter() - start, 1)}
+    parts = {**old["config"]["parts"], part: done}
+    config = {"data": "fashion-mini", "seed": SEED, "precision": str(fast_dtype()), "parts": parts}
+    write_record(RECORD, config, {**old["results"], part: results}, sum(p["seconds"] for p in parts.values()))
+
+
+def main() -> None:
+    """All parts, or one."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", action="append", choices=("levels", "full", "target", "curves", "sift", "lipschitz"))
+    parser.add_argument("--images", type=int, default=50, help="test images of fashion-mini")
+    parser.add_argument("--n", type=int, default=10_000, help="draws of a certificate in the parts full and target")
+    parser.add_argument("--curve", type=int, default=1000, help="draws of a certificate in the curves")
+    parser.add_argument("--others", type=int, default=300, help="images outside fashion-mini, to choose settings on")
+    parser.add_argument("--margin", type=int, default=500, help="draws of the Lipschitz certificate")
+    o = parser.parse_args()
+    images = load("fashion-mini")[: o.images]
+    runs: dict[str, tuple[Callable[[], dict[str, Any]], dict[str, Any]]] = {
+        "levels": (lambda: levels_part(o.others), {"others": o.others}),
+        "sift": (lambda: sift_part(o.others // 10), {"others": o.others // 5}),
+        "lipschitz": (lambda: lipschitz_part(images, o.margin), {"images": o.images, "n": o.margin}),
+        "full": (lambda: full_part(CHOSEN, images, o.n), {"images": o.images, "n": o.n}),
+        "target": (lambda: target_part(CHOSEN, images, o.n), {"images": o.images, "n": o.n}),
+        "curves": (lambda: curves_part(images, o.curve, o.n), {"images": o.images, "n": o.curve}),
+    }
+    for part in o.part or runs:
+        store(part, *runs[part])
+
+
+if __name__ == "__main__":
+    main()

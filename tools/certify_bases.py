@@ -1,0 +1,169 @@
+"""The base classifiers of tools/certificates.py, and their answers to noisy images, kept in runs/certify/.
+
+A base classifier that answered a draw once is not asked again: ``certify`` makes its draws from the seed, the image and the
+number of the draw, so that stored logits give the certificates of any n up to what is stored, of a target radius too, to the
+same bits.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from network_sizes import unseen_images
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from rdc.certify import APNDC, EPNDC, Carlini, Clipped, Cohen
+from rdc.certify.baselines import reference_cnn
+from rdc.certify.draws import code
+from rdc.checkpoints import load_denoiser, locate, read_checkpoint
+from rdc.classify import DiffusionClassifier
+from rdc.data import Images, load
+from rdc.denoise import fast_dtype
+from rdc.noise import levels
+from rdc.records import write_atomic
+from rdc.rng import randn
+
+ROOT = Path(__file__).parents[1]
+RUNS = ROOT / "runs" / "certify"
+SEED, SIGMAS = 0, (0.25, 0.5, 1.0)
+CHECKPOINTS = {"heads": "fashion-mini-multihead", "single head": "fashion-mini"}
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base classifier by its settings.
+
+    Attributes:
+        base: ``EPNDC``, ``APNDC``, ``Carlini``, ``Cohen`` or ``DC, clipped``.
+        sigma: Smoothing noise, image units.
+        levels: Noise levels T of a diffusion classifier.
+        denoiser: ``heads`` or ``single head``.
+        form: Form of EPNDC, variant of APNDC.
+        antithetic: Whether each sample of inner noise comes with its mirror image.
+        coupling: How classes and levels share inner noise.
+        noise: Inner noise, ``fixed`` or ``fresh`` for every draw.
+    """
+
+    base: str
+    sigma: float
+    levels: int | None = None
+    denoiser: str | None = None
+    form: str | None = None
+    antithetic: bool = False
+    coupling: str = "shared"
+    noise: str = "fixed"
+
+    def key(self) -> str:
+        """A name of settings and weights, for files."""
+        trained = self.denoiser and read_checkpoint(locate(CHECKPOINTS[self.denoiser]), "denoiser")[1]["tensors_sha256"][:12]
+        return hashlib.sha256(json.dumps([asdict(self), trained]).encode()).hexdigest()[:16]
+
+
+def epndc(sigma: float, count: int, denoiser: str = "heads", form: str = "quadrature", mirror: bool = True, **more: str) -> Base:
+    """An exact-posterior classifier."""
+    return Base("EPNDC", sigma, count, denoiser, form, mirror, **more)
+
+
+def apndc(sigma: float, count: int, denoiser: str = "heads", form: str = "ensemble", **more: str) -> Base:
+    """An approximated-posterior classifier."""
+    return Base("APNDC", sigma, count, denoiser, form, **more)
+
+
+def reference(base: Base) -> Base:
+    """What a fast classifier is compared with: 124 levels, one evaluation for each class."""
+    return (
+        epndc(base.sigma, 124, "single head", "fixed", False) if base.base == "EPNDC" else apndc(base.sigma, 124, "single head")
+    )
+
+
+@cache
+def denoiser(name: str) -> nn.Module:
+    """A shipped checkpoint."""
+    return load_denoiser(CHECKPOINTS[name], dtype=fast_dtype())
+
+
+def network(noise: float) -> nn.Module:
+    """The reference network, trained with noise or without."""
+    path = RUNS / f"cnn-{noise:g}.safetensors"
+    return reference_cnn(path, load("fashion-mini", "train"), "fashion-mini", noise, quiet=False)
+
+
+def build(b: Base) -> nn.Module:
+    """The base classifier of some settings."""
+    if b.base == "Cohen":
+        return Cohen(network(b.sigma))
+    model = denoiser(b.denoiser)
+    if b.base == "Carlini":
+        return Carlini(model, network(0.0), b.sigma)
+    chunk = 2560 if b.denoiser == "heads" else 256
+    if b.base == "DC, clipped":
+        return Clipped(DiffusionClassifier(model, levels("elbo", b.levels, sigma_min=0.1), seed=SEED, chunk=chunk))
+    shared = {
+        "count": b.levels,
+        "antithetic": b.antithetic,
+        "coupling": b.coupling,
+        "noise": b.noise,
+        "seed": SEED,
+        "chunk": chunk,
+    }
+    if b.base == "EPNDC":
+        return EPNDC(model, b.sigma, form=b.form, **shared)
+    return APNDC(model, b.sigma, variant=b.form, **shared)
+
+
+def passes(b: Base, model: nn.Module) -> int:
+    """Network evaluations of the denoiser for one noisy image."""
+    if b.base in ("Carlini", "Cohen"):
+        return int(b.base == "Carlini")
+    return (model.network if b.base == "DC, clipped" else model).evaluations
+
+
+def others(count: int) -> Images:
+    """Images to choose settings on: not in fashion-mini."""
+    return unseen_images(count)
+
+
+def noisy(image: Tensor, sigma: float, index: int, draws: range) -> Tensor:
+    """The noisy copies of an image that :func:`rdc.certify.certify` makes."""
+    noise = [randn(tuple(image.shape), SEED, "smoothing", "certify", index, d) for d in draws]
+    return image + sigma * torch.stack(noise)
+
+
+def logits(b: Base, image: Tensor, index: int, stop: int, model: Callable[..., Tensor] | None = None) -> np.ndarray:
+    """Logits of the draws ``0...stop - 1`` of an image, ``(stop, K)`` float32, less the largest; stored ones are not repeated."""
+    path = RUNS / b.key() / f"{index}.npy"
+    found = np.load(path) if path.exists() else np.zeros((0, 10), np.float32)
+    if len(found) >= stop:
+        return found[:stop]
+    model, parts = model or build(b), [found]
+    with torch.no_grad():
+        for start in range(len(found), stop, 100):
+            draws = range(start, min(start + 100, stop))
+            x = noisy(image, b.sigma, index, draws)
+            keyed = {"index": torch.tensor([code("certify", index, d) for d in draws])} if b.base in ("EPNDC", "APNDC") else {}
+            value = model(x, **keyed).float()
+            parts.append((value - value.amax(dim=1, keepdim=True)).numpy())
+    found = np.concatenate(parts)
+    save(path, found)
+    return found
+
+
+def save(path: Path, array: np.ndarray) -> None:
+    """Write an array, whole or not at all."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    write_atomic(path, buffer.getvalue())
+
+
+def answer_all(b: Base, images: Images, stop: int) -> list[np.ndarray]:
+    """Stored logits of all images, with a progress bar."""
+    model = build(b)
+    bar = tqdm(list(enumerate(images.x)), desc=f"{b.base} sigma {b.sigma:g}, {b.levels} levels")
+    return [logits(b, x, i, stop, model) for i, x in bar]

@@ -1,0 +1,81 @@
+"""Levels, noise and heads of the noised diffusion classifiers on images outside fashion-mini: a part of tools/certificates.py.
+
+One noisy copy of each image, so that images are independent. ``agrees`` counts the same answers as 124 levels of the single-head
+network, on the same noisy images.
+"""
+
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import torch
+from certify_bases import RUNS, SIGMAS, Base, apndc, build, epndc, others, passes, reference, save
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from rdc.evaluate import Accuracy
+from rdc.rng import randn
+
+MODELS: dict[float, list[Base]] = {
+    s: [
+        *(epndc(s, t, mirror=mirror) for t in (2, 3, 4, 6, 8, 16) for mirror in (False, True)),
+        *(epndc(s, t, form="fixed", mirror=False, coupling="path") for t in (8, 32)),
+        *(apndc(s, t) for t in (2, 4, 6, 8, 16, 32)),
+        *(apndc(s, t, form="correct") for t in (8, 16)),
+        Base("Carlini", s, None, "single head"),
+        Base("Cohen", s),
+        Base("DC, clipped", s, 8, "heads"),
+    ]
+    for s in SIGMAS
+}
+#: Only at the first sigma: other noise, and what heads alone and levels alone change.
+MORE = [
+    epndc(0.25, 8, noise="fresh"),
+    apndc(0.25, 8, noise="fresh"),
+    epndc(0.25, 8, "single head"),
+    epndc(0.25, 8, "single head", coupling="per_class"),
+    apndc(0.25, 8, "single head"),
+    apndc(0.25, 8, "single head", coupling="per_class"),
+    epndc(0.25, 124, form="fixed", mirror=False),
+    epndc(0.25, 124, form="released", mirror=False),
+    apndc(0.25, 124),
+    apndc(0.25, 8, form="condition-on-y"),
+]
+
+
+def answers(b: Base, images: Tensor, size: int = 20) -> np.ndarray:
+    """Classes of one noisy copy of each image, stored."""
+    path = RUNS / b.key() / "levels.npy"
+    found = np.load(path) if path.exists() else np.zeros(0, np.int64)
+    if len(found) >= len(images):
+        return found[: len(images)]
+    model, starts = build(b), range(len(found), len(images), size)
+    for start in tqdm(starts, desc=f"{b.base} {b.denoiser} {b.form} {b.levels}"):
+        found = np.concatenate([found, classes(model, b, images[start : start + size], start)])
+        save(path, found)
+    return found
+
+
+def classes(model: nn.Module, b: Base, x: Tensor, start: int) -> np.ndarray:
+    """Classes of noisy copies of images ``start...``."""
+    noise = torch.stack([randn(tuple(x.shape[1:]), 0, "levels", start + i) for i in range(len(x))])
+    keyed = {"index": torch.arange(start, start + len(x))} if b.base in ("EPNDC", "APNDC") else {}
+    with torch.no_grad():
+        return model(x + b.sigma * noise, **keyed).argmax(dim=1).numpy()
+
+
+def levels_part(count: int) -> dict[str, Any]:
+    """Right answers of all settings, and agreement with the reference at the first sigma."""
+    images, rows = others(count), []
+    y = images.y.numpy()
+    wanted = {name: answers(reference(b), images.x) for name, b in (("EPNDC", epndc(0.25, 8)), ("APNDC", apndc(0.25, 8)))}
+    models = [b for s in SIGMAS for b in MODELS[s]] + MORE + [reference(epndc(0.25, 8)), reference(apndc(0.25, 8))]
+    for b in models:
+        found = answers(b, images.x)
+        same = wanted.get(b.base) if b.sigma == 0.25 else None
+        agrees = None if same is None else Accuracy.of(int((found == same).sum()), count)
+        rows.append(
+            {**asdict(b), "passes": passes(b, build(b)), "right": Accuracy.of(int((found == y).sum()), count), "agrees": agrees}
+        )
+        print(replace(b), rows[-1]["passes"], rows[-1]["right"], agrees, flush=True)
+    return {"rows": rows, "images": count}
