@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from certify_bases import ROOT, SEED, SIGMAS, Base, apndc, build, denoiser, epndc, logits, noisy, others, passes
+from certify_bases import ROOT, SEED, SIGMAS, Base, apndc, build, cascade, denoiser, epndc, logits, noisy, others, spent
 from certify_full import ALPHA, N0, Lookup, full_part, target_part
 from certify_levels import levels_part
 from tqdm import tqdm
@@ -34,7 +34,7 @@ from rdc.noise import levels
 from rdc.records import read_record, write_record
 
 RECORD = ROOT / "results" / "certificates.json"
-CHOSEN = (epndc(0.25, 4), apndc(0.25, 8))  # chosen by the part "levels", on other images
+CHOSEN = (cascade(0.25),)  # by the part "levels", on other images
 RADII = tuple(round(0.05 * i, 2) for i in range(61))
 LIPSCHITZ = {"kind": "elbo", "count": 8, "sigma_min": 0.5}
 
@@ -60,10 +60,11 @@ def curve(b: Base, images: Images, n: int) -> dict[str, Any]:
     for i, table in enumerate(tables):
         found = certify(Lookup(table, i), images.x[i], sigma=b.sigma, n0=N0, n=n, alpha=ALPHA, seed=SEED, index=i, batch=1000)
         points.append((int(found.label == int(images.y[i])), found.radius, found.label))
+    each = [spent(b, x, i, N0 + n) for i, x in enumerate(images.x)]
     rows = [{"right": bool(right), "certificate": {"radius": r}} for right, r, _ in points]
     return {
         "base": b.base, "denoiser": b.denoiser, "sigma": b.sigma, "n": n, "images": len(images), "levels": b.levels,
-        "passes": passes(b, model), "calls": N0 + n, "abstained": sum(label < 0 for *_, label in points),
+        "passes": float(np.mean(each)), "calls": N0 + n, "abstained": sum(label < 0 for *_, label in points),
         "certified": [{"radius": r, **vars(a)} for r, a in certified_accuracy(rows, RADII).items()],
         "points": [p[:2] for p in points], "seconds": round((time.perf_counter() - start) / len(images), 2),
     }  # fmt: skip

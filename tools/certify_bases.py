@@ -8,6 +8,7 @@ same bits.
 import hashlib
 import io
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -17,9 +18,8 @@ import numpy as np
 import torch
 from network_sizes import unseen_images
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from rdc.certify import APNDC, EPNDC, Carlini, Clipped, Cohen
+from rdc.certify import APNDC, EPNDC, Carlini, Cascade, Clipped, Cohen
 from rdc.certify.baselines import reference_cnn
 from rdc.certify.draws import code
 from rdc.checkpoints import load_denoiser, locate, read_checkpoint
@@ -33,6 +33,7 @@ from rdc.rng import randn
 ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "runs" / "certify"
 SEED, SIGMAS = 0, (0.25, 0.5, 1.0)
+INDEXED = ("EPNDC", "APNDC", "Cascade")
 CHECKPOINTS = {"heads": "fashion-mini-multihead", "single head": "fashion-mini"}
 
 
@@ -41,7 +42,8 @@ class Base:
     """A base classifier by its settings.
 
     Attributes:
-        base: ``EPNDC``, ``APNDC``, ``Carlini``, ``Cohen`` or ``DC, clipped``.
+        base: ``EPNDC``, ``APNDC``, ``Cascade`` (EPNDC with heads, then with the single head), ``Carlini``, ``Cohen`` or
+            ``DC, clipped``.
         sigma: Smoothing noise, image units.
         levels: Noise levels T of a diffusion classifier.
         denoiser: ``heads`` or ``single head``.
@@ -49,6 +51,7 @@ class Base:
         antithetic: Whether each sample of inner noise comes with its mirror image.
         coupling: How classes and levels share inner noise.
         noise: Inner noise, ``fixed`` or ``fresh`` for every draw.
+        gap: Of a cascade, nats.
     """
 
     base: str
@@ -59,11 +62,15 @@ class Base:
     antithetic: bool = False
     coupling: str = "shared"
     noise: str = "fixed"
+    gap: float | None = None
 
     def key(self) -> str:
         """A name of settings and weights, for files."""
-        trained = self.denoiser and read_checkpoint(locate(CHECKPOINTS[self.denoiser]), "denoiser")[1]["tensors_sha256"][:12]
-        return hashlib.sha256(json.dumps([asdict(self), trained]).encode()).hexdigest()[:16]
+        names = CHECKPOINTS.values() if self.base == "Cascade" else [CHECKPOINTS[self.denoiser]] if self.denoiser else []
+        trained = [read_checkpoint(locate(name), "denoiser")[1]["tensors_sha256"][:12] for name in names]
+        settings = {k: v for k, v in asdict(self).items() if k != "gap" or v is not None}
+        weights = trained[0] if len(trained) == 1 else trained or None
+        return hashlib.sha256(json.dumps([settings, weights]).encode()).hexdigest()[:16]
 
 
 def epndc(sigma: float, count: int, denoiser: str = "heads", form: str = "quadrature", mirror: bool = True, **more: str) -> Base:
@@ -74,6 +81,11 @@ def epndc(sigma: float, count: int, denoiser: str = "heads", form: str = "quadra
 def apndc(sigma: float, count: int, denoiser: str = "heads", form: str = "ensemble", **more: str) -> Base:
     """An approximated-posterior classifier."""
     return Base("APNDC", sigma, count, denoiser, form, **more)
+
+
+def cascade(sigma: float, count: int = 3, gap: float = 1.0) -> Base:
+    """Heads first, then the single-head network for the classes within ``gap`` of the best, three at most."""
+    return Base("Cascade", sigma, count, None, "quadrature", True, gap=gap)
 
 
 def reference(base: Base) -> Base:
@@ -99,6 +111,8 @@ def build(b: Base) -> nn.Module:
     """The base classifier of some settings."""
     if b.base == "Cohen":
         return Cohen(network(b.sigma))
+    if b.base == "Cascade":
+        return Cascade(*(build(epndc(b.sigma, b.levels, name)) for name in ("heads", "single head")), gap=b.gap)
     model = denoiser(b.denoiser)
     if b.base == "Carlini":
         return Carlini(model, network(0.0), b.sigma)
@@ -118,10 +132,12 @@ def build(b: Base) -> nn.Module:
     return APNDC(model, b.sigma, variant=b.form, **shared)
 
 
-def passes(b: Base, model: nn.Module) -> int:
-    """Network evaluations of the denoiser for one noisy image."""
+def passes(b: Base, model: nn.Module) -> float:
+    """Network evaluations of the denoisers for one noisy image; for a cascade the mean over all it has seen."""
     if b.base in ("Carlini", "Cohen"):
         return int(b.base == "Carlini")
+    if b.base == "Cascade":
+        return model.spent / model.seen if model.seen else math.nan
     return (model.network if b.base == "DC, clipped" else model).evaluations
 
 
@@ -138,18 +154,30 @@ def noisy(image: Tensor, sigma: float, index: int, draws: range) -> Tensor:
 
 def logits(b: Base, image: Tensor, index: int, stop: int, model: Callable[..., Tensor] | None = None) -> np.ndarray:
     """Logits of the draws ``0...stop - 1`` of an image, ``(stop, K)`` float32, less the largest; stored ones are not repeated."""
+    return answered(b, image, index, stop, model)[:, :-1]
+
+
+def spent(b: Base, image: Tensor, index: int, stop: int) -> float:
+    """Network evaluations for one of these draws, on average."""
+    return float(answered(b, image, index, stop)[:, -1].mean())
+
+
+def answered(b: Base, image: Tensor, index: int, stop: int, model: Callable[..., Tensor] | None = None) -> np.ndarray:
+    """Logits and, in the last column, network evaluations: for a cascade the mean over draws that were made together."""
     path = RUNS / b.key() / f"{index}.npy"
-    found = np.load(path) if path.exists() else np.zeros((0, 10), np.float32)
+    found = np.load(path) if path.exists() else np.zeros((0, 11), np.float32)
     if len(found) >= stop:
         return found[:stop]
     model, parts = model or build(b), [found]
     with torch.no_grad():
         for start in range(len(found), stop, 100):
             draws = range(start, min(start + 100, stop))
-            x = noisy(image, b.sigma, index, draws)
-            keyed = {"index": torch.tensor([code("certify", index, d) for d in draws])} if b.base in ("EPNDC", "APNDC") else {}
+            x, before = noisy(image, b.sigma, index, draws), getattr(model, "spent", 0)
+            keyed = {"index": torch.tensor([code("certify", index, d) for d in draws])} if b.base in INDEXED else {}
             value = model(x, **keyed).float()
-            parts.append((value - value.amax(dim=1, keepdim=True)).numpy())
+            cost = (model.spent - before) / len(draws) if b.base == "Cascade" else passes(b, model)
+            lead = value - value.amax(dim=1, keepdim=True)
+            parts.append(np.concatenate([lead.numpy(), np.full((len(draws), 1), cost, np.float32)], axis=1))
     found = np.concatenate(parts)
     save(path, found)
     return found
@@ -160,10 +188,3 @@ def save(path: Path, array: np.ndarray) -> None:
     buffer = io.BytesIO()
     np.save(buffer, array)
     write_atomic(path, buffer.getvalue())
-
-
-def answer_all(b: Base, images: Images, stop: int) -> list[np.ndarray]:
-    """Stored logits of all images, with a progress bar."""
-    model = build(b)
-    bar = tqdm(list(enumerate(images.x)), desc=f"{b.base} sigma {b.sigma:g}, {b.levels} levels")
-    return [logits(b, x, i, stop, model) for i, x in bar]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from certify_bases import RUNS, SEED, Base, build, logits, noisy, passes, reference, save
+from certify_bases import RUNS, SEED, Base, build, logits, noisy, passes, reference, save, spent
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -106,7 +106,8 @@ def full_part(bases: Sequence[Base], images: Images, n: int) -> dict[str, Any]:
         tables = [logits(b, x, i, N0 + n, fast) for i, x in enumerate(tqdm(images.x, desc=f"{b.base}: {n} draws"))]
         mine = [full_row(b, model, images, i, table, n) for i, table in enumerate(tqdm(tables, desc=f"{b.base}: reference"))]
         rows += mine
-        cost = {"passes": passes(b, fast), "reference passes": passes(reference(b), model)}
+        each = [spent(b, x, i, N0 + n) for i, x in enumerate(images.x)]
+        cost = {"passes": float(np.mean(each)), "reference passes": passes(reference(b), model)}
         factor = cost["reference passes"] / cost["passes"]
         summary.append({"base": b.base, "levels": b.levels, **cost, "factor": factor, **summed(mine)})
     return {"sigma": bases[0].sigma, "n": n, "n0": N0, "alpha": ALPHA, "rivals": RIVALS, "strata": STRATA, "rows": rows,

@@ -3,6 +3,7 @@
 from rdc.certify.baselines import Carlini as Carlini
 from rdc.certify.baselines import Clipped as Clipped
 from rdc.certify.baselines import Cohen as Cohen
+from rdc.certify.cascade import Cascade as Cascade
 from rdc.certify.counts import clopper_pearson as clopper_pearson
 from rdc.certify.counts import radius_from_counts as radius_from_counts
 from rdc.certify.direct import LipschitzCertificate as LipschitzCertificate

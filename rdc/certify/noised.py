@@ -99,7 +99,8 @@ class EPNDC(nn.Module):
         chunk: int = 256,
     ) -> None:
         super().__init__()
-        steps = noised_steps(2 * float(sigma), count, form, weight, sigma_max, placement)
+        self.tau = 2 * float(sigma)
+        steps = noised_steps(self.tau, count, form, weight, sigma_max, placement)
         check_name("coupling", coupling, COUPLINGS)
         if coupling == "path" and steps.left is None:
             raise ValueError("form 'quadrature' has no chain, hence no path; take form='fixed', or coupling='shared'")

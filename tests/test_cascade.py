@@ -1,0 +1,95 @@
+"""Laws of sifting with one classifier and refining with another."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from rdc.certify import APNDC, EPNDC, Cascade, certify
+from rdc.data import load
+from rdc.denoise import OptimalDenoiser
+
+SIGMA = 0.4
+
+
+@pytest.fixture(scope="module")
+def parts() -> tuple[EPNDC, EPNDC, Tensor]:
+    train = load("digits", "train")
+    denoiser = OptimalDenoiser(train.x[:150].double(), train.y[:150])
+    x = load("digits").x[:30].double()
+    x = x + SIGMA * torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(0))
+    return EPNDC(denoiser, SIGMA, count=2), EPNDC(denoiser, SIGMA, count=6, seed=1), x
+
+
+def test_an_infinite_gap_gives_the_dear_classifier(parts: tuple[EPNDC, EPNDC, Tensor]) -> None:
+    cheap, dear, x = parts
+    wanted = dear(x)
+    found = Cascade(cheap, dear, math.inf, 10)(x)
+    torch.testing.assert_close(found, wanted - wanted.amax(dim=1, keepdim=True), rtol=1e-9, atol=1e-7)
+
+
+def test_no_gap_gives_the_cheap_one_and_costs_no_more(parts: tuple[EPNDC, EPNDC, Tensor]) -> None:
+    cheap, dear, x = parts
+    model = Cascade(cheap, dear, 0.0)
+    assert model(x).argmax(dim=1).tolist() == cheap(x).argmax(dim=1).tolist()
+    assert (model.spent, model.seen) == (len(x) * cheap.evaluations, len(x))
+
+
+def test_survivors_are_the_near_ones_and_at_most_keep(parts: tuple[EPNDC, EPNDC, Tensor]) -> None:
+    cheap, dear, _ = parts
+    logits = torch.tensor([[0.0, -0.5, -0.9, -0.2, -3.0], [0.0, 0.0, 0.0, 0.0, 0.0]])
+    logits = torch.nn.functional.pad(logits, (0, 5), value=-9.0)
+    assert Cascade(cheap, dear, 1.0, 3).survivors(logits).nonzero().tolist() == [[0, 0], [0, 1], [0, 3], [1, 0], [1, 1], [1, 2]]
+    assert Cascade(cheap, dear, 0.0, 3).survivors(logits).sum(dim=1).tolist() == [1, 1]
+
+
+def test_what_is_spent_is_what_is_evaluated(parts: tuple[EPNDC, EPNDC, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    cheap, dear, x = parts
+    model, asked = Cascade(cheap, dear, 20.0, 4), []
+    forward = OptimalDenoiser.forward
+    monkeypatch.setattr(OptimalDenoiser, "forward", lambda self, z, *a: (asked.append(len(z)), forward(self, z, *a))[1])
+    two = torch.full((len(x), 10), -1.0, dtype=x.dtype).index_fill(1, torch.tensor([2, 7]), 0.0)
+    monkeypatch.setattr(cheap, "forward", lambda *_: two)
+    model.gap = 0.5
+    model(x)
+    assert sum(asked) == len(x) * 2 * 6 * 2  # two classes, six levels, mirror images
+    assert model.spent == sum(asked) + len(x) * cheap.evaluations
+
+
+def test_the_others_keep_the_order_of_the_cheap_one(parts: tuple[EPNDC, EPNDC, Tensor]) -> None:
+    cheap, dear, x = parts
+    model = Cascade(cheap, dear, 5.0, 3)
+    logits, found = cheap(x), model(x)
+    alive = model.survivors(logits)
+    assert bool((found.masked_fill(alive, -math.inf).amax(1) <= found.masked_fill(~alive, math.inf).amin(1) - 1).all())
+    a, b = (v.masked_fill(alive, math.inf).sort(dim=1).indices[:, : 10 - 3] for v in (logits, found))
+    assert a.tolist() == b.tolist()
+
+
+def test_an_answer_does_not_depend_on_the_batch(parts: tuple[EPNDC, EPNDC, Tensor]) -> None:
+    cheap, dear, x = parts
+    model = Cascade(cheap, dear, 10.0, 3)
+    torch.testing.assert_close(torch.cat([model(part) for part in x.split(7)]), model(x), rtol=1e-9, atol=1e-7)
+
+
+def test_fresh_noise_follows_the_index(parts: tuple[EPNDC, EPNDC, Tensor]) -> None:
+    _, dear, x = parts
+    fresh = [APNDC(dear.denoiser, SIGMA, count=3, noise="fresh"), EPNDC(dear.denoiser, SIGMA, count=3, noise="fresh")]
+    model, index = Cascade(*fresh, 30.0, 5), torch.arange(100, 130)
+    backwards = torch.arange(29, -1, -1)
+    torch.testing.assert_close(model(x[backwards], index[backwards])[backwards], model(x, index), rtol=1e-9, atol=1e-7)
+
+
+def test_it_can_be_certified(parts: tuple[EPNDC, EPNDC, Tensor]) -> None:
+    cheap, dear, _ = parts
+    found = certify(Cascade(cheap, dear), load("digits").x[0].double(), sigma=SIGMA, n0=20, n=60)
+    assert found.k <= found.n == 60
+
+
+def test_bad_input_is_refused(parts: tuple[EPNDC, EPNDC, Tensor]) -> None:
+    cheap, dear, _ = parts
+    with pytest.raises(ValueError, match="same noise"):
+        Cascade(EPNDC(dear.denoiser, 0.5), dear)
+    with pytest.raises(ValueError, match="keep"):
+        Cascade(cheap, dear, keep=0)
