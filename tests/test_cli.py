@@ -73,6 +73,7 @@ def test_each_command_shows_an_example(monkeypatch, capsys, command):
         (["attack", "--eps", "-1", "--model", "optimal", "--data", "digits", "--n", "2"], "eps must not be negative"),
         (["run", "99"], "no notebook '99'"),
         (["train", "denoiser", "--recipe", "nothing"], "unknown recipe 'nothing'; there are fashion-mini, digits"),
+        (["train", "classifier", "--recipe", "nothing"], "unknown recipe 'nothing'; there are fashion-mini, digits"),
         (["train", "multihead", "--recipe", "digits"], "unknown recipe 'digits'; there are fashion-mini"),
         (["train", "multihead", "--data", "imagenet"], "unknown data set 'imagenet'"),
     ],
@@ -139,6 +140,17 @@ def test_a_multihead_network_is_distilled_on_the_command_line(monkeypatch, capsy
     assert isinstance(heads, MultiHead) and heads.num_classes == 10
     pairs = zip(heads.trunk().parameters(), teacher.parameters(), strict=True)
     assert all(torch.allclose(a, b, rtol=1e-2) for a, b in pairs)  # the teacher may have been read in bfloat16
+
+
+@pytest.mark.parametrize(("threat", "radius"), [("none", None), ("scaled", "scaled")])
+def test_a_classifier_for_guidance_is_trained_on_the_command_line(monkeypatch, capsys, tmp_path, threat, radius):
+    out = tmp_path / "h.safetensors"
+    options = ["--data", "digits", "--threat", threat, "--eps", "0.25", "--steps", "2", "--seed", "3", "--out", out, "-q"]
+    code, text, err = run(monkeypatch, capsys, "train", "classifier", *options)
+    assert code == 0 and f"wrote {out}" in text and err == ""
+    stored = read_checkpoint(out, "classifier")[1]["recipe"]
+    assert (stored["steps"], stored["seed"]) == (2, 3)
+    assert stored["threat"] is None if radius is None else (stored["threat"]["radius"], stored["threat"]["eps"]) == (radius, 0.25)
 
 
 def test_a_folder_that_cannot_be_written(monkeypatch, capsys, tmp_path):

@@ -1,6 +1,6 @@
-"""Write the card of a shipped checkpoint from what the checkpoint itself says: rdc/assets/checkpoints/<name>.md.
+"""Write the card of a shipped checkpoint from what the checkpoint itself says: <name>.md beside it.
 
-python tools/model_card.py fashion-mini digits fashion-mini-multihead
+python tools/model_card.py fashion-mini digits fashion-mini-multihead fashion-mini-vanilla fashion-mini-robust
 """
 
 import hashlib
@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from rdc.checkpoints import ASSETS, load_denoiser, read_checkpoint
+from rdc.guide.classifier import SHIPPED, load_classifier, shipped_classifiers
 from rdc.records import write_atomic
 
 LICENCES = {
@@ -47,6 +48,37 @@ def card(name: str) -> str:
     return f"# Model card: {name}\n\n| | |\n|---|---|\n{table}\n"
 
 
+def classifier_card(name: str) -> str:
+    """The model card of a time-dependent classifier, in markdown."""
+    path = SHIPPED / f"{name}.safetensors"
+    _, meta = read_checkpoint(path, "classifier")
+    config, recipe = meta["config"], meta["recipe"]
+    probe = ", ".join(f"{k} {v}" for k, v in recipe["probe"].items())
+    settings = {k: v for k, v in recipe.items() if k not in ("classifier", "threat") and not k.startswith("probe")}
+    table = [
+        f"sigma {r['sigma']:g}: {r['clean']} clean, {r['adversarial']} under attack, of {r['n']}"
+        for r in meta["curve"][-1]["levels"]
+    ]
+    rows = {
+        "what": "time-dependent classifier `h(z_sigma, sigma)`, to guide a diffusion model",
+        "data": f"train split of `{config['data']}`, {meta['images']} images ({LICENCES[config['data']]})",
+        "network": f"encoder: {words(config['encoder'])}; {config['num_classes']} classes; sigma_data {config['sigma_data']}",
+        "parameters": f"{sum(p.numel() for p in load_classifier(name).parameters())}",
+        "training": f"adversarial: {words(recipe['threat'])}" if recipe["threat"] else "vanilla: no attack",
+        "recipe": words(settings),
+        "epochs": f"{recipe['steps'] * recipe['batch'] / meta['images']:.1f}",
+        "command": f"`python tools/train_guides.py --which {name.rsplit('-', 1)[1]}`",
+        "device": "one core of a shared x86-64 CPU; other devices round differently",
+        "wall time": f"{meta['seconds'] / 60:.0f} minutes",
+        "held-out images": f"{'; '.join(table)} (attack: {probe})",
+        "file": f"{path.name}, {path.stat().st_size / 1e6:.2f} MB, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}",
+        "use": "teaching and research on robustness; not for decisions about people",
+        "licence": "MIT",
+    }
+    lines = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    return f"# Model card: {name}\n\n| | |\n|---|---|\n{lines}\n"
+
+
 def words(settings: dict[str, Any]) -> str:
     """Settings in one line."""
     return ", ".join(f"{k} {v}" for k, v in settings.items())
@@ -54,5 +86,7 @@ def words(settings: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     for name in sys.argv[1:]:
-        write_atomic(ASSETS / f"{name}.md", card(name).encode())
-        print(ASSETS / f"{name}.md")
+        guide = name in shipped_classifiers()
+        path = (SHIPPED if guide else ASSETS) / f"{name}.md"
+        write_atomic(path, (classifier_card if guide else card)(name).encode())
+        print(path)

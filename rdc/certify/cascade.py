@@ -59,7 +59,7 @@ class Cascade(nn.Module):
         return (order == 0) | ((logits > logits.amax(dim=1, keepdim=True) - self.gap) & (order < self.keep))
 
     def forward(self, x: Float[Tensor, "n c h w"], index: Int64[Tensor, " n"] | None = None) -> Float[Tensor, "n k"]:
-        """Logits less the largest; no gradient. Arguments and errors as for :class:`rdc.certify.EPNDC`."""
+        """Logits less the largest; no gradient. Arguments and errors as for :class:`rdc.certify.noised.EPNDC`."""
         with torch.no_grad():
             logits = self.cheap(x, index)
             alive = self.survivors(logits)

@@ -14,16 +14,25 @@ from rdc.cli.options import Device, Quiet, pick_device
 
 def train_command(
     what: Annotated[
-        Positional[Literal["denoiser", "multihead"]],
-        arg(help="denoiser: a single-head network. multihead: all classes in one pass, distilled from a shipped denoiser."),
+        Positional[Literal["denoiser", "multihead", "classifier"]],
+        arg(
+            help="denoiser: a single-head network. multihead: all classes in one pass, distilled from a shipped denoiser. "
+            "classifier: a time-dependent classifier for guidance."
+        ),
     ],
     data: Annotated[str | None, arg(help="Data set to train on; by default that of the recipe.")] = None,
     recipe: Annotated[
-        str | None, arg(help="fashion-mini or, for denoiser, digits; by default the one for the data, else fashion-mini.")
+        str | None,
+        arg(help="fashion-mini or, for denoiser and classifier, digits; by default the one for the data, else fashion-mini."),
     ] = None,
     out: Annotated[
-        Path | None, arg(help="File to write; by default runs/<recipe>.safetensors, or runs/<recipe>-multihead.safetensors.")
+        Path | None, arg(help="File to write; by default runs/<recipe>.safetensors, with -multihead, -vanilla or -robust.")
     ] = None,
+    threat: Annotated[
+        Literal["none", "released", "paper", "image", "scaled"],
+        arg(help="For classifier: radius rule of adversarial training (L2, 7 steps, early stopping); none: vanilla."),
+    ] = "released",
+    eps: Annotated[float, arg(help="For classifier: size of the attack, in the units of the rule.")] = 0.5,
     steps: Annotated[int | None, arg(help="Optimiser steps; by default those of the recipe.")] = None,
     seed: int = 0,
     device: Device = "auto",
@@ -31,13 +40,16 @@ def train_command(
     save_seconds: Annotated[float, arg(help="Time between two saves of the state.")] = 60.0,
     quiet: Quiet = False,
 ) -> None:
-    """Train a denoiser. Interrupted or killed, the same command continues where it stopped.
+    """Train a denoiser or a classifier for guidance. Interrupted or killed, the same command continues where it stopped.
 
     For example:
       rdc train denoiser --data fashion
       rdc train denoiser --recipe digits --out runs/digits.safetensors --steps 500
       rdc train multihead --recipe fashion-mini
+      rdc train classifier --threat none
     """
+    if what == "classifier":
+        return train_guide_command(data, recipe, out, threat, eps, steps, seed, device, threads, save_seconds, quiet)
     from rdc.distil import distil
     from rdc.recipes import MULTIHEAD, RECIPES
     from rdc.train import train_denoiser
@@ -59,3 +71,35 @@ def train_command(
     else:
         path = train_denoiser(config, path, place, None, save_seconds, quiet)
     print(f"wrote {path}")
+
+
+def train_guide_command(
+    data: str | None,
+    recipe: str | None,
+    out: Path | None,
+    threat: str,
+    eps: float,
+    steps: int | None,
+    seed: int,
+    device: str,
+    threads: int | None,
+    save_seconds: float,
+    quiet: bool,
+) -> None:
+    """``rdc train classifier``."""
+    from rdc.guide.recipes import GUIDES
+    from rdc.guide.robust import train_guide
+    from rdc.guide.threat import Threat
+
+    name, which = recipe or ("digits" if data == "digits" else "fashion-mini"), "vanilla" if threat == "none" else "robust"
+    if name not in GUIDES:
+        raise ValueError(f"unknown recipe {name!r}; there are {', '.join(GUIDES)}")
+    config = GUIDES[name][which]
+    if data is not None:
+        config = replace(config, classifier=replace(config.classifier, data=data))
+    config = replace(config, seed=seed, steps=config.steps if steps is None else steps)
+    config = config if which == "vanilla" else replace(config, threat=Threat(radius=threat, eps=eps))
+    if threads:
+        torch.set_num_threads(threads)
+    path = out or Path("runs", f"{name}-{which}.safetensors")
+    print(f"wrote {train_guide(config, path, pick_device(device), None, None, save_seconds, quiet)}")
