@@ -14,7 +14,7 @@ from rdc.denoise.base import to_model
 from rdc.denoise.optimal import OptimalDenoiser
 from rdc.guide.guides import ClassifierGuide, DiffusionGuide, PosteriorGuide, RatioGuide, log_gradient
 from rdc.guide.plan import FORMS, Plan, edm_path, step_variance, vp_path
-from rdc.guide.sample import Run, sample
+from rdc.guide.sampling import Run, sample
 from rdc.noise import sigma_to_alpha, vp_alphas
 from rdc.rng import randn
 

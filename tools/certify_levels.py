@@ -18,19 +18,22 @@ from rdc.rng import randn
 
 MODELS: dict[float, list[Base]] = {
     s: [
-        *(epndc(s, t, mirror=mirror) for t in (2, 3, 4, 6, 8, 16) for mirror in (False, True)),
-        *(epndc(s, t, form="fixed", mirror=False, coupling="path") for t in (8, 32)),
-        *(apndc(s, t) for t in (2, 4, 6, 8, 16, 32)),
-        *(apndc(s, t, form="correct") for t in (8, 16)),
-        *(cascade(s, t, gap) for t, gap in ((3, 0.5), (3, 1.0), (3, 2.0), (3, 4.0), (4, 1.0), (8, 1.0))),
+        *(epndc(s, t, mirror=mirror) for t in (4, 8) for mirror in (False, True)),
+        *(apndc(s, t) for t in (4, 8, 16)),
+        *(cascade(s, 3, gap) for gap in (1.0, 4.0)),
         Base("Carlini", s, None, "single head"),
         Base("Cohen", s),
         Base("DC, clipped", s, 8, "heads"),
     ]
     for s in SIGMAS
 }
-#: Only at the first sigma: other noise, and what heads alone and levels alone change.
+#: Only at the first sigma: more levels, other noise, and what heads alone and levels alone change.
 MORE = [
+    *(epndc(0.25, t, mirror=mirror) for t in (2, 3, 6, 16) for mirror in (False, True)),
+    *(epndc(0.25, t, form="fixed", mirror=False, coupling="path") for t in (8, 32)),
+    *(apndc(0.25, t) for t in (2, 6, 32)),
+    *(apndc(0.25, t, form="correct") for t in (8, 16)),
+    *(cascade(0.25, t, gap) for t, gap in ((3, 0.5), (3, 2.0), (4, 1.0), (8, 1.0))),
     epndc(0.25, 8, noise="fresh"),
     apndc(0.25, 8, noise="fresh"),
     *(epndc(0.25, t, "single head") for t in (3, 4, 8)),

@@ -20,8 +20,8 @@ from rdc.guide.metrics import repeated as repeated
 from rdc.guide.plan import Plan as Plan
 from rdc.guide.plan import edm_path as edm_path
 from rdc.guide.plan import vp_path as vp_path
-from rdc.guide.sample import Samples as Samples
-from rdc.guide.sample import sample as sample
+from rdc.guide.sampling import Samples as Samples
+from rdc.guide.sampling import sample as sample
 from rdc.guide.threat import Threat as Threat
 from rdc.guide.threat import level_table as level_table
 from rdc.guide.threat import perturb as perturb

@@ -90,7 +90,7 @@ class RatioGuide:
 
 @dataclass(frozen=True)
 class DiffusionGuide:
-    """The noised diffusion classifier :class:`rdc.certify.EPNDC` at the level of each image; equal priors.
+    """The noised diffusion classifier :class:`rdc.certify.noised.EPNDC` at the level of each image; equal priors.
 
     A call costs ``count draws 2 K`` evaluations of a single-head network for each image, and their backward passes.
     """

@@ -1,4 +1,4 @@
-r"""How to sample: the noise levels, the sampler, and the form and variance of its steps; see :mod:`rdc.guide.sample`.
+r"""How to sample: the noise levels, the sampler, and the form and variance of its steps; see :mod:`rdc.guide.sampling`.
 
 References:
     | Elucidating the Design Space of Diffusion-Based Generative Models (Karras et al., 2022), Eq. 5
