@@ -1,9 +1,10 @@
 """Certificates on images of fashion-mini: results/certificates.json, read by the chapter on certification.
 
-    python tools/certificates.py [--part levels|full|target|curves|sift|lipschitz] [--images 50] [--n 2000] [--curve 400]
+    python tools/certificates.py [--part levels|full|sampled|target|curves|sift|lipschitz] [--images 50] [--n 2000] [--curve 400]
 
 | ``levels``     right answers and agreement with 124 single-head levels, by number of levels and kind of noise
 | ``full``       certificates of all images at fixed n, beside those of 124 single-head levels
+| ``sampled``    other settings, on those draws of ``full`` that the reference was asked about
 | ``target``     the same draws, stopped early
 | ``curves``     certified accuracy by radius for all base classifiers and three noises
 | ``sift``       what the rules of sift and refine save
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from certify_bases import ROOT, SEED, SIGMAS, Base, apndc, build, cascade, denoiser, epndc, logits, noisy, others, spent
-from certify_full import ALPHA, N0, Lookup, full_part, target_part
+from certify_full import ALPHA, N0, Lookup, full_part, sampled_part, target_part
 from certify_levels import levels_part
 from torch import nn
 from tqdm import tqdm
@@ -37,6 +38,12 @@ from rdc.records import read_record, write_record
 
 RECORD = ROOT / "results" / "certificates.json"
 CHOSEN = (cascade(0.25),)  # by the part "levels", on other images
+SAMPLED = (
+    *(cascade(0.25, 8, gap, first) for gap, first in ((1.0, 3), (2.0, 3), (4.0, 3), (2.0, 4), (1.0, 8), (4.0, 8))),
+    *(cascade(0.25, 3, gap) for gap in (1.0, 4.0)),
+    *(epndc(0.25, t) for t in (4, 8, 16)),
+    *(epndc(0.25, t, "single head") for t in (3, 8)),
+)
 RADII = tuple(round(0.05 * i, 2) for i in range(61))
 LIPSCHITZ = {"kind": "elbo", "count": 8, "sigma_min": 0.5}
 
@@ -136,7 +143,7 @@ def store(part: str, run: Callable[[], dict[str, Any]], settings: dict[str, Any]
 def main() -> None:
     """All parts, or one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", action="append", choices=("levels", "full", "target", "curves", "sift", "lipschitz"))
+    parser.add_argument("--part", action="append", choices=("levels", "full", "sampled", "target", "curves", "sift", "lipschitz"))
     parser.add_argument("--images", type=int, default=50, help="test images of fashion-mini")
     parser.add_argument("--n", type=int, default=2000, help="draws of a certificate in the part full")
     parser.add_argument("--most", type=int, default=10_000, help="most draws of a certificate with a target")
@@ -150,6 +157,7 @@ def main() -> None:
         "sift": (lambda: sift_part(o.others // 10), {"others": o.others // 5}),
         "lipschitz": (lambda: lipschitz_part(images, o.margin), {"images": o.images, "n": o.margin}),
         "full": (lambda: full_part(CHOSEN, images, o.n), {"images": o.images, "n": o.n}),
+        "sampled": (lambda: sampled_part(CHOSEN[0], SAMPLED, images, o.n), {"images": o.images, "n": o.n}),
         "target": (lambda: target_part(CHOSEN, images, o.n, o.most), {"images": o.images, "n": o.n, "most": o.most}),
         "curves": (lambda: curves_part(images, o.curve, o.n), {"images": o.images, "n": o.curve}),
     }

@@ -52,6 +52,7 @@ class Base:
         coupling: How classes and levels share inner noise.
         noise: Inner noise, ``fixed`` or ``fresh`` for every draw.
         gap: Of a cascade, nats.
+        first: Levels of the heads of a cascade, where they are not those of the single head.
     """
 
     base: str
@@ -63,12 +64,13 @@ class Base:
     coupling: str = "shared"
     noise: str = "fixed"
     gap: float | None = None
+    first: int | None = None
 
     def key(self) -> str:
         """A name of settings and weights, for files."""
         names = CHECKPOINTS.values() if self.base == "Cascade" else [CHECKPOINTS[self.denoiser]] if self.denoiser else []
         trained = [read_checkpoint(locate(name), "denoiser")[1]["tensors_sha256"][:12] for name in names]
-        settings = {k: v for k, v in asdict(self).items() if k != "gap" or v is not None}
+        settings = {k: v for k, v in asdict(self).items() if k not in ("gap", "first") or v is not None}
         weights = trained[0] if len(trained) == 1 else trained or None
         return hashlib.sha256(json.dumps([settings, weights]).encode()).hexdigest()[:16]
 
@@ -83,9 +85,9 @@ def apndc(sigma: float, count: int, denoiser: str = "heads", form: str = "ensemb
     return Base("APNDC", sigma, count, denoiser, form, **more)
 
 
-def cascade(sigma: float, count: int = 3, gap: float = 1.0) -> Base:
+def cascade(sigma: float, count: int = 3, gap: float = 1.0, first: int | None = None) -> Base:
     """Heads first, then the single-head network for the classes within ``gap`` of the best, three at most."""
-    return Base("Cascade", sigma, count, None, "quadrature", True, gap=gap)
+    return Base("Cascade", sigma, count, None, "quadrature", True, gap=gap, first=first)
 
 
 def reference(base: Base) -> Base:
@@ -112,7 +114,7 @@ def build(b: Base) -> nn.Module:
     if b.base == "Cohen":
         return Cohen(network(b.sigma))
     if b.base == "Cascade":
-        return Cascade(*(build(epndc(b.sigma, b.levels, name)) for name in ("heads", "single head")), gap=b.gap)
+        return Cascade(build(epndc(b.sigma, b.first or b.levels)), build(epndc(b.sigma, b.levels, "single head")), gap=b.gap)
     model = denoiser(b.denoiser)
     if b.base == "Carlini":
         return Carlini(model, network(0.0), b.sigma)

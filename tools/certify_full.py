@@ -8,12 +8,13 @@ about the candidate and the ``RIVALS`` classes that the fast classifier holds mo
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import product
 from typing import Any
 
 import numpy as np
 import torch
-from certify_bases import RUNS, SEED, Base, build, logits, noisy, passes, reference, save, spent
+from certify_bases import INDEXED, RUNS, SEED, Base, build, logits, noisy, passes, reference, save, spent
 from scipy.stats import norm
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -135,6 +136,53 @@ def full_row(b: Base, model: nn.Module, images: Images, i: int, table: np.ndarra
         "reference low": low, "reference high": high,
         "reference draws": len(said), "same label": (middle > 0) == (found.radius > 0),
     }  # fmt: skip
+
+
+def sampled_part(made: Base, bases: Sequence[Base], images: Images, n: int) -> dict[str, Any]:
+    """Other base classifiers on the draws that the reference was asked about: both counts are estimates from the strata.
+
+    So a few dozen draws an image tell which classifier keeps the radius, and what it costs, before any certificate is made.
+    """
+    rows, slow = [], build(reference(made))
+    for b in bases:
+        model, mine, cost = build(b), [], []
+        for i, x in enumerate(tqdm(images.x, desc=f"{b.base} {b.denoiser or ''} {b.first or b.levels}")):
+            table = logits(made, x, i, N0 + n)
+            found = certify(Lookup(table, i), x, sigma=b.sigma, n0=N0, n=n, alpha=ALPHA, seed=SEED, index=i, batch=1000)
+            said = asked(made, slow, x, i, table, found.candidate)
+            row, spent_here = sampled_row(b, model, x, i, table, found.candidate, said)
+            mine.append(row)
+            cost.append(spent_here)
+        each = float(np.mean(cost))
+        settings = {k: v for k, v in asdict(b).items() if k != "sigma"}
+        rows.append({**settings, "passes": each, "factor": passes(reference(made), slow) / each, **summed(mine)})
+        print({k: str(v) for k, v in rows[-1].items()}, flush=True)
+    return {"sigma": made.sigma, "n": n, "n0": N0, "alpha": ALPHA, "rows": rows}
+
+
+def sampled_row(
+    b: Base, model: nn.Module, x: Tensor, i: int, table: np.ndarray, candidate: int, said: np.ndarray
+) -> tuple[dict[str, Any], float]:
+    """Estimated radii of a base classifier and of the reference, and what a draw costs."""
+    groups, rows, cost = strata(table, candidate), [], 0.0
+    for s, group in enumerate(groups):
+        draws = said[said[:, 1] == s, 0].tolist()
+        if not draws:
+            continue
+        noise = torch.cat([noisy(x, b.sigma, i, range(d, d + 1)) for d in draws])
+        keyed = {"index": torch.tensor([code("certify", i, d) for d in draws])} if b.base in INDEXED else {}
+        before = getattr(model, "spent", 0)
+        with torch.no_grad():
+            answers = model(noise, **keyed).argmax(dim=1).tolist()
+        each = (model.spent - before) / len(draws) if b.base == "Cascade" else passes(b, model)
+        cost += each * len(group) / (len(table) - N0)
+        rows += [(d, s, a == candidate) for d, a in zip(draws, answers, strict=True)]
+    mine, wanted = estimated(groups, np.array(rows)), estimated(groups, said)
+    mine_r, middle, high = (
+        radius_from_counts(round(k), len(table) - N0, b.sigma, ALPHA) for k in (mine[0], wanted[0], wanted[2])
+    )
+    label = (middle > 0) == (mine_r > 0)
+    return {"radius": mine_r, "reference radius": middle, "reference high": high, "same label": label}, cost
 
 
 def summed(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -34,6 +34,7 @@ MORE = [
     *(apndc(0.25, t) for t in (2, 6, 32)),
     *(apndc(0.25, t, form="correct") for t in (8, 16)),
     *(cascade(0.25, t, gap) for t, gap in ((3, 0.5), (3, 2.0), (4, 1.0), (8, 1.0))),
+    *(cascade(0.25, 8, gap, first=t) for t, gap in ((3, 1.0), (3, 2.0), (4, 2.0))),
     epndc(0.25, 8, noise="fresh"),
     apndc(0.25, 8, noise="fresh"),
     *(epndc(0.25, t, "single head") for t in (3, 4, 8)),
