@@ -53,6 +53,7 @@ class Base:
         noise: Inner noise, ``fixed`` or ``fresh`` for every draw.
         gap: Of a cascade, nats.
         first: Levels of the heads of a cascade, where they are not those of the single head.
+        seed: Owner of the inner noise, where it is not ``SEED``.
     """
 
     base: str
@@ -65,12 +66,13 @@ class Base:
     noise: str = "fixed"
     gap: float | None = None
     first: int | None = None
+    seed: int | None = None
 
     def key(self) -> str:
         """A name of settings and weights, for files."""
         names = CHECKPOINTS.values() if self.base == "Cascade" else [CHECKPOINTS[self.denoiser]] if self.denoiser else []
         trained = [read_checkpoint(locate(name), "denoiser")[1]["tensors_sha256"][:12] for name in names]
-        settings = {k: v for k, v in asdict(self).items() if k not in ("gap", "first") or v is not None}
+        settings = {k: v for k, v in asdict(self).items() if k not in ("gap", "first", "seed") or v is not None}
         weights = trained[0] if len(trained) == 1 else trained or None
         return hashlib.sha256(json.dumps([settings, weights]).encode()).hexdigest()[:16]
 

@@ -164,25 +164,38 @@ def sampled_row(
     b: Base, model: nn.Module, x: Tensor, i: int, table: np.ndarray, candidate: int, said: np.ndarray
 ) -> tuple[dict[str, Any], float]:
     """Estimated radii of a base classifier and of the reference, and what a draw costs."""
-    groups, rows, cost = strata(table, candidate), [], 0.0
-    for s, group in enumerate(groups):
-        draws = said[said[:, 1] == s, 0].tolist()
-        if not draws:
-            continue
-        noise = torch.cat([noisy(x, b.sigma, i, range(d, d + 1)) for d in draws])
-        keyed = {"index": torch.tensor([code("certify", i, d) for d in draws])} if b.base in INDEXED else {}
-        before = getattr(model, "spent", 0)
-        with torch.no_grad():
-            answers = model(noise, **keyed).argmax(dim=1).tolist()
-        each = (model.spent - before) / len(draws) if b.base == "Cascade" else passes(b, model)
-        cost += each * len(group) / (len(table) - N0)
-        rows += [(d, s, a == candidate) for d, a in zip(draws, answers, strict=True)]
-    mine, wanted = estimated(groups, np.array(rows)), estimated(groups, said)
-    mine_r, middle, high = (
-        radius_from_counts(round(k), len(table) - N0, b.sigma, ALPHA) for k in (mine[0], wanted[0], wanted[2])
-    )
+    path, n = RUNS / b.key() / f"sampled-{i}-{len(table)}.npy", len(table) - N0
+    if not path.exists():
+        parts = [stratum(b, model, x, i, table, candidate, said[said[:, 1] == s]) for s in range(len(STRATA))]
+        save(path, np.concatenate(parts))
+    groups, own = strata(table, candidate), np.load(path)  # draw, stratum, yes, evaluations
+    mine, wanted = estimated(groups, own), estimated(groups, said)
+    mine_r, middle, high = (radius_from_counts(round(k), n, b.sigma, ALPHA) for k in (mine[0], wanted[0], wanted[2]))
+    cost = sum(own[own[:, 1] == s, 3].mean() * len(g) / n for s, g in enumerate(groups) if len(g))
     label = (middle > 0) == (mine_r > 0)
-    return {"radius": mine_r, "reference radius": middle, "reference high": high, "same label": label}, cost
+    return {"radius": mine_r, "reference radius": middle, "reference high": high, "same label": label}, float(cost)
+
+
+def stratum(b: Base, model: nn.Module, x: Tensor, i: int, table: np.ndarray, candidate: int, said: np.ndarray) -> np.ndarray:
+    """Rows ``(draw, stratum, whether b answers the candidate, evaluations)`` for the draws of a stratum."""
+    if not len(said):
+        return np.zeros((0, 4))
+    draws, before = said[:, 0].astype(int).tolist(), getattr(model, "spent", 0)
+    noise = torch.cat([noisy(x, b.sigma, i, range(d, d + 1)) for d in draws])
+    keyed = {"index": torch.tensor([code("certify", i, d) for d in draws])} if b.base in INDEXED else {}
+    yes = agrees_in_parts(b, model, noise, keyed, table[draws], candidate)
+    each = (model.spent - before) / len(draws) if b.base == "Cascade" else passes(b, model)
+    return np.stack([said[:, 0], said[:, 1], np.array(yes), np.full(len(draws), each)], axis=1).astype(float)
+
+
+def agrees_in_parts(
+    b: Base, model: nn.Module, x: Tensor, keyed: dict[str, Tensor], table: np.ndarray, candidate: int
+) -> list[bool]:
+    """Whether a base classifier answers ``candidate``; the slow ones are asked about a shortlist, as the reference is."""
+    if b.levels and b.levels > 100:
+        return [a for i in range(0, len(x), 8) for a in agrees(model, x[i : i + 8], table[i : i + 8], candidate).tolist()]
+    with torch.no_grad():
+        return (model(x, **keyed).argmax(dim=1) == candidate).tolist()
 
 
 def summed(rows: list[dict[str, Any]]) -> dict[str, Any]:
