@@ -1105,7 +1105,8 @@ else:
 
 # %% [markdown]
 # How many evaluations does it take to keep the radius? The record asks other settings about those draws that the reference was asked about, and estimates their
-# counts in the same way. A few dozen draws an image tell them apart, and no certificate has to be made. `first` are the levels of the heads of a cascade.
+# counts in the same way. A few dozen draws an image tell them apart, and no certificate has to be made. `first` are the levels of the heads of a cascade. The last
+# line is the reference once more, with other inner noise: what *it* does not keep, nothing cheaper can be asked to keep.
 
 # %% tags=["hide-input"]
 show(
