@@ -17,7 +17,6 @@ Other parts of the record stay as they are.
 import argparse
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,7 +34,6 @@ from certify_bases import (
     logits,
     noisy,
     others,
-    reference,
     spent,
 )
 from certify_full import ALPHA, N0, Lookup, full_part, sampled_part, target_part
@@ -59,7 +57,6 @@ SAMPLED = (
     *(cascade(0.25, 3, gap) for gap in (1.0, 4.0)),
     *(epndc(0.25, t) for t in (4, 8, 16)),
     *(epndc(0.25, t, "single head") for t in (3, 8)),
-    replace(reference(CHOSEN[0]), seed=1),  # the reference itself, with other inner noise
 )
 RADII = tuple(round(0.05 * i, 2) for i in range(61))
 LIPSCHITZ = {"kind": "elbo", "count": 8, "sigma_min": 0.5}

@@ -1,9 +1,10 @@
 """Certificates with few evaluations against 124 levels of the single-head network: parts of tools/certificates.py.
 
-The reference takes 1 240 evaluations for each of 10 100 draws of an image. It is therefore asked about a stratified sample of the
-same draws: those that the fast classifier answered otherwise, as many with the smallest margins, and the rest. Its count, and so
-its radius, is estimated from the three shares; the interval of 95 % adds the Wilson intervals of the strata (MOVER). It is asked
-about the candidate and the ``RIVALS`` classes that the fast classifier holds most likely for this draw.
+The reference (APNDC for a cascade) takes more than 1 200 evaluations for each draw of an image. It is therefore asked about a
+stratified sample of the same draws: those that the fast classifier answered otherwise, as many with the smallest margins, and
+the rest. Its count, and so its radius, is estimated from the three shares; the interval of 95 % adds the Wilson intervals of
+the strata (MOVER). It is asked about the candidate and the ``RIVALS`` classes that the fast classifier holds most likely for
+this draw.
 """
 
 import math
@@ -25,7 +26,6 @@ from rdc.data import Images
 from rdc.evaluate import Accuracy
 from rdc.rng import generator
 
-FEW = 20  # images for the reference with other inner noise, which takes its 1 240 evaluations
 RIVALS, STRATA, ALPHA, N0 = 3, (16, 16, 8), 0.001, 100
 TARGETS, CLEAR = (0.125, 0.25, 0.5), 0.2  # clear: the share of the answers, as a radius, is not within 20 % of the target
 
@@ -120,8 +120,8 @@ def full_part(bases: Sequence[Base], images: Images, n: int) -> dict[str, Any]:
         cost = {"passes": float(np.mean(each)), "reference passes": passes(reference(b), model)}
         factor = cost["reference passes"] / cost["passes"]
         summary.append({"base": b.base, "levels": b.levels, **cost, "factor": factor, **summed(mine)})
-    return {"sigma": bases[0].sigma, "n": n, "n0": N0, "alpha": ALPHA, "rivals": RIVALS, "strata": STRATA, "rows": rows,
-            "summary": summary}  # fmt: skip
+    settings = {"sigma": bases[0].sigma, "n": n, "n0": N0, "alpha": ALPHA, "rivals": RIVALS, "strata": STRATA}
+    return {**settings, "reference": asdict(reference(bases[0])), "rows": rows, "summary": summary}
 
 
 def full_row(b: Base, model: nn.Module, images: Images, i: int, table: np.ndarray, n: int) -> dict[str, Any]:
@@ -147,8 +147,7 @@ def sampled_part(made: Base, bases: Sequence[Base], images: Images, n: int) -> d
     rows, slow = [], build(reference(made))
     for b in bases:
         model, mine, cost = build(b), [], []
-        count = len(images) if b.seed is None else min(FEW, len(images))
-        for i, x in enumerate(tqdm(images.x[:count], desc=f"{b.base} {b.denoiser or ''} {b.first or b.levels}")):
+        for i, x in enumerate(tqdm(images.x, desc=f"{b.base} {b.denoiser or ''} {b.first or b.levels}")):
             table = logits(made, x, i, N0 + n)
             found = certify(Lookup(table, i), x, sigma=b.sigma, n0=N0, n=n, alpha=ALPHA, seed=SEED, index=i, batch=1000)
             said = asked(made, slow, x, i, table, found.candidate)
@@ -159,7 +158,7 @@ def sampled_part(made: Base, bases: Sequence[Base], images: Images, n: int) -> d
         settings = {k: v for k, v in asdict(b).items() if k != "sigma"}
         rows.append({**settings, "passes": each, "factor": passes(reference(made), slow) / each, **summed(mine)})
         print({k: str(v) for k, v in rows[-1].items()}, flush=True)
-    return {"sigma": made.sigma, "n": n, "n0": N0, "alpha": ALPHA, "rows": rows}
+    return {"sigma": made.sigma, "n": n, "n0": N0, "alpha": ALPHA, "reference": asdict(reference(made)), "rows": rows}
 
 
 def sampled_row(
