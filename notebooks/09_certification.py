@@ -1031,7 +1031,9 @@ def of_base(key: str, f: Row) -> Any:
 
 summary = full.get("summary", [])
 if full:
-    print(f"sigma {full['sigma']:g}, n0 = {full['n0']}, n = {full['n']}, alpha = {full['alpha']:g}")
+    slow = full["reference"]
+    print(f"sigma {full['sigma']:g}, n0 = {full['n0']}, n = {full['n']}, alpha = {full['alpha']:g}; "
+          f"reference: {slow['base']} ({slow['form']}), {slow['denoiser']}, {slow['levels']} levels")  # fmt: skip
 show(
     [
         words(f, "base", "images", "median ratio", "worst ratio")
@@ -1105,8 +1107,7 @@ else:
 
 # %% [markdown]
 # How many evaluations does it take to keep the radius? The record asks other settings about those draws that the reference was asked about, and estimates their
-# counts in the same way. A few dozen draws an image tell them apart, and no certificate has to be made. `first` are the levels of the heads of a cascade. The last
-# line is the reference once more, with other inner noise: what *it* does not keep, nothing cheaper can be asked to keep.
+# counts in the same way. A few dozen draws an image tell them apart, and no certificate has to be made. `first` are the levels of the heads of a cascade.
 
 # %% tags=["hide-input"]
 show(
