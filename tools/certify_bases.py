@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,12 +78,12 @@ class Base:
         return hashlib.sha256(json.dumps([settings, weights]).encode()).hexdigest()[:16]
 
 
-def epndc(sigma: float, count: int, denoiser: str = "heads", form: str = "quadrature", mirror: bool = True, **more: str) -> Base:
+def epndc(sigma: float, count: int, denoiser: str = "heads", form: str = "quadrature", mirror: bool = True, **more: Any) -> Base:
     """An exact-posterior classifier."""
     return Base("EPNDC", sigma, count, denoiser, form, mirror, **more)
 
 
-def apndc(sigma: float, count: int, denoiser: str = "heads", form: str = "ensemble", **more: str) -> Base:
+def apndc(sigma: float, count: int, denoiser: str = "heads", form: str = "ensemble", **more: Any) -> Base:
     """An approximated-posterior classifier."""
     return Base("APNDC", sigma, count, denoiser, form, **more)
 
@@ -92,14 +93,14 @@ def cascade(sigma: float, count: int = 3, gap: float = 1.0, first: int | None = 
     return Base("Cascade", sigma, count, None, "quadrature", True, gap=gap, first=first)
 
 
-def reference(base: Base) -> Base:
+def reference(sigma: float, published: bool = False, **more: Any) -> Base:
     """What a fast classifier is compared with: 124 levels, one evaluation for each class.
 
-    EPNDC with the chain of its bound; for all others APNDC, the published setting of 1 + 124 K evaluations.
+    EPNDC with the chain of its bound; or, as published, APNDC with 1 + 124 K evaluations.
     """
-    if base.base == "EPNDC":
-        return epndc(base.sigma, 124, "single head", "fixed", False)
-    return apndc(base.sigma, 124, "single head")
+    if published:
+        return apndc(sigma, 124, "single head", **more)
+    return epndc(sigma, 124, "single head", "fixed", False, **more)
 
 
 @cache
