@@ -93,3 +93,20 @@ def test_bad_input_is_refused(parts: tuple[EPNDC, EPNDC, Tensor]) -> None:
         Cascade(EPNDC(dear.denoiser, 0.5), dear)
     with pytest.raises(ValueError, match="keep"):
         Cascade(cheap, dear, keep=0)
+
+
+def test_a_cascade_may_be_the_cheap_one(parts: tuple[EPNDC, EPNDC, Tensor]) -> None:
+    cheap, dear, x = parts
+    last = EPNDC(dear.denoiser, SIGMA, count=12, seed=2)
+    alone, inner = Cascade(cheap, dear, 3.0, 4), Cascade(cheap, dear, 3.0, 4)
+    model = Cascade(inner, last, 2.0, 2)
+    before, found = alone(x), model(x)
+    assert Cascade(inner, last, 0.0)(x).argmax(dim=1).tolist() == before.argmax(dim=1).tolist()  # no gap: the inner one
+    asked = model.survivors(before).sum(dim=1)
+    assert inner.spent - alone.spent == alone.spent  # inner was called twice
+    assert model.spent == alone.spent + int(asked[asked > 1].sum()) * 12 * 2  # levels, mirror images
+    clear = asked == 1
+    assert bool(clear.any()) and not bool(clear.all())
+    assert found[clear].argmax(dim=1).tolist() == before[clear].argmax(dim=1).tolist()
+    wanted = last(x).masked_fill(~model.survivors(before), -math.inf)
+    assert found[~clear].argmax(dim=1).tolist() == wanted[~clear].argmax(dim=1).tolist()

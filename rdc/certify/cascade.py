@@ -8,6 +8,9 @@ serve all classes. Only the classes within ``gap`` of the best,
 are evaluated by the dear one. Where one class is left, nothing more is evaluated. With an infinite gap and all classes kept the
 answer is that of the dear classifier, with a gap of 0 that of the cheap one.
 
+The cheap one may be a cascade itself: then few levels settle the clear images, more levels those that are left, and many the
+last doubtful ones.
+
 The result is one more base classifier, and smoothing certifies it as it is: that it does not always answer like the dear one
 costs no guarantee.
 """
@@ -30,7 +33,7 @@ class Cascade(nn.Module):
     network evaluations and images over all calls; an evaluation of either network counts as one.
 
     Arguments:
-        cheap: Looks at all classes.
+        cheap: Looks at all classes; a noised classifier, or a cascade.
         dear: Looks at those that are left.
         gap: Largest distance from the best cheap logit, nats for ``weight="elbo"``.
         keep: Largest number of classes that are left.
@@ -39,7 +42,7 @@ class Cascade(nn.Module):
         ValueError: if the classifiers have different classes or noise levels, or a number is out of range.
     """
 
-    def __init__(self, cheap: EPNDC | APNDC, dear: EPNDC | APNDC, gap: float = 1.0, keep: int = 3) -> None:
+    def __init__(self, cheap: "EPNDC | APNDC | Cascade", dear: EPNDC | APNDC, gap: float = 1.0, keep: int = 3) -> None:
         super().__init__()
         if cheap.num_classes != dear.num_classes or cheap.tau != dear.tau:
             raise ValueError("cheap and dear must be classifiers of the same classes at the same noise")
@@ -53,6 +56,11 @@ class Cascade(nn.Module):
         """Number of classes K."""
         return self.dear.num_classes
 
+    @property
+    def tau(self) -> float:
+        """Standard deviation of the noise in the image, model units."""
+        return self.dear.tau
+
     def survivors(self, logits: Float[Tensor, "n k"]) -> Tensor:
         """Which classes are left, ``(N, K)``; the best one always is."""
         order = logits.argsort(dim=1, descending=True, stable=True).argsort(dim=1, stable=True)
@@ -61,6 +69,7 @@ class Cascade(nn.Module):
     def forward(self, x: Float[Tensor, "n c h w"], index: Int64[Tensor, " n"] | None = None) -> Float[Tensor, "n k"]:
         """Logits less the largest; no gradient. Arguments and errors as for :class:`rdc.certify.noised.EPNDC`."""
         with torch.no_grad():
+            before = self.cheap.spent if isinstance(self.cheap, Cascade) else 0
             logits = self.cheap(x, index)
             alive = self.survivors(logits)
             image, label = (alive & (alive.sum(dim=1, keepdim=True) > 1)).nonzero(as_tuple=True)
@@ -70,7 +79,8 @@ class Cascade(nn.Module):
         last = total.masked_fill(~alive, math.inf).amin(dim=1, keepdim=True)
         total = torch.where(alive, total, last - 1 + logits - logits.amax(dim=1, keepdim=True))
         self.seen += len(x)
-        self.spent += len(x) * self.cheap.evaluations + len(image) * len(self.dear.steps) * self.dear.engine.draws
+        first = self.cheap.spent - before if isinstance(self.cheap, Cascade) else len(x) * self.cheap.evaluations
+        self.spent += first + len(image) * len(self.dear.steps) * self.dear.engine.draws
         return total - total.amax(dim=1, keepdim=True)
 
     def refined(self, x: Tensor, index: Tensor | None, image: Tensor, label: Tensor) -> Tensor:
