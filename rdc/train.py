@@ -21,25 +21,24 @@ References:
 
 __all__ = ["TrainConfig", "edm_loss", "fit", "train_denoiser"]
 
-import copy
-import json
 import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from rdc.checkpoints import CheckpointError, read_checkpoint, save_denoiser, write_checkpoint
+from rdc.checkpoints import save_denoiser
 from rdc.data import Images, load
 from rdc.denoise.base import to_model
 from rdc.denoise.edm import EDM, EDMConfig, build, coefficients
 from rdc.denoise.multihead import MultiHead
 from rdc.rng import generator, randn
+from rdc.training_loop import begin, state_path, train_to
+from rdc.training_loop import difference as difference
 
 #: ``loss(denoiser, z, label, sigma, eps, step) -> (N,)``: what a step minimises, image by image; label -1 hides the class.
 Loss = Callable[[Any, Tensor, Tensor, Tensor, Tensor, int], Tensor]
@@ -92,29 +91,16 @@ def train_denoiser(
 
 def fit(run: "Run", out: Path, images: Images, save_seconds: float = 60.0, quiet: bool = False) -> Path:
     """Advance a run to its last step, saving its state beside ``out`` meanwhile, and write the averaged weights to ``out``."""
-    run.resume(state_path(out))
-    steps = run.config.steps
-    saved, clock = time.monotonic(), time.monotonic()
-    with tqdm(total=steps, initial=run.step, disable=quiet, unit="step", desc=f"train {out.stem}") as bar:
-        while run.step < steps:
-            loss = run.advance(images)
-            run.seconds += time.monotonic() - clock
-            clock = time.monotonic()
-            bar.update()
-            if run.step % 50 == 0:
-                bar.set_postfix_str(f"loss {loss:.4f}")
-                run.losses.append((run.step, round(loss, 6)))
-            if clock - saved > save_seconds:
-                run.save(state_path(out))
-                saved = clock
-    info = {"recipe": run.recipe, "seconds": round(run.seconds, 1), "losses": run.losses, "images": len(images)}
-    save_denoiser(out, run.denoiser, run.average, **info)
+    state = run.state
+    train_to(run.config.steps, state, lambda: run.advance(images), out, save_seconds, quiet)
+    info = {"recipe": state.recipe, "seconds": round(state.seconds, 1), "losses": state.losses, "images": len(images)}
+    save_denoiser(out, run.denoiser, state.average, **info)
     state_path(out).unlink(missing_ok=True)
     return out
 
 
 class Run:
-    """Everything that changes during a training run: weights, their average, the optimiser, the step.
+    """A training run of a denoiser: its recipe, its network, and its :class:`rdc.training_loop.State`.
 
     Arguments:
         config: The recipe.
@@ -124,11 +110,13 @@ class Run:
     """
 
     def __init__(self, config: TrainConfig, recipe: dict[str, Any], denoiser: EDM | MultiHead, loss: Loss) -> None:
-        self.config, self.recipe, self.denoiser, self.loss = config, json.loads(json.dumps(recipe)), denoiser, loss
-        self.average = {k: v.detach().clone() for k, v in self.denoiser.model.named_parameters()}
-        self.trained = [(k, v) for k, v in self.denoiser.model.named_parameters() if v.requires_grad]
-        self.optimizer = torch.optim.Adam([v for _, v in self.trained], lr=config.lr, betas=(0.9, 0.99))
-        self.step, self.seconds, self.losses = 0, 0.0, []
+        self.config, self.denoiser, self.loss = config, denoiser, loss
+        self.state = begin(denoiser.model, recipe, partial(torch.optim.Adam, lr=config.lr, betas=(0.9, 0.99)))
+
+    @property
+    def step(self) -> int:
+        """Steps taken."""
+        return self.state.step
 
     def advance(self, images: Images) -> float:
         """One optimiser step; returns the loss of its batch."""
@@ -139,57 +127,9 @@ class Run:
         label = label.masked_fill(hidden, -1).to(device)
         sigma = stratified_sigma(c, self.step).to(device)
         eps = randn(tuple(z.shape), c.seed, "noise", self.step, like=z)
-        for group in self.optimizer.param_groups:
-            group["lr"] = c.lr * schedule(self.step, c.steps, c.warmup)
         with torch.autocast(z.device.type, dtype=torch.bfloat16, enabled=c.precision == "bf16"):
             loss = self.loss(self.denoiser, z, label, sigma, eps, self.step).mean()
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        decay = min(c.ema, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_([self.average[k] for k, _ in self.trained], [p.detach() for _, p in self.trained], 1 - decay)
-        self.step += 1
-        return float(loss.detach())
-
-    def save(self, path: Path) -> None:
-        """Write the state of the run, whole or not at all."""
-        tensors = dict(self.tensors())
-        write_checkpoint(
-            path,
-            tensors,
-            kind="training state",
-            config=self.recipe,
-            step=self.step,
-            seconds=self.seconds,
-            losses=self.losses,
-        )
-
-    def resume(self, path: Path) -> None:
-        """Continue from the state stored at ``path``, if there is one."""
-        if not path.exists():
-            return
-        tensors, meta = read_checkpoint(path, "training state")
-        if meta["config"] != self.recipe:
-            changes = difference(meta["config"], self.recipe)
-            raise CheckpointError(f"{path} is a run with another configuration ({changes}); delete it or change --out")
-        self.step, self.seconds, self.losses = meta["step"], meta["seconds"], meta["losses"]
-        self.prepare_optimizer()
-        for name, tensor in self.tensors():
-            tensor.copy_(tensors[name])
-
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor of the state that training changes, by name."""
-        for name, parameter in self.trained:
-            yield f"model.{name}", parameter.detach()
-            yield f"average.{name}", self.average[name]
-            for key, value in self.optimizer.state[parameter].items():
-                yield f"{key}.{name}", value
-
-    def prepare_optimizer(self) -> None:
-        """Let Adam allocate its moments, so that a stored state can be copied into them."""
-        for _, parameter in self.trained:
-            zero = torch.zeros_like(parameter)
-            self.optimizer.state[parameter] = {"step": torch.zeros(()), "exp_avg": zero, "exp_avg_sq": zero.clone()}
+        return self.state.descend(loss, c.lr * schedule(self.step, c.steps, c.warmup), c.ema)
 
 
 def edm_loss(denoiser: EDM, z: Tensor, label: Tensor, sigma: Tensor, eps: Tensor) -> Tensor:
@@ -226,20 +166,3 @@ def batch_indices(n: int, batch: int, step: int, seed: int) -> Tensor:
 def schedule(step: int, steps: int, warmup: int) -> float:
     """Factor of the learning rate: linear warm-up, then half a cosine down to zero."""
     return min((step + 1) / max(warmup, 1), 1.0) * 0.5 * (1 + math.cos(math.pi * step / steps))
-
-
-def state_path(out: Path) -> Path:
-    """Where the state of an unfinished run lies."""
-    return out.with_name(out.name + ".state")
-
-
-def difference(a: dict, b: dict, prefix: str = "") -> str:
-    """The entries in which two nested configurations differ, as ``name: old -> new``."""
-    rows = []
-    for key in sorted(a.keys() | b.keys()):
-        old, new = copy.copy(a.get(key)), b.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            rows.append(difference(old, new, f"{prefix}{key}."))
-        elif old != new:
-            rows.append(f"{prefix}{key}: {old} -> {new}")
-    return ", ".join(r for r in rows if r)

@@ -19,25 +19,22 @@ References:
 __all__ = ["GuideConfig", "train_guide"]
 
 import json
-import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from tqdm import tqdm
 
-from rdc.checkpoints import CheckpointError, read_checkpoint, write_checkpoint
 from rdc.data import Images, load
 from rdc.denoise.base import to_model
 from rdc.guide.classifier import ClassifierConfig, TimeClassifier, build_classifier, save_classifier
 from rdc.guide.threat import Threat, level_table, perturb
 from rdc.records import write_atomic
 from rdc.rng import randn
-from rdc.train import TrainConfig, batch_indices, difference, schedule, state_path, stratified_sigma
+from rdc.train import TrainConfig, batch_indices, schedule, stratified_sigma
+from rdc.training_loop import begin, state_path, train_to
 
 
 @dataclass(frozen=True)
@@ -90,92 +87,49 @@ def train_guide(
     images = load(data, "train") if images is None else images
     held_out = load(data, "test")[:200] if held_out is None else held_out
     run = Fit(config, build_classifier(config.classifier, config.seed).to(device))
-    run.resume(state_path(out))
-    saved = clock = time.monotonic()
-    with tqdm(total=config.steps, initial=run.step, disable=quiet, unit="step", desc=f"train {out.stem}") as bar:
-        while run.step < config.steps:
-            loss = run.advance(images)
-            if run.step % 50 == 0:
-                bar.set_postfix_str(f"loss {loss:.4f}")
-                run.losses.append((run.step, round(loss, 6)))
-            if run.step % config.probe_every == 0 or run.step == config.steps:
-                run.curve.append({"step": run.step, "levels": run.probe(held_out)})
-            run.seconds, clock = run.seconds + time.monotonic() - clock, time.monotonic()
-            bar.update()
-            if clock - saved > save_seconds:
-                run.save(state_path(out))
-                saved = clock
-    info = {"recipe": run.recipe, "seconds": round(run.seconds, 1), "losses": run.losses, "curve": run.curve}
+    state = run.state
+    train_to(config.steps, state, lambda: run.advance(images), out, save_seconds, quiet, lambda: run.measure(held_out))
+    info = {"recipe": state.recipe, "seconds": round(state.seconds, 1), "losses": state.losses, "curve": state.more["curve"]}
     write_atomic(out.with_suffix(".json"), (json.dumps(info, indent=1) + "\n").encode())
-    save_classifier(out, run.classifier, run.average, images=len(images), **info)
+    save_classifier(out, run.classifier, state.average, images=len(images), **info)
     state_path(out).unlink(missing_ok=True)
     return out
 
 
 class Fit:
-    """Everything that changes during a training run: weights, their average, the optimiser, the step, the curve."""
+    """A training run of a classifier: its recipe, its network, and its state, the curve included."""
 
     def __init__(self, config: GuideConfig, classifier: TimeClassifier) -> None:
-        self.config, self.recipe, self.classifier = config, json.loads(json.dumps(asdict(config))), classifier
-        self.weights = dict(classifier.model.named_parameters())
-        self.average = {k: v.detach().clone() for k, v in self.weights.items()}
-        self.optimizer = torch.optim.AdamW(
-            self.weights.values(), lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay
-        )
-        self.step, self.seconds, self.losses, self.curve = 0, 0.0, [], []
+        self.config, self.classifier = config, classifier
+        optimizer = partial(torch.optim.AdamW, lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay)
+        self.state = begin(classifier.model, asdict(config), optimizer, curve=[])
+
+    @property
+    def step(self) -> int:
+        """Steps taken."""
+        return self.state.step
 
     def advance(self, images: Images) -> float:
         """One optimiser step; returns the loss of its batch."""
-        c, device = self.config, next(iter(self.weights.values())).device
+        c, device = self.config, next(self.classifier.parameters()).device
         index = batch_indices(len(images), c.batch, self.step, c.seed)
         z, y = to_model(images.x[index]).to(device), images.y[index].to(device)
         levels = TrainConfig(batch=c.batch, seed=c.seed, p_mean=c.p_mean, p_std=c.p_std)
         sigma = stratified_sigma(levels, self.step).to(device)
         z, sigma = z + sigma * randn(tuple(z.shape), c.seed, "noise", self.step, like=z), sigma.flatten()
-        for group in self.optimizer.param_groups:
-            group["lr"] = c.lr * schedule(self.step, c.steps, c.warmup)
         with torch.autocast(z.device.type, dtype=torch.bfloat16, enabled=c.precision == "bf16"):
             z = z if c.threat is None else perturb(self.classifier, z, sigma, y, c.threat)
             loss = F.cross_entropy(self.classifier(z, sigma).float(), y)
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        decay = min(c.ema, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.weights.values()], 1 - decay)
-        self.step += 1
-        return float(loss.detach())
+        return self.state.descend(loss, c.lr * schedule(self.step, c.steps, c.warmup), c.ema)
+
+    def measure(self, held_out: Images) -> None:
+        """Add to the curve where a measurement is due."""
+        if self.step % self.config.probe_every == 0 or self.step == self.config.steps:
+            self.state.more["curve"].append({"step": self.step, "levels": self.probe(held_out)})
 
     def probe(self, held_out: Images) -> list[dict[str, Any]]:
         """The table of the averaged weights at this step."""
-        c, device = self.config, next(iter(self.average.values())).device
+        c, device = self.config, next(self.classifier.parameters()).device
         frozen = build_classifier(c.classifier).to(device).eval().requires_grad_(False)
-        frozen.model.load_state_dict(self.average)
+        frozen.model.load_state_dict(self.state.average)
         return level_table(frozen, held_out, c.probe_levels, c.probe, c.seed, device=device)
-
-    def save(self, path: Path) -> None:
-        """Write the state of the run, whole or not at all."""
-        meta = {"step": self.step, "seconds": self.seconds, "losses": self.losses, "curve": self.curve}
-        write_checkpoint(path, dict(self.tensors()), kind="training state", config=self.recipe, **meta)
-
-    def resume(self, path: Path) -> None:
-        """Continue from the state stored at ``path``, if there is one."""
-        if not path.exists():
-            return
-        tensors, meta = read_checkpoint(path, "training state")
-        if meta["config"] != self.recipe:
-            changes = difference(meta["config"], self.recipe)
-            raise CheckpointError(f"{path} is a run with another configuration ({changes}); delete it or give another name")
-        self.step, self.seconds, self.losses, self.curve = (meta[k] for k in ("step", "seconds", "losses", "curve"))
-        for parameter in self.weights.values():  # the optimiser allocates its moments at its first step only
-            zero = torch.zeros_like(parameter)
-            self.optimizer.state[parameter] = {"step": torch.zeros(()), "exp_avg": zero, "exp_avg_sq": zero.clone()}
-        for name, tensor in self.tensors():
-            tensor.copy_(tensors[name])
-
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor of the state, by name."""
-        for name, parameter in self.weights.items():
-            yield f"model.{name}", parameter.detach()
-            yield f"average.{name}", self.average[name]
-            for key, value in self.optimizer.state[parameter].items():
-                yield f"{key}.{name}", value
