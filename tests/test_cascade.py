@@ -110,3 +110,16 @@ def test_a_cascade_may_be_the_cheap_one(parts: tuple[EPNDC, EPNDC, Tensor]) -> N
     assert found[clear].argmax(dim=1).tolist() == before[clear].argmax(dim=1).tolist()
     wanted = last(x).masked_fill(~model.survivors(before), -math.inf)
     assert found[~clear].argmax(dim=1).tolist() == wanted[~clear].argmax(dim=1).tolist()
+
+
+def test_the_one_step_estimate_of_apndc_is_counted(parts: tuple[EPNDC, EPNDC, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    cheap, dear, x = parts
+    model, asked = Cascade(cheap, APNDC(dear.denoiser, SIGMA, count=3), 2.0, 4), []
+    two = torch.full((len(x), 10), -9.0, dtype=x.dtype).index_fill(1, torch.tensor([2, 7]), 0.0)
+    two[:4, 7] = -9.0  # clear: not refined
+    monkeypatch.setattr(cheap, "forward", lambda *_: two)
+    forward = OptimalDenoiser.forward
+    monkeypatch.setattr(OptimalDenoiser, "forward", lambda self, z, *a: (asked.append(len(z)), forward(self, z, *a))[1])
+    model(x)
+    assert sum(asked) == (len(x) - 4) * (2 * 3 + 1)
+    assert model.spent == sum(asked) + len(x) * cheap.evaluations

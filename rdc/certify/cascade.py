@@ -80,7 +80,8 @@ class Cascade(nn.Module):
         total = torch.where(alive, total, last - 1 + logits - logits.amax(dim=1, keepdim=True))
         self.seen += len(x)
         first = self.cheap.spent - before if isinstance(self.cheap, Cascade) else len(x) * self.cheap.evaluations
-        self.spent += first + len(image) * len(self.dear.steps) * self.dear.engine.draws
+        once = self.dear.evaluations - self.dear.engine.evaluations  # the one-step estimate of APNDC
+        self.spent += first + len(image) * len(self.dear.steps) * self.dear.engine.draws + len(image.unique()) * once
         return total - total.amax(dim=1, keepdim=True)
 
     def refined(self, x: Tensor, index: Tensor | None, image: Tensor, label: Tensor) -> Tensor:
