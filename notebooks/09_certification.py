@@ -948,7 +948,8 @@ def words(r: Row, *keys: str) -> Row:
 def noise_of(r: Row) -> str:
     """How a row of the part "levels" draws its inner noise, in words."""
     mirror, fresh = "mirror images" if r.get("antithetic") else "", "fresh" if r.get("noise") == "fresh" else ""
-    return ", ".join(w for w in (r.get("coupling"), mirror, fresh, f"gap {r['gap']:g}" if r.get("gap") else "") if w) or "-"
+    return ", ".join(w for w in (r.get("coupling"), mirror, fresh, f"gap {r['gap']:g}" if r.get("gap") else "",
+                               "another seed" if r.get("seed") is not None else "") if w) or "-"  # fmt: skip
 
 
 print(f"{len(level_rows)} rows")
@@ -965,7 +966,7 @@ show(
 lines: dict[str, list[Row]] = {}
 for r in sorted(level_rows, key=lambda r: r.get("passes") or 0):
     plain = r.get("coupling") == "shared" and r.get("noise") in ("fixed", None) and r.get("form") != "condition-on-y"
-    if plain and r["base"] in ("EPNDC", "APNDC", "Cascade"):
+    if plain and r.get("seed") is None and r["base"] in ("EPNDC", "APNDC", "Cascade"):
         kind = ", ".join(str(r[k]) for k in ("base", "denoiser", "form") if r.get(k)) + ", mirror" * bool(r.get("antithetic"))
         lines.setdefault(kind, []).append(r)
 level_sigmas = sorted({r["sigma"] for r in level_rows})
@@ -1014,13 +1015,14 @@ assert as_released == 12_534_100 or classes != 10
 #
 # *Full radius*: all $n$ draws, with few levels and all classes in one pass. What would 124 single-head levels have certified, with the same draws? To evaluate
 # all of them is what we want to avoid, so the record estimates it from a stratified sample of the same draws: those that the cheap classifier answered
-# otherwise, those with small margins, and the rest. The expensive classifier answers the sampled ones, and its count follows with a 95 % interval.
+# otherwise, those with small margins, and the rest. The expensive classifier answers the sampled ones, and its count follows with a 95 % interval. There are
+# two such references: EPNDC, of which the cheap classifier is an approximation, and APNDC, which the paper certifies.
 #
 # *Target radius*: is the radius at least so much? There early stopping comes on top.
 
 
 # %% tags=["hide-input"]
-full, target_part = part("full"), part("target")
+full, published, target_part = part("full"), part("published"), part("target")
 
 
 def of_base(key: str, f: Row) -> Any:
@@ -1029,17 +1031,17 @@ def of_base(key: str, f: Row) -> Any:
     return value.get(f["base"]) if isinstance(value, dict) else value
 
 
-summary = full.get("summary", [])
+summary, against = full.get("summary", []), [(run, f) for run in (full, published) for f in run.get("summary", [])]
 if full:
-    slow = full["reference"]
-    print(f"sigma {full['sigma']:g}, n0 = {full['n0']}, n = {full['n']}, alpha = {full['alpha']:g}; "
-          f"reference: {slow['base']} ({slow['form']}), {slow['denoiser']}, {slow['levels']} levels")  # fmt: skip
+    print(f"sigma {full['sigma']:g}, n0 = {full['n0']}, n = {full['n']}, alpha = {full['alpha']:g}; references: {full['reference']['levels']} "
+          f"levels, {full['reference']['denoiser']}")  # fmt: skip
 show(
     [
-        words(f, "base", "images", "median ratio", "worst ratio")
-        | {"same label": str(acc(f["same label"])), "at most 5 % smaller": str(acc(f["within 5 %"]))}
-        | {"... than the upper end": str(acc(f.get("within 5 %, upper end")) or "-")}
-        for f in summary
+        {"base": f["base"], "reference": run["reference"]["base"], "evaluations": f"{f['passes']:.1f}"}
+        | {"fewer": f"{f['factor']:.0f} times", "same label": str(acc(f["same label"]))}
+        | {"at most 5 % smaller": str(acc(f["within 5 %"])), "than its upper end": str(acc(f["within 5 %, upper end"]))}
+        | words(f, "median ratio", "worst ratio")
+        for run, f in against
     ],
     "full",
 )
@@ -1112,19 +1114,34 @@ else:
 # %% tags=["hide-input"]
 show(
     [
-        words(r, "base", "denoiser", "first", "levels", "gap")
+        words(r, "reference", "base", "denoiser", "first", "levels", "gap")
         | {"passes": f"{r['passes']:.1f}", "fewer": f"{r['factor']:.0f} times", "same label": str(acc(r["same label"]))}
         | {"at most 5 % smaller": str(acc(r["within 5 %"]))}
         | words(r, "median ratio", "worst ratio")
-        for r in sorted(part("sampled").get("rows", []), key=lambda r: r["passes"])
+        for r in sorted(part("sampled").get("rows", []), key=lambda r: (r["reference"] != "EPNDC", r["passes"]))
     ],
     "sampled",
 )
 
 # %% [markdown]
-# The cascade and the rows named EPNDC are EPNDC; the reference, as published, is APNDC. They are different classifiers of the same noisy images, each with inner
-# noise of its own, so that more levels need not close the gap. A radius that is smaller for one image may be larger for another. Each is a valid certificate for
-# its own classifier.
+# The slow rows say what can be asked. EPNDC's reference stands beside APNDC's: different classifiers of the same noisy images, so that more levels of one need
+# not close the gap to the other. And a reference has inner noise of its own: with another seed it is another classifier, too.
+
+# %% tags=["hide-input", "wrap"]
+sampled_rows = [r for r in part("sampled").get("rows", []) if r["reference"] == "EPNDC"]
+fast = [r for r in sampled_rows if r["factor"] >= 50]
+for r in level_rows:
+    if r.get("seed") is not None and r["levels"] == 124:
+        print(f"Of noisy images, EPNDC's reference with another seed gives its own answer again to {acc(r['agrees'])}.")
+if fast:
+    best = max(fast, key=lambda r: r["within 5 %"]["correct"])
+    print(f"Best of the settings with at least 50 times fewer evaluations ({best['base']}, {best['levels']} levels, gap {best['gap']}; "
+          f"{best['factor']:.0f} times): label {acc(best['same label'])}, 95 % of the radius {acc(best['within 5 %'])}.")  # fmt: skip
+if not sampled_rows:
+    print(NOT_RUN.format("sampled"))
+
+# %% [markdown]
+# A radius that is smaller for one image may be larger for another. Each is a valid certificate for its own classifier.
 
 # %% [markdown]
 # (sec-cert-sift)=

@@ -27,7 +27,7 @@ MODELS: dict[float, list[Base]] = {
     ]
     for s in SIGMAS
 }
-#: Only at the first sigma: more levels, other noise, and what heads alone and levels alone change.
+#: Only at the first sigma: more levels, other noise, what heads alone and levels alone change, and the reference's other seed.
 MORE = [
     *(epndc(0.25, t, mirror=mirror) for t in (2, 3, 6, 16) for mirror in (False, True)),
     *(epndc(0.25, t, form="fixed", mirror=False, coupling="path") for t in (8, 32)),
@@ -45,6 +45,7 @@ MORE = [
     epndc(0.25, 124, form="released", mirror=False),
     apndc(0.25, 124),
     apndc(0.25, 8, form="condition-on-y"),
+    reference(0.25, seed=1),
 ]
 
 
