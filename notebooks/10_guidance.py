@@ -26,7 +26,7 @@
 # :::
 #
 # **Time** 70 minutes · **Needs** {ref}`nb-diffusion`, {ref}`nb-optimal` and {ref}`nb-certification` (its noised classifier). Covers
-# {cite:t}`kawar2023guidance`: the robust time-dependent classifier, Appendix B, Figures 2 to 6 and Tables 1 to 6.
+# {cite:t}`kawar2023guidance`: the robust time-dependent classifier, Appendix B, Figures 2 to 6, Tables 1, 2 and 4 to 6.
 #
 # The numbers on this page come from few images and small networks, so that the page runs in minutes. Larger runs are read from `results/guidance.json`, where
 # they exist.
