@@ -12,6 +12,9 @@ from rdc.certify.lipschitz import empirical_slope as empirical_slope
 from rdc.certify.lipschitz import lipschitz_constant as lipschitz_constant
 from rdc.certify.noised import APNDC as APNDC
 from rdc.certify.noised import EPNDC as EPNDC
+from rdc.certify.race import Race as Race
+from rdc.certify.race import Round as Round
+from rdc.certify.race_rounds import learn_rounds as learn_rounds
 from rdc.certify.rows import certified_accuracy as certified_accuracy
 from rdc.certify.rows import certify_rows as certify_rows
 from rdc.certify.sift import Leader as Leader

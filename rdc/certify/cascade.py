@@ -15,12 +15,12 @@ The result is one more base classifier, and smoothing certifies it as it is: tha
 costs no guarantee.
 """
 
-__all__ = ["Cascade"]
+__all__ = ["Cascade", "survivors"]
 
 import math
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from rdc.certify.noised import APNDC, EPNDC
@@ -63,8 +63,7 @@ class Cascade(nn.Module):
 
     def survivors(self, logits: Float[Tensor, "n k"]) -> Tensor:
         """Which classes are left, ``(N, K)``; the best one always is."""
-        order = logits.argsort(dim=1, descending=True, stable=True).argsort(dim=1, stable=True)
-        return (order == 0) | ((logits > logits.amax(dim=1, keepdim=True) - self.gap) & (order < self.keep))
+        return survivors(logits, self.gap, self.keep)
 
     def forward(self, x: Float[Tensor, "n c h w"], index: Int64[Tensor, " n"] | None = None) -> Float[Tensor, "n k"]:
         """Logits less the largest; no gradient. Arguments and errors as for :class:`rdc.certify.noised.EPNDC`."""
@@ -92,3 +91,9 @@ class Cascade(nn.Module):
         place = torch.searchsorted(rows, image).repeat(t)
         level = torch.arange(t, device=x.device).repeat_interleave(len(image))
         return job.losses(place, label.repeat(t), level).reshape(t, len(image)).sum(dim=0)
+
+
+def survivors(logits: Float[Tensor, "n k"], gap: float, keep: int) -> Bool[Tensor, "n k"]:
+    """Which classes are less than ``gap`` behind the best, ``keep`` of them at most; the best one always is."""
+    order = logits.argsort(dim=1, descending=True, stable=True).argsort(dim=1, stable=True)
+    return (order == 0) | ((logits > logits.amax(dim=1, keepdim=True) - gap) & (order < keep))
