@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-import certify_bases
+import certify_answers
 import certify_reference
+import certify_settings
 import numpy as np
 import pytest
 import torch
@@ -23,17 +24,17 @@ class Linear(nn.Module):
 
 
 @pytest.fixture
-def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> certify_bases.Base:
-    monkeypatch.setattr(certify_bases, "RUNS", tmp_path)
-    return certify_bases.Base("Cohen", 0.3)
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> certify_settings.Base:
+    monkeypatch.setattr(certify_answers, "RUNS", tmp_path)
+    return certify_settings.Base("Cohen", 0.3)
 
 
 @pytest.mark.parametrize("options", [{}, {"target": 0.2}, {"target": 0.2, "stopping": "split"}])
-def test_stored_answers_give_the_same_certificate(base: certify_bases.Base, options: dict) -> None:
+def test_stored_answers_give_the_same_certificate(base: certify_settings.Base, options: dict) -> None:
     x, index = load("digits").x[3], 3
-    certify_bases.logits(base, x, index, 57, Linear())
-    table = certify_bases.logits(base, x, index, 300, Linear())  # continues what is stored
-    known = {"sigma": 0.3, "n0": 50, "n": 250, "alpha": 0.01, "seed": certify_bases.SEED, "index": index, **options}
+    certify_answers.logits(base, x, index, 57, Linear())
+    table = certify_answers.logits(base, x, index, 300, Linear())  # continues what is stored
+    known = {"sigma": 0.3, "n0": 50, "n": 250, "alpha": 0.01, "seed": certify_settings.SEED, "index": index, **options}
     assert certify(certify_reference.Lookup(table, index), x, **known) == certify(Linear(), x, **known)
 
 

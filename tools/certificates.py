@@ -22,25 +22,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from certify_bases import (
-    ROOT,
-    SEED,
-    SIGMAS,
-    Base,
-    apndc,
-    build,
-    cascade,
-    denoiser,
-    epndc,
-    logits,
-    noisy,
-    others,
-    reference,
-    spent,
-)
+from certify_answers import logits, noisy, spent
+from certify_bases import build, denoiser, others
 from certify_full import full_part, sampled_part
 from certify_levels import levels_part
 from certify_reference import ALPHA, N0, Lookup
+from certify_settings import RACES, ROOT, SEED, SIGMAS, Base, apndc, cascade, epndc, reference
 from certify_target import target_part
 from torch import nn
 from tqdm import tqdm
@@ -57,6 +44,7 @@ from rdc.records import read_record, write_record
 RECORD = ROOT / "results" / "certificates.json"
 CHOSEN = (cascade(0.25),)  # by the part "levels", on other images
 SAMPLED = (
+    *RACES,
     *(cascade(0.25, 8, gap, first) for gap, first in ((1.0, 3), (2.0, 3), (4.0, 3), (2.0, 4), (1.0, 8), (4.0, 8))),
     *(cascade(0.25, 3, gap) for gap in (1.0, 4.0)),
     *(epndc(0.25, t) for t in (4, 8, 16)),

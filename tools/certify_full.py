@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from certify_bases import INDEXED, RUNS, SEED, Base, build, logits, noisy, passes, save, spent
+from certify_answers import logits, noisy, spent
+from certify_bases import build, passes, save
 from certify_reference import ALPHA, N0, RIVALS, STRATA, Lookup, asked, estimated, sampled, strata
+from certify_settings import INDEXED, RUNS, SEED, Base
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -90,7 +92,7 @@ def sampled_row(groups: Sequence[np.ndarray], own: np.ndarray, said: np.ndarray,
 
 def answers(made: Base, b: Base, model: nn.Module, x: Tensor, i: int, table: np.ndarray, candidate: int) -> np.ndarray:
     """Rows ``(draw, stratum, whether b answers the candidate, evaluations)`` for the draws of the strata, stored."""
-    if b.levels and b.levels > 100:  # as slow as a reference, and asked as one
+    if b.denoiser == "single head" and b.levels > 100:  # as slow as a reference, and asked as one
         rows = asked(made, b, model, x, i, table, candidate)
         return np.concatenate([rows, np.full((len(rows), 1), passes(b, model))], axis=1)
     path = RUNS / b.key() / f"sampled-{i}-{len(table)}.npy"
@@ -108,7 +110,7 @@ def stratum(b: Base, model: nn.Module, x: Tensor, i: int, candidate: int, s: int
     keyed = {"index": torch.tensor([code("certify", i, d) for d in draws.tolist()])} if b.base in INDEXED else {}
     with torch.no_grad():
         yes = (model(noise, **keyed).argmax(dim=1) == candidate).numpy()
-    each = (model.spent - before) / len(draws) if b.base == "Cascade" else passes(b, model)
+    each = (model.spent - before) / len(draws) if hasattr(model, "spent") else passes(b, model)
     return np.stack([draws, np.full(len(draws), s), yes, np.full(len(draws), each)], axis=1).astype(float)
 
 

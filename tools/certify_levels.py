@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from certify_bases import INDEXED, RUNS, SIGMAS, Base, apndc, build, cascade, epndc, others, passes, reference, save
+from certify_bases import build, once, others, passes, save
+from certify_settings import INDEXED, RACES, RUNS, SIGMAS, Base, apndc, cascade, epndc, reference
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from rdc.evaluate import Accuracy
-from rdc.rng import randn
 
 MODELS: dict[float, list[Base]] = {
     s: [
@@ -35,6 +35,7 @@ MORE = [
     *(apndc(0.25, t, form="correct") for t in (8, 16)),
     *(cascade(0.25, t, gap) for t, gap in ((3, 0.5), (3, 2.0), (4, 1.0), (8, 1.0))),
     *(cascade(0.25, 8, gap, first=t) for t, gap in ((3, 1.0), (3, 2.0), (4, 2.0))),
+    *RACES,
     epndc(0.25, 8, noise="fresh"),
     apndc(0.25, 8, noise="fresh"),
     *(epndc(0.25, t, "single head") for t in (3, 4, 8)),
@@ -50,9 +51,9 @@ MORE = [
 
 
 def answers(b: Base, images: Tensor, size: int = 20, model: nn.Module | None = None) -> np.ndarray:
-    """Classes of one noisy copy of each image, stored; those of a cascade are not, so that it counts what it spends."""
+    """Classes of one noisy copy of each image, stored; those of cascade and race are not, so that they count what they spend."""
     path = RUNS / b.key() / "levels.npy"
-    found = np.load(path) if path.exists() and b.base != "Cascade" else np.zeros(0, np.int64)
+    found = np.load(path) if path.exists() and b.base not in ("Cascade", "Race") else np.zeros(0, np.int64)
     if len(found) >= len(images):
         return found[: len(images)]
     model, starts = model or build(b), range(len(found), len(images), size)
@@ -64,10 +65,9 @@ def answers(b: Base, images: Tensor, size: int = 20, model: nn.Module | None = N
 
 def classes(model: nn.Module, b: Base, x: Tensor, start: int) -> np.ndarray:
     """Classes of noisy copies of images ``start...``."""
-    noise = torch.stack([randn(tuple(x.shape[1:]), 0, "levels", start + i) for i in range(len(x))])
     keyed = {"index": torch.arange(start, start + len(x))} if b.base in INDEXED else {}
     with torch.no_grad():
-        return model(x + b.sigma * noise, **keyed).argmax(dim=1).numpy()
+        return model(once(x, b.sigma, start), **keyed).argmax(dim=1).numpy()
 
 
 def levels_part(count: int) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def levels_part(count: int) -> dict[str, Any]:
     images, rows = others(count), []
     y, slow = images.y.numpy(), [reference(0.25), reference(0.25, published=True)]
     wanted = dict(zip(("EPNDC", "APNDC"), (answers(b, images.x) for b in slow), strict=True))
-    wanted["Cascade"] = wanted["EPNDC"]
+    wanted["Cascade"] = wanted["Race"] = wanted["EPNDC"]
     for b in [b for s in SIGMAS for b in MODELS[s]] + MORE + slow:
         model = build(b)
         found, same = answers(b, images.x, model=model), wanted.get(b.base) if b.sigma == 0.25 else None

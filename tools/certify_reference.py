@@ -11,7 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from certify_bases import RUNS, SEED, Base, build, noisy, save
+from certify_answers import noisy
+from certify_bases import build, save
+from certify_settings import RUNS, SEED, Base
 from torch import Tensor, nn
 
 from rdc.certify import APNDC, EPNDC

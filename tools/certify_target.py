@@ -5,8 +5,9 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from certify_bases import SEED, Base, logits
+from certify_answers import logits
 from certify_reference import ALPHA, N0, Lookup, OutOfDraws
+from certify_settings import SEED, Base
 from scipy.stats import norm
 
 from rdc.certify import certify
