@@ -1,8 +1,11 @@
 """The laws behind tools/certificates.py: stored answers give the same certificates, a sample of draws tells the count."""
 
+import hashlib
+import json
 from pathlib import Path
 
 import certify_answers
+import certify_bases
 import certify_reference
 import certify_settings
 import numpy as np
@@ -70,3 +73,43 @@ def test_a_shortlist_of_all_classes_gives_the_answer_of_the_reference(monkeypatc
     for candidate in (0, 3):
         found = certify_reference.agrees(model, x, np.random.default_rng(2).normal(size=(6, 10)), candidate)
         assert found.tolist() == (logits.argmax(dim=1) == candidate).tolist()
+
+
+class Counted:
+    """Losses that follow from the image; dies at the batch ``until``."""
+
+    def __init__(self, until: int | None = None) -> None:
+        self.seen, self.until = 0, until
+
+    def losses(self, x: Tensor, index: Tensor) -> Tensor:
+        """Brightness by class and level, and the index."""
+        if self.seen == self.until:
+            raise KeyboardInterrupt
+        self.seen += 1
+        grid = torch.arange(30, dtype=torch.float64).reshape(10, 3)
+        return x.double().mean(dim=(1, 2, 3))[:, None, None] * grid + index[:, None, None]
+
+
+def test_losses_continue_where_they_were_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(certify_bases, "others", lambda count: load("digits")[:count])
+    found = []
+    for folder, deaths in (("whole", [None]), ("broken", [2, None])):
+        monkeypatch.setattr(certify_bases, "RUNS", tmp_path / folder)
+        for until in deaths:
+            monkeypatch.setattr(certify_bases, "build", lambda _, until=until: Counted(until))
+            try:
+                found.append(certify_bases.losses(certify_settings.epndc(0.3, 3), range(7, 20), size=5))
+            except KeyboardInterrupt:
+                continue
+    assert found[0].shape == (13, 10, 3) and torch.equal(*found)
+    assert found[0][:, 0, 0].tolist() == list(range(7, 20))
+
+
+def test_settings_that_are_new_do_not_change_the_names_of_old_answers() -> None:
+    old = {"base": "EPNDC", "sigma": 0.25, "levels": 8, "denoiser": "heads", "form": "quadrature", "antithetic": True,
+           "coupling": "shared", "noise": "fixed"}  # fmt: skip
+    weights = certify_settings.read_checkpoint(certify_settings.locate("fashion-mini-multihead"), "denoiser")[1]["tensors_sha256"]
+    wanted = hashlib.sha256(json.dumps([old, weights[:12]]).encode()).hexdigest()[:16]
+    assert certify_settings.epndc(0.25, 8).key() == wanted
+    races = certify_settings.RACES
+    assert len({b.key() for b in races}) == len(races)

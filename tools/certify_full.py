@@ -32,7 +32,7 @@ def full_part(bases: Sequence[Base], against: Base, images: Images, n: int) -> d
         each = [spent(b, x, i, N0 + n) for i, x in enumerate(images.x)]
         cost = {"passes": float(np.mean(each)), "reference passes": passes(against, model)}
         factor = cost["reference passes"] / cost["passes"]
-        summary.append({"base": b.base, "levels": b.levels, **cost, "factor": factor, **summed(mine)})
+        summary.append({**asdict(b), **cost, "factor": factor, **summed(mine)})
     settings = {"sigma": bases[0].sigma, "n": n, "n0": N0, "alpha": ALPHA, "rivals": RIVALS, "strata": STRATA}
     return {**settings, "reference": asdict(against), "rows": rows, "summary": summary}
 
