@@ -32,7 +32,8 @@ def full_part(bases: Sequence[Base], against: Base, images: Images, n: int) -> d
         each = [spent(b, x, i, N0 + n) for i, x in enumerate(images.x)]
         cost = {"passes": float(np.mean(each)), "reference passes": passes(against, model)}
         factor = cost["reference passes"] / cost["passes"]
-        summary.append({**asdict(b), **cost, "factor": factor, **summed(mine)})
+        learned = {"rounds": [asdict(r) for r in fast.rounds]} if b.base == "Race" else {}
+        summary.append({**asdict(b), **cost, "factor": factor, **summed(mine), **learned})
     settings = {"sigma": bases[0].sigma, "n": n, "n0": N0, "alpha": ALPHA, "rivals": RIVALS, "strata": STRATA}
     return {**settings, "reference": asdict(against), "rows": rows, "summary": summary}
 
