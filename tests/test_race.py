@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rdc.certify import APNDC, EPNDC, Race, Round, certify, learn_rounds
+from rdc.certify import APNDC, EPNDC, Cascade, Race, Round, certify, learn_rounds
 from rdc.certify.race import ranked
 from rdc.data import load
 from rdc.denoise import OptimalDenoiser
@@ -113,6 +113,16 @@ def test_fresh_noise_follows_the_index(parts: Parts) -> None:
     torch.testing.assert_close(model(x[backwards], index[backwards])[backwards], model(x, index), rtol=1e-9, atol=1e-7)
     wanted = some[1](x, index)
     torch.testing.assert_close(Race(*some, whole())(x, index), wanted - wanted.amax(1, keepdim=True), rtol=1e-9, atol=1e-7)
+
+
+def test_without_numbers_images_are_counted_and_both_stages_agree_on_them(parts: Parts) -> None:
+    _, full, x = parts
+    some = [EPNDC(full.denoiser, SIGMA, count=T, form="fixed", antithetic=False, noise="fresh") for _ in range(2)]
+    plain, given = (Race(*some, whole(gap=2.0)), Race(*some, whole(gap=2.0)))
+    cascades = Cascade(*some, 2.0), Cascade(*some, 2.0)
+    for one, other in ((plain, given), cascades):
+        found = torch.cat([one(part) for part in x.split(8)])
+        torch.testing.assert_close(found, other(x, torch.arange(len(x))), rtol=1e-9, atol=1e-7)
 
 
 def test_it_can_be_certified(parts: Parts) -> None:

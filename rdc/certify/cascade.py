@@ -15,7 +15,7 @@ The result is one more base classifier, and smoothing certifies it as it is: tha
 costs no guarantee.
 """
 
-__all__ = ["Cascade", "survivors"]
+__all__ = ["Cascade", "numbered", "survivors"]
 
 import math
 
@@ -68,6 +68,7 @@ class Cascade(nn.Module):
     def forward(self, x: Float[Tensor, "n c h w"], index: Int64[Tensor, " n"] | None = None) -> Float[Tensor, "n k"]:
         """Logits less the largest; no gradient. Arguments and errors as for :class:`rdc.certify.noised.EPNDC`."""
         with torch.no_grad():
+            index = numbered(x, index, self.seen)
             before = self.cheap.spent if isinstance(self.cheap, Cascade) else 0
             logits = self.cheap(x, index)
             alive = self.survivors(logits)
@@ -83,11 +84,10 @@ class Cascade(nn.Module):
         self.spent += first + len(image) * len(self.dear.steps) * self.dear.engine.draws + len(image.unique()) * once
         return total - total.amax(dim=1, keepdim=True)
 
-    def refined(self, x: Tensor, index: Tensor | None, image: Tensor, label: Tensor) -> Tensor:
+    def refined(self, x: Tensor, index: Tensor, image: Tensor, label: Tensor) -> Tensor:
         """Sums of the dear losses of single classes, ``(M,)``."""
         rows = image.unique()
-        own = None if index is None else index[rows]
-        job, t = self.dear.job(x[rows], own), len(self.dear.steps)
+        job, t = self.dear.job(x[rows], index[rows]), len(self.dear.steps)
         place = torch.searchsorted(rows, image).repeat(t)
         level = torch.arange(t, device=x.device).repeat_interleave(len(image))
         return job.losses(place, label.repeat(t), level).reshape(t, len(image)).sum(dim=0)
@@ -97,3 +97,16 @@ def survivors(logits: Float[Tensor, "n k"], gap: float, keep: int) -> Bool[Tenso
     """Which classes are less than ``gap`` behind the best, ``keep`` of them at most; the best one always is."""
     order = logits.argsort(dim=1, descending=True, stable=True).argsort(dim=1, stable=True)
     return (order == 0) | ((logits > logits.amax(dim=1, keepdim=True) - gap) & (order < keep))
+
+
+def numbered(x: Tensor, index: Tensor | None, seen: int) -> Int64[Tensor, " n"]:
+    """Numbers of images: as given, or in the order in which they come, so that all stages give an image the same fresh noise.
+
+    Raises:
+        ValueError: if ``x`` is no batch.
+    """
+    if not torch.is_tensor(x) or x.ndim != 4:
+        raise ValueError(
+            f"noisy images must be a batch (N, C, H, W), got {tuple(x.shape) if torch.is_tensor(x) else type(x).__name__}"
+        )
+    return torch.arange(seen, seen + len(x)) if index is None else index

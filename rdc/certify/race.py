@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor, nn
 
-from rdc.certify.cascade import survivors
+from rdc.certify.cascade import numbered, survivors
 from rdc.certify.noised import APNDC, EPNDC
 
 
@@ -85,16 +85,17 @@ class Race(nn.Module):
     def forward(self, x: Float[Tensor, "n c h w"], index: Int64[Tensor, " n"] | None = None) -> Float[Tensor, "n k"]:
         """Logits; arguments and errors as for :class:`rdc.certify.noised.EPNDC`."""
         with torch.no_grad():
+            index = numbered(x, index, self.seen)
             start = self.opening(x, index)
             lead = start - start.amax(dim=1, keepdim=True)
             alive = survivors(lead, self.rounds[0].gap, self.rounds[0].keep)
             rows = (alive.sum(dim=1) > 1).nonzero()[:, 0]
             if len(rows):
-                lead[rows] = self.further(x[rows], None if index is None else index[rows], start[rows], lead[rows], alive[rows])
+                lead[rows] = self.further(x[rows], index[rows], start[rows], lead[rows], alive[rows])
         self.seen += len(x)
         return lead.to(x.dtype)
 
-    def opening(self, x: Tensor, index: Tensor | None) -> Float64[Tensor, "n k"]:
+    def opening(self, x: Tensor, index: Tensor) -> Float64[Tensor, "n k"]:
         """The prediction of the first round."""
         levels, weights = torch.tensor(self.rounds[0].levels), torch.tensor(self.rounds[0].weights, dtype=torch.float64)
         image, level = torch.cartesian_prod(torch.arange(len(x)), levels).to(x.device).T
@@ -106,7 +107,7 @@ class Race(nn.Module):
         self.spent += len(image) * each * engine.draws + len(x) * once
         return -torch.einsum("nlk,l->nk", found.reshape(len(x), len(levels), k), weights.to(x.device))
 
-    def further(self, x: Tensor, index: Tensor | None, start: Tensor, lead: Tensor, alive: Bool[Tensor, "n k"]) -> Tensor:
+    def further(self, x: Tensor, index: Tensor, start: Tensor, lead: Tensor, alive: Bool[Tensor, "n k"]) -> Tensor:
         """The other rounds for images with several classes left, from the first prediction and its ranking."""
         job, known, lead = self.full.job(x, index), [], lead.clone()
         self.spent += len(x) * (self.full.evaluations - self.full.engine.evaluations)  # the one-step estimate of APNDC
