@@ -4,7 +4,8 @@
 
 | ``levels``     right answers and agreement with 124 single-head levels, by number of levels and kind of noise
 | ``full``       certificates of all images at fixed n, beside those of 124 single-head levels of EPNDC
-| ``published``  the same beside those of APNDC, in the published setting of 1 + 124 K evaluations
+| ``large``      the same as ``full`` with ``--most`` draws, for the first images only
+| ``published``  the same as ``full`` beside those of APNDC, in the published setting of 1 + 124 K evaluations
 | ``sampled``    other settings, on those draws that the references were asked about
 | ``target``     the same draws, stopped early
 | ``curves``     certified accuracy by radius for all base classifiers and three noises
@@ -54,7 +55,7 @@ SAMPLED = (
     reference(0.25, seed=1),
     reference(0.25, published=True),
 )
-PARTS = ("levels", "full", "published", "sampled", "target", "curves", "sift", "lipschitz")
+PARTS = ("levels", "full", "large", "published", "sampled", "target", "curves", "sift", "lipschitz")
 RADII = tuple(round(0.05 * i, 2) for i in range(61))
 LIPSCHITZ = {"kind": "elbo", "count": 8, "sigma_min": 0.5}
 
@@ -157,7 +158,8 @@ def main() -> None:
     parser.add_argument("--part", action="append", choices=PARTS)
     parser.add_argument("--images", type=int, default=50, help="test images of fashion-mini")
     parser.add_argument("--n", type=int, default=2000, help="draws of a certificate in the part full")
-    parser.add_argument("--most", type=int, default=10_000, help="most draws of a certificate with a target")
+    parser.add_argument("--most", type=int, default=10_000, help="most draws with a target; draws of the part large")
+    parser.add_argument("--large", type=int, default=10, help="images of the part large")
     parser.add_argument("--curve", type=int, default=400, help="draws of a certificate in the curves")
     parser.add_argument("--others", type=int, default=300, help="images outside fashion-mini, to choose settings on")
     parser.add_argument("--margin", type=int, default=500, help="draws of the Lipschitz certificate")
@@ -168,6 +170,7 @@ def main() -> None:
         "sift": (lambda: sift_part(o.others // 10), {"others": o.others // 5}),
         "lipschitz": (lambda: lipschitz_part(images, o.margin), {"images": o.images, "n": o.margin}),
         "full": (lambda: full_part(CHOSEN, reference(0.25), images, o.n), {"images": o.images, "n": o.n}),
+        "large": (lambda: full_part(CHOSEN, reference(0.25), images[: o.large], o.most), {"images": o.large, "n": o.most}),
         "published": (lambda: full_part(CHOSEN, published, images, o.n), {"images": o.images, "n": o.n}),
         "sampled": (
             lambda: sampled_part(MADE, (reference(0.25), published), SAMPLED, images, o.n),
