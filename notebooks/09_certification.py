@@ -1043,7 +1043,7 @@ ax.minorticks_off()
 ax.legend(fontsize=8)
 plt.show()
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "wrap"]
 bayes = digits.log_density(to_model(x_race[n_race:]), 2 * s_race).argmax(dim=1)
 print(f"Bayes' class is given by 124 levels to {share_same(slow_answer, bayes)}, by them with another seed to {share_same(again, bayes)},")
 print(f"by {sizes_race[-1]} evaluations at levels of its own to {share_same(few_levels[-1], bayes)}.")
@@ -1055,7 +1055,7 @@ assert share_same(predicted[-1], slow_answer).correct > max(seed_share.correct, 
 # The noise of the slow one is worth nothing in itself. Judged by the truth, in the lines above, these classifiers are hard to tell apart at this $n$. It is worth
 # a lot if the question is, as here, what *that* classifier would have certified.
 #
-# {py:class}`rdc.certify.Race` runs on it in rounds. The first looks at all classes at four of the 124 levels, with the multi-head network and the same noise.
+# {py:class}`rdc.certify.race.Race` runs on it in rounds. The first looks at all classes at four of the 124 levels, with the multi-head network and the same noise.
 # Later rounds add levels of the single-head network for the classes that are left, to which the first prediction is carried over; who falls more than some nats
 # behind is out. From the record, on other noisy images than those that it learned from:
 
@@ -1091,7 +1091,7 @@ assert as_released == 12_534_100 or classes != 10
 # *Target radius*: is the radius at least so much? There early stopping comes on top.
 
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "wrap"]
 full, published, large, target_part = part("full"), part("published"), part("large"), part("target")
 
 
