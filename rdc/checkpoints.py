@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from rdc.denoise.edm import EDM, EDMConfig, build
@@ -105,13 +105,17 @@ def parse_unet(config: dict[str, Any]) -> UNetConfig:
 
 
 def read_checkpoint(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and header of a checkpoint of a given kind, after checking its hash."""
+    """Tensors and header of a checkpoint of a given kind, after checking its hash.
+
+    The file is read once, so that one that is replaced meanwhile is the old or the new one.
+    """
     if not path.exists():
         raise CheckpointError(f"no checkpoint {path}; the shipped ones are {', '.join(shipped())}")
     try:
-        with safe_open(path, framework="pt") as file:
-            meta = json.loads((file.metadata() or {}).get("rdc", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
+        data = path.read_bytes()
+        tensors = load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        meta = json.loads(header.get("__metadata__", {}).get("rdc", "{}"))
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} is not a readable checkpoint ({error}); restore it or train again") from error
     if meta.get("kind") != kind:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from helpers import tiny_network
 
-from rdc import train
+from rdc import checkpoints, train
 from rdc.checkpoints import CheckpointError, load_denoiser, read_checkpoint, save_denoiser, shipped, write_checkpoint
 from rdc.data import Images
 from rdc.denoise.base import to_model
@@ -262,3 +262,18 @@ def test_the_first_loss_is_about_one():
     )
     run = train.Run(SMALL, {}, build(SMALL.denoiser, SMALL.seed), train.edm_objective)
     assert run.advance(images) == pytest.approx(1.0, abs=0.5)  # an untrained network predicts nothing
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_read_is_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "a.safetensors"
+    old, new = ({"weight": torch.full((3,), float(value))} for value in (1, 2))
+    checkpoints.write_checkpoint(path, old, kind="some", step=1)
+
+    def replaced(data):
+        checkpoints.write_checkpoint(path, new, kind="some", step=2)
+        return load(data)
+
+    load = checkpoints.load
+    monkeypatch.setattr(checkpoints, "load", replaced)
+    tensors, meta = checkpoints.read_checkpoint(path, "some")
+    assert torch.equal(tensors["weight"], old["weight"]) and meta["step"] == 1
