@@ -2,18 +2,23 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import guidance
 import guidance_audit
+import guidance_chain
 import guidance_checks
 import guidance_networks
 import guidance_rows
 import guidance_samples
+import guidance_spread
+import guidance_threats
+import guidance_wide
 import numpy as np
 import pytest
 import torch
 from helpers import Counting, mixture
-from scipy.stats import binomtest, ttest_1samp
+from scipy.stats import binomtest, f_oneway, ttest_1samp, ttest_ind, ttest_rel
 from test_guide_classifier import tiny
 from torch import nn
 
@@ -22,6 +27,7 @@ from rdc.denoise.optimal import OptimalDenoiser
 from rdc.evaluate import Accuracy
 from rdc.guide.guides import PosteriorGuide, RatioGuide
 from rdc.guide.metrics import FeatureNetwork
+from rdc.guide.sampling import sample
 from rdc.rng import randn
 
 Setting = guidance_samples.Setting
@@ -182,7 +188,7 @@ def test_only_alike_rows_are_compared():
     base = {"plan": "heun", "conditional": True, "dtype": "float32", "n": 10, "seeds": [0, 1], "scale": 1.0}
     base |= {m: {"values": [0.0, 1.0]} for m in guidance_rows.METRICS}
     rows = [base | {"guide": g} for g in ("none", "vanilla", "robust")] + [base | {"guide": "robust", "plan": "ddpm"}]
-    pairs = {(d["a"], d["b"], d["plan"]) for d in guidance.compared(rows)}
+    pairs = {(d["a"], d["b"], d["plan"]) for d in guidance_rows.compared(rows, guidance.PAIRS)}
     assert pairs == {(a, b, "heun") for a, b in (("vanilla", "none"), ("robust", "none"), ("robust", "vanilla"))}
 
 
@@ -203,10 +209,12 @@ def test_the_scale_is_that_of_the_smallest_distance_above_zero():
 
     rows = [tried(0.0, 1.0), tried(2.0, 3.0), tried(1.0, 3.0), tried(4.0, 5.0), tried(8.0, 0.1, guide="vanilla"),
             tried(9.0, 0.1, plan="ddpm"), tried(7.0, 0.1, conditional=False)]  # fmt: skip
-    assert guidance.chosen(rows, "robust", "heun", True) == 1.0
-    assert guidance.chosen(rows, "robust", "ddpm", True) == 9.0 and guidance.chosen(rows, "robust", "heun", False) == 7.0
+    assert guidance_rows.chosen(rows, "robust", "heun", True) == 1.0
+    assert (
+        guidance_rows.chosen(rows, "robust", "ddpm", True) == 9.0 and guidance_rows.chosen(rows, "robust", "heun", False) == 7.0
+    )
     with pytest.raises(ValueError, match="--part scales first"):
-        guidance.chosen(rows, "none", "heun", True)
+        guidance_rows.chosen(rows, "none", "heun", True)
 
 
 def test_sweep_and_main_use_other_seeds():
@@ -285,6 +293,233 @@ def test_attacked_images_are_among_the_right_ones(monkeypatch, runs):
     row = guidance_audit.audit_row("robust", {"sigma": 0.5, "eps": 1.4}, [found, wide], 0)
     assert row["clean"].n == 80 and row["verdict"] == "not audited" and row["eps over noise"] == pytest.approx(0.1)
     assert guidance_audit.attacked("robust", 0.3, 1, 40, 3, 1, 0) == found and len(calls) == 2 * count
+
+
+# Threat models against seeds
+
+
+def test_the_ratio_of_spreads_covers_its_truth_and_its_p_is_uniform_without_effect():
+    rng, hits, small = np.random.default_rng(0), 0, 0
+    for _ in range(1000):
+        cells, seeds = rng.normal(5, 1, 15), rng.normal(5, 1, 5)
+        found = guidance_spread.ratio_of_spreads(cells, seeds)
+        assert found["value"] == pytest.approx(np.std(cells, ddof=1) / np.std(seeds, ddof=1)) and found["degrees"] == [14, 4]
+        hits, small = hits + (found["low"] <= 1 <= found["high"]), small + (found["p"] < 0.1)
+        wide = guidance_spread.ratio_of_spreads(3 * cells, seeds)
+        assert [wide[k] for k in ("low", "value", "high")] == pytest.approx([3 * found[k] for k in ("low", "value", "high")])
+    assert 929 <= hits <= 971 and 71 <= small <= 129  # three standard deviations
+    for cells, seeds in (([1.0], [1.0, 2.0]), ([1.0, 2.0], [1.0]), ([1.0, 2.0], [1.0, 1.0])):
+        with pytest.raises(ValueError, match="a spread needs two values"):
+            guidance_spread.ratio_of_spreads(cells, seeds)
+
+
+def test_one_of_two_equal_groups_gives_the_f_of_scipy():
+    table = np.random.default_rng(1).normal(size=(4, 2))
+    found = guidance_spread.main_effects(table)
+    pair = ttest_rel(table[:, 0], table[:, 1])  # two columns: a paired t test
+    assert found["columns F"] == pytest.approx(pair.statistic**2) and found["columns p"] == pytest.approx(pair.pvalue)
+    low, high = pair.confidence_interval(0.95)
+    half = [(e["high"] - e["low"]) / 2 for e in found["columns"]]
+    assert half == pytest.approx([(high - low) / 4] * 2)  # a column's mean less the mean of both is half their difference
+
+
+def test_main_effects_are_least_squares():
+    table = np.random.default_rng(2).normal(size=(5, 3)) + np.arange(5)[:, None] + 2 * np.arange(3)
+    found = guidance_spread.main_effects(table)
+    rows, columns = (np.kron(a, b) for a, b in ((np.eye(5), np.ones((3, 1))), (np.ones((5, 1)), np.eye(3))))
+    one, left = np.ones((15, 1)), {}
+    for name, design in (("all", [one, rows, columns]), ("rows", [one, columns]), ("columns", [one, rows])):
+        design = np.concatenate(design, axis=1)
+        left[name] = ((table.ravel() - design @ np.linalg.lstsq(design, table.ravel(), rcond=None)[0]) ** 2).sum()
+    assert found["error"] ** 2 * 8 == pytest.approx(left["all"]) and found["degrees"] == 8
+    for name, count in (("rows", 4), ("columns", 2)):
+        assert found[f"{name} F"] == pytest.approx((left[name] - left["all"]) / count / (left["all"] / 8))
+    moved = guidance_spread.main_effects(table + np.array([[10], [0], [0], [0], [-10]]))
+    assert moved["columns"] == [pytest.approx(c) for c in found["columns"]] and moved["error"] == pytest.approx(found["error"])
+    assert moved["rows"][0]["value"] == pytest.approx(found["rows"][0]["value"] + 10)
+    alone = f_oneway(*(table - np.array([c["value"] for c in found["columns"]])))  # columns known: 10 degrees in place of 8
+    assert found["rows F"] == pytest.approx(alone.statistic * 8 / 10)
+
+
+def test_the_effects_of_a_table_without_any_are_covered():
+    rng = np.random.default_rng(3)
+    tables = [guidance_spread.main_effects(rng.normal(size=(5, 3))) for _ in range(600)]
+    for name in ("rows", "columns"):
+        inside = np.mean([e["low"] <= 0 <= e["high"] for found in tables for e in found[name]])
+        assert inside == pytest.approx(0.95, abs=0.02) and np.mean([f[f"{name} p"] < 0.2 for f in tables]) == pytest.approx(
+            0.2, abs=0.05
+        )
+
+
+def test_one_training_beside_several():
+    rng = np.random.default_rng(4)
+    one, several = 3.0, rng.normal(size=5)
+    found, p = guidance_spread.beside(one, several), ttest_ind([one], several).pvalue  # pooled: the variance of the several
+    edge = guidance_spread.beside(one, several, level=1 - p)
+    assert edge["low"] == pytest.approx(0, abs=1e-9) and found["value"] == pytest.approx(one - several.mean())
+    again = [guidance_spread.beside(v[0], v[1:]) for v in rng.normal(size=(2000, 6))]
+    assert np.mean([a["low"] <= 0 <= a["high"] for a in again]) == pytest.approx(0.95, abs=0.015)
+    assert guidance_spread.beside(one, several, 14)["low"] < found["low"]
+
+
+def training(t, value):
+    """A row of ``threats`` whose numbers all are one value, that of the second denoiser ten times as much."""
+    metrics = {m: {"value": value, "values": [value]} for m in guidance_rows.METRICS}
+    far = {m: {"value": 10 * value, "values": [10 * value]} for m in guidance_rows.METRICS}
+    rest = {k: {"value": value} for k in ("clean", "robust", "alignment at")}
+    return guidance_threats.threat_of(t) | {"training seed": t.seed, "unconditional": far} | metrics | rest
+
+
+def test_spreads_find_cells_and_seeds_in_any_order():
+    rng = np.random.default_rng(5)
+    trainings = guidance_networks.TRAININGS
+    worth = dict(zip(trainings, rng.normal(size=len(trainings)), strict=True))
+    found = guidance_spread.spreads([training(t, v) for t, v in worth.items()])
+    turned = guidance_spread.spreads([training(t, v) for t, v in reversed(worth.items())])
+    cells = [worth[guidance_networks.Trained(t)] for t in guidance_networks.GRID]
+    seeds = [worth[t] for t in guidance_networks.SEEDS]
+    for d, e in zip(found["spread"], turned["spread"], strict=True):
+        times = 10 if d["conditional"] is False else 1
+        assert (d["cells"], d["seeds"]) == pytest.approx((times * np.std(cells, ddof=1), times * np.std(seeds, ddof=1)))
+        assert d["p"] == pytest.approx(e["p"])
+    assert len({i for line in found["cells"] for i in line}) == 15 and [len(line) for line in found["cells"]] == [3] * 5
+    paper = found["cells"][found["threats"].index(["L2", 0.5])][found["steps"].index(7)]
+    assert paper in found["seeds"] and len(found["beside"]) == 9 * (len(trainings) - 5) + 6 * (len(trainings) - 5)
+    stop = next(d for d in found["early stop"] if d["conditional"] is None and d["metric"] == "clean")
+    unstopped = [worth[t] for t in guidance_networks.UNSTOPPED]
+    assert stop["values"] == pytest.approx([a - b for a, b in zip(unstopped, seeds, strict=True)])
+    low, high = ttest_rel(unstopped, seeds).confidence_interval()
+    assert (stop["low"], stop["high"]) == pytest.approx((low, high))
+    assert guidance_spread.spreads([training(t, v) for t, v in list(worth.items())[:20]]) == {}
+    assert not guidance_spread.spreads([training(t, v) for t, v in list(worth.items())[:24]])["early stop"]
+
+
+def test_the_part_of_the_threats_says_of_its_rows_what_the_statistics_say(monkeypatch):
+    def drawn(setting, first, n):
+        x, _, _ = judged(n)
+        return (x * (1 + 0.001 * len(setting.guide)) + 1e-6 * first).clamp(0, 1), 0.5
+
+    monkeypatch.setattr(guidance_rows, "drawn", drawn)
+    monkeypatch.setattr(guidance_networks.Trained, "fit", lambda t, *_: f"{t.name()}.safetensors")
+    monkeypatch.setattr(guidance_threats, "load_classifier", lambda path: len(path))
+    table = [{"clean": 3, "adversarial": 2}]
+    monkeypatch.setattr(guidance_threats, "level_table", lambda h, *_: [{**table[0], "adversarial": h % 3}])
+    monkeypatch.setattr(guidance_threats, "aligned", lambda *_: {"value": 0.5})
+    found = guidance_threats.threats_part(judged()[2], 1.0, 2.0, 0, 2, 20, 3, 4, 24)
+    again = guidance_spread.spreads(json.loads(json.dumps(found["rows"])))
+    assert again and {k: found[k] for k in again} == again and len(found["rows"]) == 24 and len(found["not run here"]) == 4
+    constant = {"clean", "alignment"}  # no spread to speak of
+    assert not constant & {s["metric"] for k in ("spread", "effects") for s in found[k]}
+    assert {d["value"] for d in found["beside"] if d["metric"] in constant} == {0.0}
+
+
+# The chain
+
+
+def test_the_scale_of_the_ddpm_form_has_a_limit_that_knows_no_number_of_steps():
+    for sigma in (0.3, 1.0, 3.0):
+        less = []
+        for count in (100, 250, 1000):
+            plan = replace(guidance_samples.PLANS["ddpm"], path=guidance_samples.vp_path(count))
+            less.append((1 - guidance_chain.share(plan, sigma)) * count)
+            assert 0 < less[-1] < count
+        assert max(less) < 1.25 * min(less)  # the share lacks something of the order of the step
+    short, long = (guidance_chain.share(guidance_samples.PLANS[p], 1.0) for p in ("ddpm", "ddpm250"))
+    assert short < 0.8 < 0.95 < long < 1
+    assert [len(guidance_samples.PLANS[p].path) - 1 for p in ("ddpm", "ddpm250")] == [25, 250]
+
+
+class Pull:
+    """A guide that pulls everywhere with the same force."""
+
+    def __call__(self, z, sigma, y):
+        return torch.ones_like(z)
+
+
+def test_the_share_is_what_a_step_of_the_sampler_does():
+    plan = replace(guidance_samples.PLANS["ddpm"], path=torch.tensor([2.0, 1.5, 0.0]).double(), clip=False)
+    y, moved = torch.zeros(1, dtype=torch.long), []
+    for form in ("ddpm", "score"):
+        made = [sample(Still(), y, [0], replace(plan, form=form), Pull(), s, keep=True).estimates[0, 1] for s in (0.0, 1.0)]
+        moved.append(float((made[1] - made[0]).mean()))
+    assert moved[0] / moved[1] == pytest.approx(guidance_chain.share(plan, 2.0), rel=1e-4)
+
+
+class Still(TenGaussians):
+    """A denoiser that takes every image for what it is."""
+
+    def __call__(self, z, sigma, label=None):
+        return z
+
+
+def test_the_chain_compares_guides_and_numbers_of_steps_on_the_same_seeds(monkeypatch):
+    def drawn(setting, first, n):
+        x, _, _ = judged(n)
+        return (x + 0.01 * setting.scale + 0.1 * (setting.plan == "ddpm250") + 1e-6 * first).clamp(0, 1), 0.5
+
+    monkeypatch.setattr(guidance_rows, "drawn", drawn)
+    found = guidance_chain.chain_part(judged()[2], lambda guide, plan: {"vanilla": 1.0, "robust": 2.0}[guide], 1000, 3, 20)
+    assert [(r["plan"], r["guide"], r["scale"]) for r in found["rows"]] == [
+        (p, g, s) for p in ("ddpm", "ddpm250") for g, s in (("none", 0.0), ("vanilla", 1.0), ("robust", 2.0))
+    ]
+    assert len({tuple(r["seeds"]) for r in found["rows"]}) == 1 and found["rows"][3]["nfe"] == 250
+    metrics = len(guidance_rows.METRICS)
+    assert len(found["differences"]) == 2 * 3 * metrics and len(found["across"]) == 3 * metrics
+    assert {(d["a"], d["b"], d["plan"], d["plan b"]) for d in found["across"]} == {
+        (g, g, "ddpm250", "ddpm") for g in ("none", "vanilla", "robust")
+    }
+
+
+# The wide guide
+
+
+def test_the_wide_guide_has_a_scale_of_its_own_and_shares_seeds_with_the_others(monkeypatch):
+    def drawn(setting, first, n):
+        x, _, _ = judged(n)
+        worst = 0.0 if setting.guide == "none" else 0.01 * abs(setting.scale - 2.0)
+        return (x + worst + 1e-6 * first).clamp(0, 1), 0.5
+
+    monkeypatch.setattr(guidance_rows, "drawn", drawn)
+    for name, value in (("audited_rows", {}), ("aligned", {}), ("targeted_row", {}), ("factor", 6.0), ("weights", "w")):
+        monkeypatch.setattr(guidance_wide, name, lambda *_, value=value: value)
+    scales = {("heun", True): (0.5, 2.0), ("heun", False): (2.0, 4.0)}
+    found = guidance_wide.wide_part(judged(20)[2], scales, lambda *_: 1.0, 0, 5000, 2, 20, 0, 0, 0, 0, 0, 0)
+    assert [c["scale"] for c in found["chosen"]] == [2.0, 2.0]
+    tried = [(r["conditional"], r["scale"]) for r in found["scales"]]  # 4.0 because 2.0 was the best so far
+    assert tried == [(True, 0.5), (True, 2.0), (True, 4.0), (False, 2.0), (False, 4.0)]
+    assert [r["scale"] for r in found["main"]] == 2 * [0.0, 1.0, 1.0, 2.0]
+    assert {tuple(r["seeds"]) for r in found["main"]} == {(5000, 15000)} and found["scales"][0]["seeds"] == [0, 10000]
+    pairs = {(d["a"], d["b"], d["conditional"]) for d in found["differences"]}
+    assert pairs == {("wide", b, c) for b in ("none", "vanilla", "robust") for c in (True, False)}
+
+
+def test_the_pairs_of_the_wide_guide_are_of_the_same_images_and_noise(monkeypatch):
+    right = {"vanilla": [True, False, False, True], "robust": [True, True, False, True], "wide": [True, True, True, False]}
+
+    def attacked(guide, sigma, group, *_):
+        return {"clean": [True] * 4, "robust": right[guide], "training": 4, "ok": True, "checks": []}
+
+    monkeypatch.setattr(guidance_wide, "attacked", attacked)
+    monkeypatch.setattr(guidance_wide, "factor", lambda: 6.0)
+    monkeypatch.setattr(guidance_wide, "bayes", lambda sigma, times, n: {"guide": "exact posterior", "sigma": sigma})
+    found = guidance_wide.audited_rows(2, 4, 1, 1, 1)
+    levels = len(guidance_checks.LEVELS)
+    assert len(found["pairs"]) == 2 * levels * 2 * 2
+    pair = next(p for p in found["pairs"] if (p["b"], p["of"], p["times"]) == ("vanilla", "robust", 6.0))
+    assert (pair["only a"], pair["only b"], pair["n"]) == (4, 2, 8)
+    assert [p["difference"]["value"] for p in found["pairs"] if p["of"] == "clean"] == [0.0] * 4 * levels
+    rows = [r for r in found["rows"] if r["guide"] == "wide"]
+    assert {r["times"] for r in rows} == {1.0, 6.0} and all(r["robust"].correct == 6 for r in rows)
+    assert rows[0]["eps"] * 6 == pytest.approx(rows[levels]["eps"])
+
+
+def test_bayes_rule_survives_what_the_noise_hides_and_not_what_it_does_not(monkeypatch):
+    x, y = mixture(0, (30, 30), (1, 2, 2))
+    monkeypatch.setattr(guidance_wide, "posterior", lambda: OptimalDenoiser(x.float(), y))
+    monkeypatch.setattr(guidance_wide, "load", lambda _: guidance_checks.Images(x.float(), y, ["a", "b"]))
+    little, much = (guidance_wide.bayes(0.3, times, 60) for times in (0.01, 20.0))
+    assert little["clean"] == much["clean"] and little["training attack"]["correct"] >= little["clean"]["correct"] - 2
+    assert much["training attack"]["correct"] == 0 and much["eps"] == pytest.approx(2000 * little["eps"])
 
 
 # Record and options

@@ -1,6 +1,6 @@
 """Robust classifier guidance on fashion-mini: results/guidance.json, read by the chapter on guidance.
 
-    python tools/guidance.py [--part scales|main|threats|alignment|audit|targeted|all] [--n 200] [--repeats 3]
+    python tools/guidance.py [--part scales|main|threats|alignment|audit|targeted|wide|chain|all] [--n 200] [--repeats 3]
 
 | ``prepare``    trains the networks that judge, and the short trainings of ``threats``; nothing in the record
 | ``scales``     every metric by scale and guide, on seeds of its own: the scales of the other parts are chosen here
@@ -9,9 +9,12 @@
 | ``alignment``  cosine of each guide's gradient with the exact direction
 | ``audit``      both classifiers attacked at six noise levels, with an audit of the attack
 | ``targeted``   ascent of another class, judged by an independent classifier
+| ``wide``       scales, main, alignment and audit of a third guide, trained at six times the radius
+| ``chain``      the paper's chain with its 250 steps, beside that with 25
 
-The two plans: ``ddpm`` is the paper's chain and form of guidance with 25 steps. ``heun`` is cheaper, 17 evaluations, and its
-images are a smooth function of their first noise, so that paired differences are smaller; the sweeps and threats use it.
+The plans: ``ddpm`` is the paper's chain and form of guidance with 25 steps, ``ddpm250`` with all 250. ``heun`` is cheaper, 17
+evaluations, and its images are a smooth function of their first noise, so that paired differences are smaller; the sweeps and
+threats use it.
 
 Samples and answers are kept in runs/guidance/; killed, the same command continues, and the seconds of a part are
 processor time of its last run. Other parts of the record stay as they are.
@@ -26,11 +29,13 @@ from typing import Any
 
 import torch
 from guidance_audit import audit_part
+from guidance_chain import chain_part
 from guidance_checks import alignment_part, targeted_part
 from guidance_networks import RECIPES, ROOT, TRAININGS, cnn, describe, judges
-from guidance_rows import differences, real_rows, row
+from guidance_rows import chosen, compared, differences, real_rows, row
 from guidance_samples import HEADS, SINGLE, Setting
 from guidance_threats import threats_part
+from guidance_wide import wide_part
 from network_sizes import unseen_images
 from tqdm import tqdm
 
@@ -45,6 +50,7 @@ SCALES = {
     ("heun", False): (1.0, 2.0, 4.0),
     ("ddpm", True): (1.0, 3.0),
 }
+WIDE = {k: v for k, v in SCALES.items() if k[0] == "heun"}  # where the third guide is compared
 FREE = (0.5, 1.0)
 PAIRS = (("vanilla", "none"), ("robust", "none"), ("robust", "vanilla"), ("classifier-free", "none"),
          ("classifier-free", "robust"), ("diffusion classifier", "none"), ("diffusion classifier", "robust"))  # fmt: skip
@@ -59,18 +65,6 @@ def sweep() -> list[Setting]:
         if (plan, conditional) == ("heun", True):
             found += [Setting("classifier-free", s, plan, conditional) for s in FREE]
     return found
-
-
-def chosen(rows: list[dict[str, Any]], guide: str, plan: str, conditional: bool) -> float:
-    """The scale above 0 with the smallest Frechet distance.
-
-    Raises:
-        ValueError: if nothing was tried.
-    """
-    tried = [r for r in rows if (r["guide"], r["plan"], r["conditional"]) == (guide, plan, conditional) and r["scale"] > 0]
-    if not tried:
-        raise ValueError(f"no scale of {guide} with {plan} was tried; run --part scales first")
-    return min(tried, key=lambda r: (r["frechet"]["value"], r["scale"]))["scale"]
 
 
 def scales_part(repeats: int, n: int) -> dict[str, Any]:
@@ -107,7 +101,7 @@ def main_part(repeats: int, n: int, few: int) -> dict[str, Any]:
             exact = [Setting(s.guide, s.scale, plan, dtype="float32") for s in here[1:3]]
             todo += [(s, few) for s in (*here, *slow, *exact)]
     rows = [row(judges(), s, FRESH, repeats, size) for s, size in tqdm(todo, desc="main", unit="row")]
-    return {"rows": rows, "real": floor(repeats, n), "differences": compared(rows)}
+    return {"rows": rows, "real": floor(repeats, n), "differences": compared(rows, PAIRS)}
 
 
 def floor(repeats: int, n: int) -> list[dict[str, Any]]:
@@ -118,16 +112,6 @@ def floor(repeats: int, n: int) -> list[dict[str, Any]]:
     except ValueError as error:
         print(f"without images outside fashion-mini: {error}")
     return real_rows(judges(), sets, repeats, n)
-
-
-def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Differences of all pairs of guides that share plan, denoiser, type, n and seeds."""
-    found = []
-    for a, b in product(rows, rows):
-        alike = all(a[k] == b[k] for k in ("plan", "conditional", "dtype", "n"))
-        if alike and (a["guide"], b["guide"]) in PAIRS:
-            found += [{**d, "dtype": a["dtype"]} for d in differences(a, b)]
-    return found
 
 
 def prepare(steps: int, batch: int, trainings: int) -> None:
@@ -153,7 +137,7 @@ def store(part: str, run: Callable[[], dict[str, Any]], settings: dict[str, Any]
 
 def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = ("prepare", "scales", "main", "threats", "alignment", "audit", "targeted", "all")
+    names = ("prepare", "scales", "main", "threats", "alignment", "audit", "targeted", "wide", "chain", "all")
     parser.add_argument("--part", action="append", choices=names, help="may be repeated; by default all")
     for name, value, meaning in (
         ("n", 200, "images of a repetition"), ("repeats", 3, "repetitions of scales and threats"),
@@ -182,6 +166,12 @@ def main() -> None:
             lambda **k: threats_part(judges(), scale_of("robust"), scale_of("robust", conditional=False), SWEEP, **k),
             {k: getattr(o, k) for k in ("repeats", "n", "steps", "batch", "trainings")},
         ),
+        "wide": (
+            lambda **k: wide_part(judges(), WIDE, scale_of, SWEEP, FRESH, **k),
+            {"repeats": o.main, "n": o.n, "images": o.images, "steps": o.pgd}
+            | {k: getattr(o, k) for k in ("groups", "size", "restarts", "audited")},
+        ),
+        "chain": (lambda **k: chain_part(judges(), scale_of, FRESH, **k), {"repeats": o.repeats, "n": o.n}),
     }
     wanted = o.part or ["all"]
     try:

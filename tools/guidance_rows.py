@@ -1,6 +1,8 @@
 """Rows of results/guidance.json: what samples are worth, over repetitions with disjoint seeds, and paired differences."""
 
+from collections.abc import Collection
 from dataclasses import asdict
+from itertools import product
 from typing import Any
 
 import torch
@@ -84,3 +86,25 @@ def differences(a: dict[str, Any], b: dict[str, Any]) -> list[dict[str, Any]]:
     names["scales"] = [a["scale"], b["scale"]]
     pairs = {m: [x - y for x, y in zip(a[m]["values"], b[m]["values"], strict=True)] for m in METRICS}
     return [{**names, "metric": m, **interval(values)} for m, values in pairs.items()]
+
+
+def compared(rows: list[dict[str, Any]], pairs: Collection[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Differences of all pairs of guides that share plan, denoiser, type, n and seeds."""
+    found = []
+    for a, b in product(rows, rows):
+        alike = all(a[k] == b[k] for k in ("plan", "conditional", "dtype", "n"))
+        if alike and (a["guide"], b["guide"]) in pairs:
+            found += [{**d, "dtype": a["dtype"]} for d in differences(a, b)]
+    return found
+
+
+def chosen(rows: list[dict[str, Any]], guide: str, plan: str, conditional: bool) -> float:
+    """The scale above 0 with the smallest Frechet distance.
+
+    Raises:
+        ValueError: if nothing was tried.
+    """
+    tried = [r for r in rows if (r["guide"], r["plan"], r["conditional"]) == (guide, plan, conditional) and r["scale"] > 0]
+    if not tried:
+        raise ValueError(f"no scale of {guide} with {plan} was tried; run --part scales first")
+    return min(tried, key=lambda r: (r["frechet"]["value"], r["scale"]))["scale"]

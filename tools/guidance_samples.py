@@ -29,9 +29,11 @@ from rdc.records import write_atomic
 
 BATCH, APART = 100, 10_000  # images drawn together; seeds between two repetitions
 HEADS, SINGLE = "fashion-mini-multihead", "fashion-mini"
-#: The paper's chain and form of guidance, with fewer steps; and a flow that is better with fewer evaluations.
+TRAINED = ("vanilla", "robust", "wide")  # shipped classifiers
+#: The paper's chain and form of guidance, with fewer steps and with its 250; and a flow that is better with fewer evaluations.
 PLANS = {
     "ddpm": Plan(vp_path(25), "ancestral", "ddpm", "posterior", clip=True),
+    "ddpm250": Plan(vp_path(250), "ancestral", "ddpm", "posterior", clip=True),
     "heun": Plan(edm_path(9), "heun", "score"),
 }
 
@@ -41,7 +43,7 @@ class Setting:
     """How images are made.
 
     Attributes:
-        guide: ``none``, ``vanilla``, ``robust``, ``classifier-free``, ``diffusion classifier``, or a file of weights.
+        guide: ``none``, one of ``TRAINED``, ``classifier-free``, ``diffusion classifier``, or a file of weights.
         scale: Of the guide; its unit depends on the form.
         plan: One of ``PLANS``.
         conditional: Whether the denoiser knows the class.
@@ -88,7 +90,7 @@ def weights(path: Path, kind: str) -> str:
 
 def guide_path(guide: str) -> Path | None:
     """The file of a classifier that guides."""
-    if guide in ("vanilla", "robust"):
+    if guide in TRAINED:
         return SHIPPED / f"fashion-mini-{guide}.safetensors"
     return RUNS / "threats" / guide if guide.endswith(".safetensors") else None
 

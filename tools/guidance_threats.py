@@ -1,7 +1,7 @@
 """Table 4 of tools/guidance.py: short trainings of the guide by threat model, and what each is good for.
 
-One training each, one of them a second time with another seed: intervals over the seeds of the samples do not hold what another
-training would change, and the two runs show it.
+One training each, and the paper's own with several seeds: intervals over the seeds of the samples do not hold what another
+training would change (:mod:`guidance_spread`).
 """
 
 from typing import Any
@@ -11,6 +11,7 @@ from guidance_checks import exact, in_float
 from guidance_networks import TRAININGS, Judges, Trained
 from guidance_rows import METRICS, differences, row
 from guidance_samples import Setting, build
+from guidance_spread import spreads
 from tqdm import tqdm
 
 from rdc.data import load
@@ -25,7 +26,8 @@ LEVEL, ATTACK = 0.3, Threat(steps=20)  # where, and by what, all are judged
 def robustness(path: str, n: int) -> dict[str, Any]:
     """Accuracy at one noise level, clean and under the same attack for all."""
     found = level_table(load_classifier(path), load("fashion-mini")[:n], (LEVEL,), ATTACK)[0]
-    return {"sigma": LEVEL, "clean": Accuracy.of(found["clean"], n), "robust": Accuracy.of(found["adversarial"], n)}
+    counts = {"clean": found["clean"], "robust": found["adversarial"]}
+    return {"sigma": LEVEL, **{k: vars(Accuracy.of(v, n)) for k, v in counts.items()}}
 
 
 def aligned(path: str, n: int) -> dict[str, Any]:
@@ -54,7 +56,7 @@ def threats_part(
             "alignment at": aligned(path, 100), **robustness(path, 200),
         })  # fmt: skip
     left = [threat_of(t) | {"training seed": t.seed} for t in TRAININGS[trainings:]]
-    return {"rows": rows, "not run here": left, "differences": against_first(both)}
+    return {"rows": rows, "not run here": left, "differences": against_first(both), **spreads(rows)}
 
 
 def relative(path: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from rdc.checkpoints import ASSETS, load_denoiser, read_checkpoint
 from rdc.guide.classifier import SHIPPED, load_classifier, shipped_classifiers
+from rdc.guide.threat import Threat
 from rdc.records import write_atomic
 
 LICENCES = {
@@ -67,7 +68,7 @@ def classifier_card(name: str) -> str:
         "training": f"adversarial: {words(recipe['threat'])}" if recipe["threat"] else "vanilla: no attack",
         "recipe": words(settings),
         "epochs": f"{recipe['steps'] * recipe['batch'] / meta['images']:.1f}",
-        "command": f"`python tools/train_guides.py --which {name.rsplit('-', 1)[1]}`",
+        "command": f"`python tools/train_guides.py {options(recipe['threat'])}`",
         "device": "one core of a shared x86-64 CPU; other devices round differently",
         "wall time": f"{meta['seconds'] / 60:.0f} minutes",
         "held-out images": f"{'; '.join(table)} (attack: {probe})",
@@ -77,6 +78,15 @@ def classifier_card(name: str) -> str:
     }
     lines = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
     return f"# Model card: {name}\n\n| | |\n|---|---|\n{lines}\n"
+
+
+def options(threat: dict[str, Any] | None) -> str:
+    """Of the command that trains a guide against a threat, the usual one up to its radius."""
+    usual = vars(Threat())
+    if threat and {**threat, "eps": 0} != {**usual, "eps": 0}:
+        raise ValueError(f"no card for the threat {threat}; write its options here")
+    eps = f" --eps {threat['eps']:g}" if threat and threat["eps"] != usual["eps"] else ""
+    return f"--which {'robust' if threat else 'vanilla'}{eps}"
 
 
 def words(settings: dict[str, Any]) -> str:

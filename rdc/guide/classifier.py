@@ -177,7 +177,7 @@ def load_classifier(
     """Load a trained classifier, ready for use: no parameter requires a gradient.
 
     Arguments:
-        name: A shipped classifier (``fashion-mini-vanilla``, ``fashion-mini-robust``) or the path of a ``.safetensors`` file.
+        name: A shipped classifier (``fashion-mini-vanilla``, ``-robust``, ``-wide``) or the path of a ``.safetensors`` file.
         device: Where the network shall live.
         dtype: Type of the network's parameters; inputs and logits keep their own.
         data: If given, the data set that it must be for; ``fashion-mini`` is part of ``fashion``.
