@@ -97,11 +97,14 @@ def test_a_killed_process_leaves_a_state_that_continues(tmp_path):
     out = tmp_path / "a.safetensors"
     process = subprocess.Popen([sys.executable, "-c", SCRIPT.format(tests=str(Path(__file__).parent)), str(out)])
     deadline = time.monotonic() + 60
-    while saved_step(out) < 20 and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.1 * random.Random(0).random())
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    try:
+        while saved_step(out) < 20 and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.1 * random.Random(0).random())
+    finally:
+        process.send_signal(signal.SIGKILL)
+        code = process.wait()
+    assert code == -signal.SIGKILL
     step = saved_step(out)
     assert step >= 20
     assert same(Toy().run(out, step + 60), Toy().run(tmp_path / "whole", step + 60))
