@@ -1057,7 +1057,8 @@ assert share_same(predicted[-1], slow_answer).correct > max(seed_share.correct, 
 #
 # {py:class}`rdc.certify.race.Race` runs on it in rounds. The first looks at all classes at four of the 124 levels, with the multi-head network and the same noise.
 # Later rounds add levels of the single-head network for the classes that are left, to which the first prediction is carried over; who falls more than some nats
-# behind is out. From the record, on other noisy images than those that it learned from:
+# behind is out. From the record, on other noisy images than those that it learned from.
+# Its sizes and gaps were chosen on them, which flatters it a little; the certificates of the next section are of other images:
 
 # %% tags=["hide-input", "wrap"]
 for r in level_rows:
