@@ -17,12 +17,12 @@ from benchmarks.gradient import gradient
 from benchmarks.lm_memory import lm_memory
 from benchmarks.measure import alternate, merge, row
 from rdc.attack.losses import margin
-from rdc.checkpoints import load_denoiser
 from rdc.classify import DiffusionClassifier, OptimalClassifier
 from rdc.data import DataError, Images, load
 from rdc.denoise import EDM, OptimalDenoiser, fast_dtype, to_model
-from rdc.noise import Levels, levels
+from rdc.denoise.checkpoints import load_denoiser
 from rdc.rng import generator, randn
+from rdc.schedule import Levels, levels
 
 RESULTS = Path(__file__).parents[1] / "results"
 PARTS = ("trained", "naive", "optimal", "gradient", "lm")

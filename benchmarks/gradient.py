@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import alternate, row
-from rdc.attack.gradients import value_and_gradient
 from rdc.attack.losses import margin
-from rdc.checkpoints import load_denoiser
+from rdc.autograd import value_and_gradient
 from rdc.classify import DiffusionClassifier
 from rdc.data import load
 from rdc.denoise import fast_dtype, to_model
-from rdc.noise import levels
+from rdc.denoise.checkpoints import load_denoiser
+from rdc.schedule import levels
 
 IMAGES, LEVELS, CHUNK = 4, 16, 64
 MEMORY_LEVELS = (8, 32, 126)

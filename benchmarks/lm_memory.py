@@ -16,11 +16,11 @@ import torch
 
 from benchmarks.measure import row
 from benchmarks.memory import peak
-from rdc.attack.gradients import iterate, value_and_gradient
-from rdc.checkpoints import load_denoiser
+from rdc.autograd import iterate, value_and_gradient
 from rdc.classify import LikelihoodMaximization
 from rdc.data import load
 from rdc.denoise import EDM
+from rdc.denoise.checkpoints import load_denoiser
 from rdc.rng import randn
 
 IMAGES, STEPS = 16, 5
@@ -34,7 +34,7 @@ def through_lm(denoiser: EDM, x: torch.Tensor, steps: int, form: str) -> torch.T
     def keep(step: Any, state: torch.Tensor, count: int, recompute: bool = True) -> torch.Tensor:
         return iterate(step, state, count, recompute=False)
 
-    with mock.patch("rdc.classify.likelihood.iterate", keep if form == "graph" else iterate):
+    with mock.patch("rdc.defend.likelihood.iterate", keep if form == "graph" else iterate):
         return value_and_gradient(lambda p: (lm(p) * direction).flatten(1).sum(dim=1), x)[1]
 
 

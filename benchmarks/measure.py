@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from rdc.records import environment, read_record, write_record
+from rdc.runs.record import environment, read_record, write_record
 
 FIRST = ("trained", "naive", "optimal")  # the parts of a record that does not name them
 

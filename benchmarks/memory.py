@@ -9,12 +9,12 @@ import resource
 import sys
 from pathlib import Path
 
-from rdc.attack.gradients import value_and_gradient
 from rdc.attack.losses import margin
-from rdc.checkpoints import load_denoiser
+from rdc.autograd import value_and_gradient
 from rdc.classify import DiffusionClassifier
 from rdc.data import load
-from rdc.noise import levels
+from rdc.denoise.checkpoints import load_denoiser
+from rdc.schedule import levels
 
 
 def peak() -> float:

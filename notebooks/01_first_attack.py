@@ -58,7 +58,7 @@ from rdc.evaluate import Accuracy, accuracy, predict, robust_accuracy
 from rdc.notebook import check_parameters, glue
 from rdc.plots import image_grid, plot_accuracy, style
 from rdc.rng import generator
-from rdc.train_classifier import train_classifier
+from rdc.train.classifiers import train_classifier
 
 check_parameters()
 style()

@@ -51,13 +51,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rdc.checkpoints import load_denoiser
 from rdc.data import load
 from rdc.denoise import OptimalDenoiser, fast_dtype, from_model, to_model
-from rdc.noise import alpha_to_sigma, chain_levels, levels, sigma_to_alpha, vp_alphas, vp_weights
+from rdc.denoise.checkpoints import load_denoiser
 from rdc.notebook import check_parameters, glue
 from rdc.plots import image_grid, style
 from rdc.rng import generator, randn
+from rdc.schedule import alpha_to_sigma, chain_levels, levels, sigma_to_alpha, vp_alphas, vp_weights
 
 check_parameters()
 style()
@@ -506,7 +506,7 @@ glue("diffusion-loglik", f"{float(smooth_errors[64].max()):.0e}")
 #
 # ## What finite grids do
 #
-# A classifier cannot afford the integral. It has a grid $\sigma_0 < \dots < \sigma_T$ and a rule. {py:func}`rdc.noise.chain_levels` knows three:
+# A classifier cannot afford the integral. It has a grid $\sigma_0 < \dots < \sigma_T$ and a rule. {py:func}`rdc.schedule.chain_levels` knows three:
 #
 # | rule | weight of $m(\sigma_{t+1})$ in the interval $[\sigma_t, \sigma_{t+1}]$ | what it is |
 # |---|---|---|

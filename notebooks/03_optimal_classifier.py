@@ -67,11 +67,11 @@ from rdc.classify import DiffusionClassifier, NearestNeighbor, OptimalClassifier
 from rdc.data import Images, load
 from rdc.denoise import OptimalDenoiser, to_model
 from rdc.evaluate import Accuracy, accuracy, predict, robust_accuracy
-from rdc.noise import Levels, alpha_to_sigma, chain_levels, levels, vp_alphas
 from rdc.notebook import check_parameters, glue
 from rdc.plots import plot_accuracy, style
-from rdc.records import read_record, write_record
 from rdc.rng import generator, randn
+from rdc.runs.record import read_record, write_record
+from rdc.schedule import Levels, alpha_to_sigma, chain_levels, levels, vp_alphas
 
 check_parameters()
 style()

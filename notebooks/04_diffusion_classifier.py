@@ -71,18 +71,18 @@ from torch import Tensor, nn
 from rdc.attack import autoattack, pgd
 from rdc.attack.losses import LOSSES, cross_entropy, margin
 from rdc.attack.norms import norm_of
-from rdc.checkpoints import load_denoiser
 from rdc.classify import DiffusionClassifier
 from rdc.data import load
 from rdc.denoise import Denoiser, OptimalDenoiser
 from rdc.denoise.base import fast_dtype, to_model
+from rdc.denoise.checkpoints import load_denoiser
 from rdc.evaluate import Accuracy, accuracy, robust_accuracy
-from rdc.noise import Levels, levels, log_normal, log_normal_released, vp_alphas, vp_weights
 from rdc.notebook import check_parameters, glue
 from rdc.plots import plot_accuracy, style
-from rdc.records import read_record, write_record
 from rdc.rng import randn
-from rdc.train_classifier import train_classifier
+from rdc.runs.record import read_record, write_record
+from rdc.schedule import Levels, levels, log_normal, log_normal_released, vp_alphas, vp_weights
+from rdc.train.classifiers import train_classifier
 
 check_parameters()
 style()
@@ -226,7 +226,7 @@ print(f"losses of {n_clean} images: {tuple(table.shape)}, {table.numel()} evalua
 # %% [markdown]
 # ### Four families of weights
 #
-# All are written for the denoising error $\norm{z - D}^2$, as a density over $\sigma$ ({py:mod}`rdc.noise`).
+# All are written for the denoising error $\norm{z - D}^2$, as a density over $\sigma$ ({py:mod}`rdc.schedule`).
 #
 # - **ELBO**: $\sigma^{-3} d\sigma$, the weight of the likelihood bound ({ref}`nb-diffusion`).
 # - **EDM**: $\lambda(\sigma)\, p(\sigma)\, d\sigma$, the *training* weight of {cite:t}`karras2022elucidating`, with $\ln

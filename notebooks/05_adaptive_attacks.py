@@ -77,24 +77,25 @@ from scipy.special import comb
 from torch import Tensor, nn
 
 from rdc.attack import pgd
-from rdc.attack.audit import audit
 from rdc.attack.blackbox import square, transfer
 from rdc.attack.feature import feature
-from rdc.attack.gradients import Preprocessed, iterate, one_denoising_step, value_and_gradient
 from rdc.attack.lagrange import lagrange
 from rdc.attack.losses import margin
 from rdc.attack.norms import norm_of, random_start
 from rdc.attack.stadv import flow_field, stadv, warp
-from rdc.checkpoints import load_denoiser
+from rdc.autograd import iterate, value_and_gradient
 from rdc.classify import DiffusionClassifier, OptimalClassifier
-from rdc.classify.broken import broken_defences
 from rdc.data import load
+from rdc.defend.broken import broken_defences
+from rdc.defend.preprocessed import Preprocessed, one_denoising_step
 from rdc.denoise.base import fast_dtype
+from rdc.denoise.checkpoints import load_denoiser
 from rdc.evaluate import Accuracy, accuracy, predict, protocols, read_rows, robust_accuracy
-from rdc.noise import levels
+from rdc.evaluate.audit import audit
 from rdc.notebook import check_parameters, glue
 from rdc.plots import style
-from rdc.train_classifier import train_classifier
+from rdc.schedule import levels
+from rdc.train.classifiers import train_classifier
 
 check_parameters()
 style()
@@ -123,7 +124,7 @@ print(f"under PGD-{steps}, Linf {255 * eps:.0f}/255:     {plain}")
 # {cite:t}`tramer2020adaptive` took thirteen published defences, all of them evaluated with "adaptive" attacks, and broke each one.
 # Their advice is not a tool but an attitude: find out *why* an attack fails, and then change the attack.
 #
-# To learn that, we need defences that we know to be broken. {py:mod}`rdc.classify.broken` plants eight. Each wraps our network,
+# To learn that, we need defences that we know to be broken. {py:mod}`rdc.defend.broken` plants eight. Each wraps our network,
 # changes its decisions little, and makes one known mistake. Here is what a careless evaluation says of them: PGD, with the global
 # random generator seeded for the attack, as tools do, and one verdict after it.
 
@@ -206,7 +207,7 @@ for name, defence in {"none": cnn, **zoo}.items():
 #
 # The verdict is never approximated, only the direction of the next step. For a process that changes the image little, $s(x) = x$ will
 # do. In code, value and gradient are parted by a detached difference, `value + (s(x) - s(x).detach())`
-# ({py:class}`rdc.attack.gradients.BPDA`).
+# ({py:class}`rdc.autograd.BPDA`).
 
 # %%
 broken: dict[str, Accuracy] = {}
@@ -278,7 +279,7 @@ assert gap < 1e-3
 assert saved > 2 * one_step
 
 # %% [markdown]
-# Now three gradients of one defence, by name ({py:class}`rdc.attack.gradients.Preprocessed`). `bpda` takes the identity for the
+# Now three gradients of one defence, by name ({py:class}`rdc.defend.preprocessed.Preprocessed`). `bpda` takes the identity for the
 # purification, `denoise` the Jacobian of a single denoising step, `exact` all of it. The verdict is always that of the defence.
 # The radius was chosen after a look at a smaller one, at which the three hardly differed.
 
@@ -812,7 +813,7 @@ assert named["random-input"]["once"].correct >= named["random-input"]["resubmit"
 # ## An audit
 #
 # Nearly everything in this chapter is a test that one can run without thinking: rescale the logits, compare with a black box,
-# add steps and restarts, look at the gradient, ask twice. {py:func}`rdc.attack.audit.audit` runs them on any classifier. It
+# add steps and restarts, look at the gradient, ask twice. {py:func}`rdc.evaluate.audit.audit` runs them on any classifier. It
 # adds the binarisation test of {cite:t}`zimmermann2022increasing`, which builds small problems with a known solution and asks if the attack finds it.
 #
 # We audit PGD on three models, and on a planted defence for comparison.

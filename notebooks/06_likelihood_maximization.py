@@ -67,24 +67,24 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from rdc.attack import pgd
-from rdc.attack.gradients import value_and_gradient
 from rdc.attack.losses import margin
 from rdc.attack.norms import norm_of
-from rdc.checkpoints import load_denoiser
+from rdc.autograd import value_and_gradient
 from rdc.classify import RDC, DiffusionClassifier, LikelihoodMaximization, Purify
 from rdc.classify.energy import class_normalisers
-from rdc.classify.likelihood import READINGS
-from rdc.classify.lm_updates import EPS, METHODS, memory_size, update
 from rdc.classify.score_gradient import pathwise_gradient, score_gradient
 from rdc.data import load
+from rdc.defend.likelihood import READINGS
+from rdc.defend.lm_updates import EPS, METHODS, memory_size, update
 from rdc.denoise import OptimalDenoiser
 from rdc.denoise.base import fast_dtype
+from rdc.denoise.checkpoints import load_denoiser
 from rdc.evaluate import Accuracy, accuracy, predict, robust_accuracy
-from rdc.noise import levels
 from rdc.notebook import check_parameters, glue
 from rdc.plots import image_grid, plot_accuracy, style
-from rdc.records import read_record
 from rdc.rng import randn
+from rdc.runs.record import read_record
+from rdc.schedule import levels
 
 check_parameters()
 style()
@@ -600,7 +600,7 @@ glue("lm-lab-verdict", f"For the readings with a budget of 8/255 and the release
 # RDC is the composition $\text{DC} \circ \text{LM}$, and LM is an optimisation with $N$ steps, each of which contains a
 # gradient. To differentiate a step
 # is to differentiate that gradient, a Hessian-vector product. The paper found the memory too large beyond $N = 1$.
-# It need not be: {py:func}`rdc.attack.gradients.iterate` keeps one state per step, here the image, the input and Adam's moments
+# It need not be: {py:func}`rdc.autograd.iterate` keeps one state per step, here the image, the input and Adam's moments
 # packed as channels, and
 # runs each step again in the backward pass ({ref}`sec-adaptive-exact`). Memory is that of one step plus $N$ images.
 #

@@ -67,23 +67,23 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from rdc.attack import pgd
-from rdc.checkpoints import load_denoiser
 from rdc.classify import DiffusionClassifier
 from rdc.data import Images, load
 from rdc.denoise import EDM, MultiHead
 from rdc.denoise.base import fast_dtype, from_model, to_model
+from rdc.denoise.checkpoints import load_denoiser
 from rdc.denoise.edm import EDMConfig, coefficients
 from rdc.denoise.multihead import Branched
 from rdc.denoise.unet import UNetConfig
-from rdc.distil import DistilConfig, distil
 from rdc.evaluate import Accuracy, accuracy, predict, robust_accuracy
-from rdc.noise import levels
 from rdc.notebook import check_parameters, glue
 from rdc.plots import image_grid, style
-from rdc.records import read_record
 from rdc.rng import generator, randn
+from rdc.runs.record import read_record
+from rdc.schedule import levels
 from rdc.train import TrainConfig, train_denoiser
-from rdc.train_classifier import train_classifier
+from rdc.train.classifiers import train_classifier
+from rdc.train.heads import DistilConfig, distil
 
 check_parameters()
 style()
@@ -281,7 +281,7 @@ assert min(row["error"] for row in table) < 0.9  # somewhere the heads follow th
 #
 # As printed, the step stands *inside* the loop over classes; the text says that the classes "are computed in parallel". We take one step
 # for the sum. The sum itself need not be computed: a few heads, drawn anew for each image, estimate it without bias
-# ({py:mod}`rdc.distil`, {ref}`ex-mh-subset`). A teacher pass costs as much as a student's.
+# ({py:mod}`rdc.train.heads`, {ref}`ex-mh-subset`). A teacher pass costs as much as a student's.
 #
 # Why not train the heads directly, head $k$ with the images of class $k$?
 #
@@ -1038,7 +1038,7 @@ assert effective[0.1] < 1.1 and effective[20.0] > 9
 # :::{exercise-start}
 # :label: ex-mh-subset
 # :::
-# **A few heads or all?** {py:mod}`rdc.distil` lets an image teach $s$ random heads of $H$. Show that the mean over them estimates
+# **A few heads or all?** {py:mod}`rdc.train.heads` lets an image teach $s$ random heads of $H$. Show that the mean over them estimates
 # the mean over all heads without bias. Let $a$ be the variance of an image's mean loss between images, and $b$ the variance between the heads of one image. With a budget of $B$
 # teacher passes, an image costs $s + 1$ (the unconditional answer is needed as well). Which $s$ gives the least variance? Measure $a$ and $b$ for the shipped heads.
 

@@ -80,20 +80,21 @@ from rdc.analyse import (
     top_singular_value,
 )
 from rdc.attack import pgd
-from rdc.attack.gradients import known_noise, value_and_gradient
 from rdc.attack.losses import margin
-from rdc.checkpoints import load_denoiser
+from rdc.autograd import value_and_gradient
 from rdc.classify import RDC, DiffPure, DiffusionClassifier, LikelihoodMaximization, Purify
-from rdc.classify.likelihood import READINGS
 from rdc.data import load
+from rdc.defend.likelihood import READINGS
 from rdc.denoise import fast_dtype
+from rdc.denoise.checkpoints import load_denoiser
 from rdc.evaluate import Accuracy, predict, robust_accuracy
-from rdc.noise import levels
 from rdc.notebook import check_parameters, glue
 from rdc.plots import style
-from rdc.records import read_record
+from rdc.randomness import known_noise
 from rdc.rng import randn
-from rdc.train_classifier import train_classifier
+from rdc.runs.record import read_record
+from rdc.schedule import levels
+from rdc.train.classifiers import train_classifier
 
 check_parameters()
 style()
@@ -253,7 +254,7 @@ glue("gradients-fair-share", f"{1 / repeats:.2f}")
 # ({glue:text}`gradients-cosine-diffpure-cnn`), not less. BPDA does not measure the noise of LM. It leaves it out.
 #
 # For the exact gradient the closed form is no guide. The largest draw has the share {glue:text}`gradients-share` of the energy, where
-# {glue:text}`gradients-fair-share` would be fair. The reason is the first steps of Adam ({py:mod}`rdc.classify.lm_updates`): nearly signs, flat almost everywhere,
+# {glue:text}`gradients-fair-share` would be fair. The reason is the first steps of Adam ({py:mod}`rdc.defend.lm_updates`): nearly signs, flat almost everywhere,
 # with a slope of up to $1 / \varepsilon$ where a pixel's gradient passes through zero. A few pixels in a few draws make up $\operatorname{tr} C$, so that $R$ draws
 # say little about it. The mean of the cosine over pairs is still meaningful, and we quote that.
 #

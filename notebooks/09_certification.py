@@ -74,34 +74,24 @@ from scipy.special import betainc, ndtr
 from scipy.stats import binom, binomtest, norm
 from torch import Tensor, nn
 
-from rdc.certify import (
-    APNDC,
-    EPNDC,
-    Leader,
-    Paired,
-    Threshold,
-    certify,
-    clopper_pearson,
-    empirical_slope,
-    learn_rounds,
-    lipschitz_constant,
-)
+from rdc.certify import APNDC, EPNDC, certify, clopper_pearson, empirical_slope, lipschitz_constant
 from rdc.certify.bridge import Steps, constant, noised_steps
-from rdc.certify.counts import radius, radius_from_counts, reach
+from rdc.certify.clopper_pearson import radius, radius_from_counts, reach
+from rdc.certify.confidence_sequence import Plan, log_mixture, sequence_lower, split_alpha
 from rdc.certify.lipschitz import certified_radius
-from rdc.certify.sequence import Plan, log_mixture, sequence_lower, split_alpha
-from rdc.certify.sift import Sifted, Table, calibrate, released, sift_table
-from rdc.checkpoints import load_denoiser
 from rdc.classify import DiffusionClassifier
 from rdc.data import load
 from rdc.denoise import Denoiser, OptimalDenoiser
 from rdc.denoise.base import fast_dtype, from_model, to_model
+from rdc.denoise.checkpoints import load_denoiser
+from rdc.early_exit import Leader, Paired, Threshold, learn_rounds
+from rdc.early_exit.sift import Sifted, Table, calibrate, released, sift_table
 from rdc.evaluate import Accuracy
-from rdc.noise import Levels, levels
 from rdc.notebook import check_parameters, glue
 from rdc.plots import image_grid, style
-from rdc.reading import Reading, accuracy_of, fields
 from rdc.rng import generator, randn
+from rdc.runs.reading import Reading, accuracy_of, fields
+from rdc.schedule import Levels, levels
 
 check_parameters()
 style()
@@ -433,7 +423,7 @@ assert all(ever[name].low <= toy_alpha for name in list(ever)[1:])
 # M_n(p) = \int_p^1 \Big( \frac{q}{p} \Big)^{S} \Big( \frac{1 - q}{1 - p} \Big)^{F} \pi(q)\, dq, \qquad S \text{ successes},\; F \text{ failures},\; S + F = n,
 # ```
 #
-# with a prior density $\pi$ on $(p, 1)$: a beta density cut off at $p$, so that the integral is a ratio of beta functions ({py:mod}`rdc.certify.sequence`).
+# with a prior density $\pi$ on $(p, 1)$: a beta density cut off at $p$, so that the integral is a ratio of beta functions ({py:mod}`rdc.certify.confidence_sequence`).
 #
 # :::{prf:proposition} Looking as often as one likes
 # :label: prop-cert-ville
@@ -452,7 +442,7 @@ assert all(ever[name].low <= toy_alpha for name in list(ever)[1:])
 # For the bound, let $p'$ be the truth. $\log M_n(p)$ falls in $p$ below $S / n$, so the bound exceeds $p'$ only if $M_n(p') \ge 1 / \alpha$.
 # :::
 #
-# The other direction is free. To give up, "this will not be certified", claims nothing, and may use any rule ({py:class}`rdc.certify.sequence.Plan`).
+# The other direction is free. To give up, "this will not be certified", claims nothing, and may use any rule ({py:class}`rdc.certify.confidence_sequence.Plan`).
 #
 # ### What it costs
 #
@@ -1003,7 +993,7 @@ else:
 # ```
 #
 # The weights are a least-squares fit to differences of close classes, $f_y - f_j$, on other noisy images; $S$ grows by the level that helps the fit most
-# ({py:mod}`rdc.certify.race_rounds`). Noisy digits with the optimal denoiser, half of them to learn from:
+# ({py:mod}`rdc.early_exit.race_rounds`). Noisy digits with the optimal denoiser, half of them to learn from:
 
 # %%
 s_race = sigmas[min(1, len(sigmas) - 1)]
@@ -1055,7 +1045,7 @@ assert share_same(predicted[-1], slow_answer).correct > max(seed_share.correct, 
 # The noise of the slow one is worth nothing in itself. Judged by the truth, in the lines above, these classifiers are hard to tell apart at this $n$. It is worth
 # a lot if the question is, as here, what *that* classifier would have certified.
 #
-# {py:class}`rdc.certify.race.Race` runs on it in rounds. The first looks at all classes at four of the 124 levels, with the multi-head network and the same noise.
+# {py:class}`rdc.early_exit.race.Race` runs on it in rounds. The first looks at all classes at four of the 124 levels, with the multi-head network and the same noise.
 # Later rounds add levels of the single-head network for the classes that are left, to which the first prediction is carried over; who falls more than some nats
 # behind is out. From the record, on other noisy images than those that it learned from.
 # Its sizes and gaps were chosen on them, which flatters it a little; the certificates of the next section are of other images:
@@ -1225,7 +1215,7 @@ if not sampled_rows:
 # matters for being the classifier that one wanted.
 #
 # Fix the noise. Then a classifier is a table of losses $\ell_{y,t} \ge 0$, and the full answer is $\arg\min_y \sum_t \ell_{y,t}$. Three rules
-# ({py:mod}`rdc.certify.sift_rules`):
+# ({py:mod}`rdc.early_exit.sift_rules`):
 #
 # **`Threshold`, as released.** Levels in ascending order; a class is dropped when its sum is above the smallest one by an absolute number, until ten are left;
 # the best ten are refined. The number, $5 \cdot 10^{-5}$ in the units of the code, must be chosen anew for each weight, noise level and data set.
@@ -1256,7 +1246,7 @@ if not sampled_rows:
 # symmetric, and an approximation otherwise. It stops before all levels are evaluated, so that it also saves where one pass serves all classes.
 #
 # **`Cascade`** and **`Race`** are ours, and no rules but classifiers: a multi-head network looks at all classes in one pass, and a single-head network at those
-# that are within a few nats of the best, at levels of its own ({py:mod}`rdc.certify.cascade`) or at those of the slow one ({ref}`sec-cert-race`). Many noisy
+# that are within a few nats of the best, at levels of its own ({py:mod}`rdc.early_exit.cascade`) or at those of the slow one ({ref}`sec-cert-race`). Many noisy
 # images never reach the second.
 #
 # Digits first, then a thousand classes: random points, two for each class.
@@ -1473,8 +1463,8 @@ assert (curves["reached by a half-space"] <= curves["rigorous bound"] * (1 + 1e-
 # and the certified radius is the largest at which the weighted lower ends of every rival still exceed the upper ends of the class
 # ({py:func}`rdc.certify.lipschitz.certified_radius`, by bisection).
 #
-# **Confidence.** The expectation over the noise is not available either. {py:func}`rdc.certify.direct.lipschitz_certify` bounds the margin from $n$ fresh
-# draws, with a bound for means of bounded numbers ({py:mod}`rdc.certify.means`): its error is at least about $\log(1/\alpha) / n$ of the *range*, and here lies
+# **Confidence.** The expectation over the noise is not available either. {py:func}`rdc.certify.lipschitz_certificate.lipschitz_certify` bounds the margin from $n$ fresh
+# draws, with a bound for means of bounded numbers ({py:mod}`rdc.certify.betting_bound`): its error is at least about $\log(1/\alpha) / n$ of the *range*, and here lies
 # the trouble.
 #
 # ### Why it is tiny on images

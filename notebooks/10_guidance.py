@@ -77,10 +77,10 @@ from scipy.stats import binomtest, norm
 from scipy.stats import t as student
 from torch import Tensor, nn
 
-from rdc.checkpoints import load_denoiser, read_checkpoint
 from rdc.data import load
 from rdc.denoise import OptimalDenoiser
 from rdc.denoise.base import fast_dtype, from_model, to_model
+from rdc.denoise.checkpoints import load_denoiser, read_checkpoint
 from rdc.evaluate import Accuracy, predict
 from rdc.guide import (
     ClassifierGuide,
@@ -107,12 +107,12 @@ from rdc.guide.align import direction
 from rdc.guide.classifier import SHIPPED
 from rdc.guide.guides import log_gradient
 from rdc.guide.metrics import Interval
-from rdc.noise import alpha_to_sigma, vp_alphas
 from rdc.notebook import check_parameters, glue
 from rdc.plots import image_grid, style
-from rdc.records import read_record
 from rdc.rng import generator, randn
-from rdc.train_classifier import train_classifier
+from rdc.runs.record import read_record
+from rdc.schedule import alpha_to_sigma, vp_alphas
+from rdc.train.classifiers import train_classifier
 
 check_parameters()
 style()

@@ -32,6 +32,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rdc.door import check_images as check_images
+from rdc.door import check_labels as check_labels
+
 ASSETS = Path(__file__).parent / "assets" / "data"
 FASHION = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -198,35 +201,6 @@ def parse_idx(data: bytes, path: Path) -> np.ndarray:
     if body.size != np.prod(shape):
         raise DataError(f"{path} says {shape} but holds {body.size} bytes")
     return body.reshape(shape)
-
-
-def check_images(x: Tensor, shape: tuple[int, ...] | None = None) -> None:
-    """Refuse what is not a non-empty float batch ``(N, C, H, W)`` in [0, 1], of images of the given shape.
-
-    Raises:
-        ValueError: with one line that says what was wrong and what to do.
-    """
-    if not torch.is_tensor(x) or not x.is_floating_point():
-        kind = x.dtype if torch.is_tensor(x) else type(x).__name__
-        raise ValueError(f"images must be a float tensor in [0, 1], got {kind}; divide bytes by 255")
-    if x.ndim != 4 or len(x) == 0:
-        raise ValueError(f"images must be a non-empty batch (N, C, H, W), got shape {tuple(x.shape)}")
-    if shape is not None and tuple(x.shape[1:]) != tuple(shape):
-        raise ValueError(f"images have shape {tuple(x.shape[1:])}, the model takes {tuple(shape)}")
-    low, high = float(x.detach().min()), float(x.detach().max())
-    if not (low >= 0 and high <= 1):
-        raise ValueError(f"images must lie in [0, 1] and not be NaN, got values from {low:g} to {high:g}")
-
-
-def check_labels(y: Tensor, count: int, num_classes: int | None = None) -> None:
-    """Refuse what is not ``count`` int64 labels in 0...K-1."""
-    if not torch.is_tensor(y) or y.dtype != torch.int64 or tuple(y.shape) != (count,):
-        got = f"{y.dtype} {tuple(y.shape)}" if torch.is_tensor(y) else type(y).__name__
-        raise ValueError(f"labels must be an int64 tensor of shape ({count},), got {got}")
-    if int(y.min()) < 0 or (num_classes is not None and int(y.max()) >= num_classes):
-        raise ValueError(
-            f"labels must lie in 0...{'K-1' if num_classes is None else num_classes - 1}, got {int(y.min())}...{int(y.max())}"
-        )
 
 
 def write_idx(array: np.ndarray) -> bytes:

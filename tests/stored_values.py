@@ -13,20 +13,21 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rdc.attack import lagrange, pgd, stadv
-from rdc.attack.gradients import value_and_gradient
 from rdc.attack.losses import margin
 from rdc.attack.norms import random_start
-from rdc.certify import APNDC, EPNDC, Cascade, Leader, Paired, Race, Round, Threshold, certify
-from rdc.certify.direct import lipschitz_certify, losses
-from rdc.certify.sift import calibrate, sift
-from rdc.checkpoints import load_denoiser
+from rdc.autograd import value_and_gradient
+from rdc.certify import APNDC, EPNDC, certify
+from rdc.certify.lipschitz_certificate import lipschitz_certify, losses
 from rdc.classify import RDC, DiffPure, DiffusionClassifier, LikelihoodMaximization, OptimalClassifier, Purify
-from rdc.classify.likelihood import READINGS
-from rdc.classify.likelihood_loss import diffusion_loss
+from rdc.classify.diffusion_loss import diffusion_loss
 from rdc.classify.score_gradient import pathwise_gradient, score_gradient
 from rdc.data import load
+from rdc.defend.likelihood import READINGS
 from rdc.denoise import OptimalDenoiser
-from rdc.noise import levels
+from rdc.denoise.checkpoints import load_denoiser
+from rdc.early_exit import Cascade, Leader, Paired, Race, Round, Threshold
+from rdc.early_exit.sift import calibrate, sift
+from rdc.schedule import levels
 
 PATH = Path(__file__).parent / "data" / "stored_values.safetensors"
 Values = Iterator[tuple[str, Tensor]]

@@ -32,8 +32,8 @@ from rdc.analyse import (
 from rdc.attack.losses import cross_entropy, margin
 from rdc.attack.norms import ascend
 from rdc.classify import CNN, DiffusionClassifier, Purify
-from rdc.noise import levels
 from rdc.rng import randn
+from rdc.schedule import levels
 
 SHAPE = (1, 3, 4)
 seeds = st.integers(0, 10**6)

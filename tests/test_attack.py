@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rdc.attack import autoattack, pgd
-from rdc.attack.logits import logits_of
 from rdc.attack.losses import LOSSES, TARGETED, cross_entropy, dlr, margin, rescale
 from rdc.attack.norms import ascend, norm_of, project, random_start
 from rdc.classify import CNN
+from rdc.door import logits_of
 
 norms = st.sampled_from(["Linf", "L2"])
 radii = st.floats(1e-4, 1.5)

@@ -8,14 +8,14 @@ from helpers import Linear, draw
 from torch import Tensor, nn
 
 from rdc.attack import pgd
-from rdc.attack.audit import Report, audit
-from rdc.attack.binarise import binarise
-from rdc.attack.checks import Case, Row
 from rdc.classify import OptimalClassifier
-from rdc.classify.broken import broken_defences
 from rdc.data import Images, load
-from rdc.noise import levels
-from rdc.train_classifier import train_classifier
+from rdc.defend.broken import broken_defences
+from rdc.evaluate.audit import Report, audit
+from rdc.evaluate.binarise import binarise
+from rdc.evaluate.checks import Case, Row
+from rdc.schedule import levels
+from rdc.train.classifiers import train_classifier
 
 EPS = 0.1
 NAMES = [

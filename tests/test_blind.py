@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.stats import binomtest
 
-from rdc.checkpoints import read_checkpoint
+from rdc.denoise.checkpoints import read_checkpoint
 from rdc.guide.classifier import SHIPPED, shipped_classifiers
 
 ROOT = blind_pairs.ROOT

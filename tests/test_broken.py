@@ -5,11 +5,12 @@ import torch
 from torch import nn
 
 from rdc.attack import pgd
-from rdc.attack.gradients import EOT, Preprocessed
-from rdc.classify.broken import broken_defences
 from rdc.data import load
+from rdc.defend.broken import broken_defences
+from rdc.defend.preprocessed import Preprocessed
 from rdc.evaluate import predict
-from rdc.train_classifier import train_classifier
+from rdc.randomness import EOT
+from rdc.train.classifiers import train_classifier
 
 EPS = 20 / 255
 NAMES = sorted(broken_defences(nn.Identity()))

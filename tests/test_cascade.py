@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from rdc.certify import APNDC, EPNDC, Cascade, certify
+from rdc.certify import APNDC, EPNDC, certify
 from rdc.data import load
 from rdc.denoise import OptimalDenoiser
+from rdc.early_exit import Cascade
 
 SIGMA = 0.4
 

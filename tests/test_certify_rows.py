@@ -16,16 +16,16 @@ from scipy.stats import norm
 from torch import nn
 
 from rdc.certify import certify
-from rdc.certify.baselines import Carlini, Clipped, Cohen, reference_cnn
+from rdc.certify.baselines import Carlini, Clipped, Cohen
 from rdc.certify.rows import certified_accuracy, certify_rows
-from rdc.checkpoints import CheckpointError
 from rdc.classify import CNN, DiffusionClassifier
 from rdc.cli import main
 from rdc.data import load
 from rdc.denoise import OptimalDenoiser
-from rdc.noise import levels
-from rdc.rows import read_rows
-from rdc.train_classifier import train_classifier
+from rdc.denoise.checkpoints import CheckpointError
+from rdc.runs.rowfile import read_rows
+from rdc.schedule import levels
+from rdc.train.classifiers import reference_cnn, train_classifier
 
 N = 12
 SETTINGS = {"sigma": 0.2, "n0": 10, "n": 60, "alpha": 0.01, "seed": 3}

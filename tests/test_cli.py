@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from rdc.attack import autoattack, lagrange, pgd, stadv
-from rdc.checkpoints import load_denoiser, read_checkpoint, save_denoiser
 from rdc.cli import main
 from rdc.cli.attack import RADII, STANDARD
 from rdc.cli.options import parse_eps
+from rdc.denoise.checkpoints import load_denoiser, read_checkpoint, save_denoiser
 from rdc.denoise.edm import EDMConfig, build
 from rdc.denoise.multihead import MultiHead
 from rdc.denoise.unet import UNetConfig
-from rdc.distil import DistilConfig
-from rdc.recipes import MULTIHEAD
 from rdc.train import TrainConfig
+from rdc.train.heads import DistilConfig
+from rdc.train.recipes import MULTIHEAD
 
 TINY = EDMConfig(UNetConfig(8, 1, 10, 16, (1,), 1, ()), sigma_data=0.7, data="digits")
 
@@ -249,7 +249,7 @@ def test_the_radius_of_an_audit_depends_on_the_norm(monkeypatch, capsys):
         seen.append((norm, eps))
         raise Stopped
 
-    monkeypatch.setattr("rdc.attack.audit.audit", audited)
+    monkeypatch.setattr("rdc.evaluate.audit.audit", audited)
     for norm in ("Linf", "L2"):
         run(monkeypatch, capsys, "audit", *SMALL, "--norm", norm, "--n", "2")
     assert seen == [("Linf", 8 / 255), ("L2", 0.5)]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rdc.classify import DiffusionClassifier
 from rdc.classify.diffusion import NOISES
 from rdc.denoise import OptimalDenoiser
-from rdc.noise import Levels, levels
+from rdc.schedule import Levels, levels
 
 X, Y = mixture(1, (4, 3, 5))
 FEW = levels("elbo", 3, sigma_min=0.3, sigma_max=3.0)

@@ -17,7 +17,7 @@ from helpers import mixture
 from scipy.interpolate import CubicSpline
 
 from rdc.denoise import OptimalDenoiser
-from rdc.noise import chain_levels, levels
+from rdc.schedule import chain_levels, levels
 
 
 def nodes(dim, half=8.0, step=0.05):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rdc.classify.energy import class_normalisers, energies
 from rdc.denoise.optimal import OptimalDenoiser
-from rdc.noise import levels
+from rdc.schedule import levels
 
 GRID = torch.linspace(-4, 4, 801, dtype=torch.float64)
 

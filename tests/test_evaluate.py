@@ -13,9 +13,9 @@ from torch import nn
 
 from rdc.attack import pgd
 from rdc.classify import DiffusionClassifier
-from rdc.describe import randomness
 from rdc.evaluate import PROTOCOLS, Accuracy, accuracy, attack_table, predict, protocols, read_rows, robust_accuracy
-from rdc.noise import levels
+from rdc.randomness import randomness
+from rdc.schedule import levels
 
 Z = 1.959963984540054  # the 97.5 % quantile of the standard normal distribution
 

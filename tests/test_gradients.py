@@ -7,9 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from rdc.attack.gradients import BPDA, EOT, GRADIENTS, Preprocessed, iterate, known_noise, one_denoising_step, value_and_gradient
+from rdc.autograd import BPDA, iterate, value_and_gradient
 from rdc.classify import CNN, DiffusionClassifier
-from rdc.noise import levels
+from rdc.defend.preprocessed import GRADIENTS, Preprocessed, one_denoising_step
+from rdc.randomness import EOT, known_noise
+from rdc.schedule import levels
 
 SHAPE = (1, 3, 4)
 seeds = st.integers(0, 10**6)

@@ -18,13 +18,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rdc.attack.norms import norm_of
-from rdc.checkpoints import CheckpointError, read_checkpoint, save_denoiser, write_checkpoint
 from rdc.data import Images, load
 from rdc.denoise.base import to_model
+from rdc.denoise.checkpoints import CheckpointError, read_checkpoint, save_denoiser, write_checkpoint
 from rdc.denoise.edm import coefficients
 from rdc.denoise.optimal import OptimalDenoiser
 from rdc.denoise.unet import UNetConfig
-from rdc.guide import robust
 from rdc.guide.classifier import (
     SHIPPED,
     AtLevel,
@@ -35,11 +34,12 @@ from rdc.guide.classifier import (
     save_classifier,
     shipped_classifiers,
 )
-from rdc.guide.recipes import GUIDES
-from rdc.guide.robust import GuideConfig, train_guide
 from rdc.guide.threat import RADII, STEPS, Threat, level_table, perturb
 from rdc.rng import randn
-from rdc.train import state_path
+from rdc.train import guides as robust
+from rdc.train.denoiser import state_path
+from rdc.train.guide_recipes import GUIDES
+from rdc.train.guides import GuideConfig, train_guide
 
 NET = ClassifierConfig(UNetConfig(8, 1, 0, 8, (1, 2), 1, ()), 3, 0.6, "digits")
 SMALL = GuideConfig(
@@ -225,7 +225,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from rdc.data import load
-from rdc.guide import robust
+from rdc.train import guides as robust
 advance = robust.Fit.advance
 def slow(run, images):
     time.sleep(0.2)  # time to be killed in
@@ -235,7 +235,7 @@ images, config = load("digits", "test"), {config}
 robust.train_guide(config, Path(sys.argv[1]), images=images, held_out=images[:10], save_seconds=0.0, quiet=True)
 """
 NAMES = "from rdc.denoise.unet import UNetConfig\nfrom rdc.guide.classifier import ClassifierConfig\n"
-NAMES += "from rdc.guide.robust import GuideConfig\nfrom rdc.guide.threat import Threat\n"
+NAMES += "from rdc.train.guides import GuideConfig\nfrom rdc.guide.threat import Threat\n"
 
 
 def without_time(path):

@@ -15,8 +15,8 @@ from rdc.denoise.optimal import OptimalDenoiser
 from rdc.guide.guides import ClassifierGuide, DiffusionGuide, PosteriorGuide, RatioGuide, log_gradient
 from rdc.guide.plan import FORMS, Plan, edm_path, step_variance, vp_path
 from rdc.guide.sampling import Run, sample
-from rdc.noise import sigma_to_alpha, vp_alphas
 from rdc.rng import randn
+from rdc.schedule import sigma_to_alpha, vp_alphas
 
 F64 = torch.float64
 SHAPE = (1, 2, 3)

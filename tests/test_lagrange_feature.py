@@ -14,9 +14,9 @@ from rdc.attack.feature import choose
 from rdc.attack.losses import margin
 from rdc.attack.norms import norm_of
 from rdc.classify import DiffusionClassifier
-from rdc.classify.likelihood_loss import diffusion_loss
+from rdc.classify.diffusion_loss import diffusion_loss
 from rdc.denoise.optimal import OptimalDenoiser
-from rdc.noise import levels
+from rdc.schedule import levels
 
 norms = st.sampled_from(["Linf", "L2"])
 radii = st.floats(1e-4, 0.9)

@@ -9,15 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from rdc.attack.gradients import BPDA, known_noise, one_denoising_step, value_and_gradient
 from rdc.attack.norms import norm_of
+from rdc.autograd import BPDA, value_and_gradient
 from rdc.classify import CNN, RDC, DiffusionClassifier, LikelihoodMaximization
-from rdc.classify.likelihood import READINGS, midpoints
-from rdc.classify.lm_updates import METHODS, clip, memory_size, update
+from rdc.defend.likelihood import READINGS, midpoints
+from rdc.defend.lm_updates import METHODS, clip, memory_size, update
+from rdc.defend.preprocessed import one_denoising_step
 from rdc.denoise import OptimalDenoiser
-from rdc.describe import describe, randomness
-from rdc.noise import Levels, levels
+from rdc.randomness import known_noise, randomness
 from rdc.rng import generator, randn
+from rdc.runs.fingerprint import describe
+from rdc.schedule import Levels, levels
 
 X, Y = mixture(1, (4, 3, 5))
 OPTIMAL = OptimalDenoiser(X, Y)

@@ -13,12 +13,12 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import binom, norm
 from torch import nn
 
-from rdc.certify.direct import from_losses, lipschitz_certify, losses
+from rdc.certify.betting_bound import mean_lower
 from rdc.certify.lipschitz import Boxed, boxed, certified_radius, empirical_slope, lipschitz_constant
-from rdc.certify.means import mean_lower
+from rdc.certify.lipschitz_certificate import from_losses, lipschitz_certify, losses
 from rdc.classify import DiffusionClassifier
 from rdc.denoise import Denoiser, OptimalDenoiser
-from rdc.noise import Levels, levels
+from rdc.schedule import Levels, levels
 
 HERMITE, WEIGHTS = np.polynomial.hermite_e.hermegauss(60)
 

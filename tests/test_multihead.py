@@ -7,15 +7,15 @@ import torch
 from helpers import Counting, tiny_network
 from torch import Tensor
 
-from rdc.checkpoints import load_denoiser, save_denoiser
 from rdc.classify import DiffusionClassifier
 from rdc.data import Images
 from rdc.denoise import EDM, Denoiser, EDMConfig, MultiHead, UNetConfig
+from rdc.denoise.checkpoints import load_denoiser, save_denoiser
 from rdc.denoise.multihead import build_multihead
-from rdc.distil import OBJECTIVES, DistilConfig, denoise_loss, distil, distil_loss
-from rdc.noise import levels
 from rdc.rng import generator, randn
+from rdc.schedule import levels
 from rdc.train import TrainConfig
+from rdc.train.heads import OBJECTIVES, DistilConfig, denoise_loss, distil, distil_loss
 
 UNET = UNetConfig(8, 1, 0, 8, (1,), 1, (), heads=4)
 CONFIG = EDMConfig(UNET, 0.6, "digits")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import quad
 
-from rdc.noise import (
+from rdc.schedule import (
     DENSITIES,
     KINDS,
     P_MEAN,

@@ -20,8 +20,8 @@ from rdc.certify.noised import APNDC, COUPLINGS, EPNDC, VARIANTS
 from rdc.classify import DiffusionClassifier
 from rdc.denoise import EDMConfig, OptimalDenoiser, UNetConfig
 from rdc.denoise.multihead import build_multihead
-from rdc.noise import DENSITIES, edm_lambda, log_normal_released
 from rdc.rng import randn
+from rdc.schedule import DENSITIES, edm_lambda, log_normal_released
 
 X, Y = mixture(1, (4, 3, 5))
 MODEL = OptimalDenoiser(X, Y)

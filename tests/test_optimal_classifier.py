@@ -13,7 +13,7 @@ from scipy.special import softmax
 from rdc.classify import DiffusionClassifier, NearestNeighbor, OptimalClassifier, ReleasedOptimalClassifier
 from rdc.classify.optimal import compress
 from rdc.denoise import OptimalDenoiser
-from rdc.noise import Levels, levels, vp_alphas
+from rdc.schedule import Levels, levels, vp_alphas
 
 counts = st.lists(st.integers(1, 6), min_size=2, max_size=4).map(tuple)
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy.special import logsumexp
 
 from rdc.denoise import Denoiser, OptimalDenoiser
-from rdc.noise import sigma_to_alpha
 from rdc.rng import randn
+from rdc.schedule import sigma_to_alpha
 
 counts = st.lists(st.integers(1, 5), min_size=1, max_size=4).map(tuple)
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 3))

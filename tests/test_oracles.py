@@ -13,7 +13,7 @@ from rdc.attack import autoattack, pgd
 from rdc.attack.norms import norm_of
 from rdc.classify import cifar10_resnet18
 from rdc.data import Images, load
-from rdc.train_classifier import train_classifier
+from rdc.train.classifiers import train_classifier
 
 FOOLBOX = pytest.mark.skipif(importlib.util.find_spec("foolbox") is None, reason="foolbox is not installed")
 

@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from rdc.attack.gradients import known_noise, one_denoising_step
 from rdc.classify import CNN, DiffPure, DiffusionClassifier, Purify
-from rdc.classify.purify import SAMPLERS, vp_beta, vp_integral
+from rdc.defend.preprocessed import one_denoising_step
+from rdc.defend.purify import SAMPLERS, vp_beta, vp_integral
 from rdc.denoise.optimal import OptimalDenoiser
-from rdc.noise import levels, sigma_to_alpha, vp_alphas
+from rdc.randomness import known_noise
 from rdc.rng import randn
+from rdc.schedule import levels, sigma_to_alpha, vp_alphas
 
 times = st.floats(0.01, 1)
 
@@ -217,7 +218,7 @@ def test_noise_has_an_owner(sampler):
 @pytest.mark.parametrize("noise", ["fixed", "fresh"])
 def test_every_step_has_its_own_noise_and_fresh_noise_is_new_in_all_steps(noise, monkeypatch):
     keys = []
-    monkeypatch.setattr("rdc.classify.purify.randn", lambda shape, *key, like: keys.append(key) or randn(shape, *key, like=like))
+    monkeypatch.setattr("rdc.defend.purify.randn", lambda shape, *key, like: keys.append(key) or randn(shape, *key, like=like))
     purify, x = Purify(tiny_network(), 0.2, 3, noise=noise), draw((1, 1, 8, 8), 0, torch.float32)
     purify(x)
     assert len(set(keys)) == len(keys) == 4

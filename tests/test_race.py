@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rdc.certify import APNDC, EPNDC, Cascade, Race, Round, certify, learn_rounds
-from rdc.certify.race import ranked
+from rdc.certify import APNDC, EPNDC, certify
 from rdc.data import load
 from rdc.denoise import OptimalDenoiser
+from rdc.early_exit import Cascade, Race, Round, learn_rounds
+from rdc.early_exit.race import ranked
 from rdc.rng import generator
 
 SIGMA, T = 0.4, 6

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from rdc.evaluate import Accuracy
-from rdc.reading import Reading, accuracy_of, fields, in_words
-from rdc.records import write_record
+from rdc.runs.reading import Reading, accuracy_of, fields, in_words
+from rdc.runs.record import write_record
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rdc.evaluate import Accuracy
-from rdc.records import read_record, write_atomic, write_record
+from rdc.runs.record import read_record, write_atomic, write_record
 
 texts = st.text(max_size=8)
 values = st.recursive(

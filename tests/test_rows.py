@@ -22,11 +22,12 @@ from torch import nn
 
 from rdc.attack import lagrange, pgd
 from rdc.classify import CNN
-from rdc.classify.likelihood_loss import diffusion_loss
-from rdc.describe import describe, describe_attack, differences, owned_randomness, randomness
+from rdc.classify.diffusion_loss import diffusion_loss
 from rdc.evaluate import attack_table, protocols, read_rows, robust_accuracy
-from rdc.noise import levels
-from rdc.rows import RowFile, fill
+from rdc.randomness import owned_randomness, randomness
+from rdc.runs.fingerprint import describe, describe_attack, differences
+from rdc.runs.rowfile import RowFile, fill
+from rdc.schedule import levels
 
 N = 40
 
@@ -294,7 +295,7 @@ def test_a_full_disk_leaves_the_rows_and_one_line(tmp_path, monkeypatch, partial
         return write(file, line)
 
     with monkeypatch.context() as patch:
-        patch.setattr("rdc.rows.os.write", full)
+        patch.setattr("rdc.runs.rowfile.os.write", full)
         with pytest.raises(OSError, match="cannot write .*rows.jsonl: No space left on device; its 2 rows are intact") as error:
             small(path)
     assert "\n" not in str(error.value) and error.value.errno == errno.ENOSPC
@@ -308,7 +309,7 @@ def test_a_read_only_folder_gives_one_line(tmp_path, monkeypatch):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "somewhere")
 
     with monkeypatch.context() as patch:
-        patch.setattr("rdc.rows.os.open", refused)
+        patch.setattr("rdc.runs.rowfile.os.open", refused)
         with pytest.raises(OSError, match="cannot open .*rows.jsonl: Permission denied$"):
             small(tmp_path / "rows.jsonl")
     with pytest.raises(OSError, match="cannot open .*: (Is a directory|Not a directory)"):

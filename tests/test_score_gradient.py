@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rdc.classify import DiffusionClassifier
 from rdc.classify.score_gradient import BASELINES, baselines, integrand, pathwise_gradient, score_gradient
 from rdc.denoise.optimal import OptimalDenoiser
-from rdc.noise import Levels, alpha_to_sigma, levels
+from rdc.schedule import Levels, alpha_to_sigma, levels
 
 
 def one_level(sigma: float, weight: float = 1.0) -> Levels:

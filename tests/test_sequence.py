@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import beta, binom, norm
 
-from rdc.certify.counts import clopper_pearson
-from rdc.certify.sequence import STOPPINGS, Plan, log_mixture, sequence_lower, split_alpha
+from rdc.certify.clopper_pearson import clopper_pearson
+from rdc.certify.confidence_sequence import STOPPINGS, Plan, log_mixture, sequence_lower, split_alpha
 
 COUNTS = st.integers(0, 60).flatmap(lambda k: st.tuples(st.just(k), st.integers(0, 60)))
 

@@ -7,7 +7,9 @@ import torch
 from helpers import Counting, mixture, tiny_network
 
 from rdc.certify.noised import APNDC, EPNDC
-from rdc.certify.sift import (
+from rdc.classify import DiffusionClassifier
+from rdc.denoise import OptimalDenoiser
+from rdc.early_exit.sift import (
     Leader,
     Paired,
     SiftAndRefine,
@@ -18,10 +20,8 @@ from rdc.certify.sift import (
     sift,
     sift_table,
 )
-from rdc.classify import DiffusionClassifier
-from rdc.denoise import OptimalDenoiser
-from rdc.noise import levels
 from rdc.rng import generator, randn
+from rdc.schedule import levels
 
 MANY_X, MANY_Y = mixture(3, (2,) * 12)
 MANY = OptimalDenoiser(MANY_X, MANY_Y)

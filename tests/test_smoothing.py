@@ -11,11 +11,11 @@ from scipy.stats import binom, binomtest, norm
 from torch import nn
 
 from rdc.certify import Certificate, certify, clopper_pearson, predict
-from rdc.certify.counts import radius, radius_from_counts, reach
-from rdc.certify.sequence import Plan
+from rdc.certify.clopper_pearson import radius, radius_from_counts, reach
+from rdc.certify.confidence_sequence import Plan
 from rdc.classify import CNN, DiffusionClassifier
 from rdc.denoise import OptimalDenoiser
-from rdc.noise import levels
+from rdc.schedule import levels
 
 SIGMA = 0.25
 

@@ -13,14 +13,24 @@ import pytest
 import torch
 from helpers import tiny_network
 
-from rdc import checkpoints, train
-from rdc.checkpoints import CheckpointError, load_denoiser, read_checkpoint, save_denoiser, shipped, write_checkpoint
 from rdc.data import Images
+from rdc.denoise import checkpoints
 from rdc.denoise.base import to_model
+from rdc.denoise.checkpoints import CheckpointError, load_denoiser, read_checkpoint, save_denoiser, shipped, write_checkpoint
 from rdc.denoise.edm import EDMConfig, build, coefficients
 from rdc.denoise.unet import UNetConfig
 from rdc.rng import randn
-from rdc.train import TrainConfig, batch_indices, difference, edm_loss, schedule, state_path, stratified_sigma, train_denoiser
+from rdc.train import denoiser as train
+from rdc.train.denoiser import (
+    TrainConfig,
+    batch_indices,
+    difference,
+    edm_loss,
+    schedule,
+    state_path,
+    stratified_sigma,
+    train_denoiser,
+)
 
 SMALL = TrainConfig(EDMConfig(UNetConfig(8, 1, 10, 8, (1,), 1, ()), 0.7, "digits"), steps=12, batch=16, lr=2e-3, warmup=3)
 
@@ -30,7 +40,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 sys.path.insert(0, {tests!r})
-from rdc import train
+from rdc.train import denoiser as train
 from test_train import SMALL, replace
 advance = train.Run.advance
 def slow(run, images):

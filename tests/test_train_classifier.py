@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from rdc.data import load
-from rdc.train_classifier import train_classifier
+from rdc.train.classifiers import train_classifier
 
 
 def test_loss_falls_and_runs_repeat():

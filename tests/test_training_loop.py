@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from rdc import training_loop
-from rdc.checkpoints import CheckpointError, read_checkpoint, tensors_sha256, write_checkpoint
+from rdc.denoise.checkpoints import CheckpointError, read_checkpoint, tensors_sha256, write_checkpoint
 from rdc.rng import randn
-from rdc.training_loop import State, begin, state_path, train_to
+from rdc.train import loop as training_loop
+from rdc.train.loop import State, begin, state_path, train_to
 
 STEPS, RECIPE, SAVE = 60, {"rate": 0.1, "sizes": (2, 3)}, State.save
 

@@ -12,13 +12,13 @@ from functools import partial
 from pathlib import Path
 
 from rdc.attack import pgd, square, stadv
-from rdc.checkpoints import load_denoiser
 from rdc.classify import DiffusionClassifier
 from rdc.data import load
 from rdc.denoise import fast_dtype
+from rdc.denoise.checkpoints import load_denoiser
 from rdc.evaluate import Accuracy, attack_table, protocols, read_rows, robust_accuracy
-from rdc.noise import levels
-from rdc.records import write_record
+from rdc.runs.record import write_record
+from rdc.schedule import levels
 
 ROOT = Path(__file__).parents[1]
 ROWS = ROOT / "runs" / "adaptive"

@@ -26,14 +26,14 @@ from guidance_samples import PLANS
 from PIL import Image
 from torch import Tensor
 
-from rdc.checkpoints import load_denoiser, locate, read_checkpoint
 from rdc.data import load
+from rdc.denoise.checkpoints import load_denoiser, locate, read_checkpoint
 from rdc.guide.classifier import SHIPPED, load_classifier
 from rdc.guide.guides import ClassifierGuide
 from rdc.guide.plan import vp_path
 from rdc.guide.sampling import sample
-from rdc.records import environment, write_atomic
 from rdc.rng import generator
+from rdc.runs.record import environment, write_atomic
 
 ROOT = Path(__file__).parents[1]
 SPRITE, PAGE = ROOT / "_static" / "blind.png", ROOT / "book" / "blind" / "pairs.html"

@@ -33,14 +33,15 @@ from certify_target import target_part
 from torch import nn
 from tqdm import tqdm
 
-from rdc.certify import Leader, Paired, Threshold, certified_accuracy, certify, lipschitz_certify, lipschitz_constant
-from rdc.certify.sift import calibrate, sift
+from rdc.certify import certified_accuracy, certify, lipschitz_certify, lipschitz_constant
 from rdc.classify import DiffusionClassifier
 from rdc.data import Images, load
 from rdc.denoise import fast_dtype
+from rdc.early_exit import Leader, Paired, Threshold
+from rdc.early_exit.sift import calibrate, sift
 from rdc.evaluate import Accuracy
-from rdc.noise import levels
-from rdc.records import read_record, write_record
+from rdc.runs.record import read_record, write_record
+from rdc.schedule import levels
 
 RECORD = ROOT / "results" / "certificates.json"
 CHOSEN = (RACES[1],)  # by the part "levels", on other images

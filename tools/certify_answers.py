@@ -13,7 +13,7 @@ from certify_bases import build, passes, save
 from certify_settings import INDEXED, RUNS, SEED, Base
 from torch import Tensor
 
-from rdc.certify.draws import code
+from rdc.certify.monte_carlo import code
 from rdc.rng import randn
 
 

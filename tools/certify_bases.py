@@ -12,15 +12,16 @@ from network_sizes import unseen_images
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from rdc.certify import APNDC, EPNDC, Carlini, Cascade, Clipped, Cohen, Race, Round, learn_rounds
-from rdc.certify.baselines import reference_cnn
-from rdc.checkpoints import load_denoiser
+from rdc.certify import APNDC, EPNDC, Carlini, Clipped, Cohen
 from rdc.classify import DiffusionClassifier
 from rdc.data import Images, load
 from rdc.denoise import fast_dtype
-from rdc.noise import levels
-from rdc.records import write_atomic
+from rdc.denoise.checkpoints import load_denoiser
+from rdc.early_exit import Cascade, Race, Round, learn_rounds
 from rdc.rng import randn
+from rdc.runs.record import write_atomic
+from rdc.schedule import levels
+from rdc.train.classifiers import reference_cnn
 
 
 @cache

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from rdc.certify import certify, radius_from_counts
-from rdc.certify.draws import code
+from rdc.certify.monte_carlo import code
 from rdc.data import Images
 from rdc.evaluate import Accuracy
 

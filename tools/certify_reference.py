@@ -17,7 +17,7 @@ from certify_settings import RUNS, SEED, Base
 from torch import Tensor, nn
 
 from rdc.certify import APNDC, EPNDC
-from rdc.certify.draws import code
+from rdc.certify.monte_carlo import code
 from rdc.evaluate import Accuracy
 from rdc.rng import generator
 

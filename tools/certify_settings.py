@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rdc.checkpoints import locate, read_checkpoint
+from rdc.denoise.checkpoints import locate, read_checkpoint
 
 ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "runs" / "certify"

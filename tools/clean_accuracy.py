@@ -9,13 +9,13 @@ import argparse
 import time
 from pathlib import Path
 
-from rdc.checkpoints import load_denoiser
 from rdc.classify import DiffusionClassifier
 from rdc.data import load
 from rdc.denoise import fast_dtype
+from rdc.denoise.checkpoints import load_denoiser
 from rdc.evaluate import accuracy
-from rdc.noise import levels
-from rdc.records import write_record
+from rdc.runs.record import write_record
+from rdc.schedule import levels
 
 RESULTS = Path(__file__).parents[1] / "results"
 

@@ -28,16 +28,16 @@ from rdc.analyse import (
     runner_up,
     signal_to_noise,
 )
-from rdc.attack.gradients import known_noise
-from rdc.checkpoints import load_denoiser
 from rdc.classify import RDC, DiffPure, DiffusionClassifier, LikelihoodMaximization, Purify
-from rdc.classify.likelihood import READINGS
 from rdc.data import load
+from rdc.defend.likelihood import READINGS
 from rdc.denoise import fast_dtype
+from rdc.denoise.checkpoints import load_denoiser
 from rdc.evaluate import predict
-from rdc.noise import levels
-from rdc.records import write_record
-from rdc.train_classifier import train_classifier
+from rdc.randomness import known_noise
+from rdc.runs.record import write_record
+from rdc.schedule import levels
+from rdc.train.classifiers import train_classifier
 
 ROOT = Path(__file__).parents[1]
 COUNT, EPS, STEPS, SEED, DRAWS, EPOCHS = 8, 16 / 255, 5, 0, 10, 5

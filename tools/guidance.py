@@ -41,7 +41,7 @@ from tqdm import tqdm
 
 from rdc.data import load
 from rdc.denoise import fast_dtype
-from rdc.records import read_record, write_record
+from rdc.runs.record import read_record, write_record
 
 RECORD = ROOT / "results" / "guidance.json"
 SWEEP, FRESH = 1_000_000, 2_000_000  # first seeds

@@ -14,9 +14,9 @@ from scipy.stats import binomtest
 from tqdm import tqdm
 
 from rdc.attack import pgd
-from rdc.attack.audit import audit
 from rdc.data import load
 from rdc.evaluate import Accuracy, predict
+from rdc.evaluate.audit import audit
 from rdc.guide.classifier import AtLevel, load_classifier
 from rdc.guide.threat import Threat, level_table
 

@@ -14,16 +14,16 @@ from guidance_samples import HEADS, SINGLE, build, digest, guide_path, weights
 from torch import Tensor
 from tqdm import tqdm
 
-from rdc.checkpoints import locate
 from rdc.data import Images, load
 from rdc.denoise.base import from_model, to_model
+from rdc.denoise.checkpoints import locate
 from rdc.denoise.optimal import OptimalDenoiser
 from rdc.evaluate import Accuracy, predict
 from rdc.guide.align import alignment, alignment_table, climb, direction
 from rdc.guide.guides import Guide
 from rdc.guide.metrics import bootstrap
-from rdc.records import unfold, write_atomic
 from rdc.rng import randn
+from rdc.runs.record import unfold, write_atomic
 
 CLASSIFIERS = ("vanilla", "robust")
 LEVELS = (0.02, 0.1, 0.3, 1.0, 3.0, 10.0)

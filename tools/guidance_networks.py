@@ -13,15 +13,15 @@ from typing import Any
 from torch import Tensor
 
 from rdc.attack import pgd
-from rdc.checkpoints import read_checkpoint, write_checkpoint
 from rdc.classify import CNN
 from rdc.data import DataError, Images, load
+from rdc.denoise.checkpoints import read_checkpoint, write_checkpoint
 from rdc.evaluate import accuracy, robust_accuracy
 from rdc.guide.metrics import FeatureNetwork
-from rdc.guide.recipes import GUIDES
-from rdc.guide.robust import GuideConfig, train_guide
 from rdc.guide.threat import Threat
-from rdc.train_classifier import train_classifier
+from rdc.train.classifiers import train_classifier
+from rdc.train.guide_recipes import GUIDES
+from rdc.train.guides import GuideConfig, train_guide
 
 ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "runs" / "guidance"

@@ -19,13 +19,13 @@ import torch
 from guidance_networks import RUNS
 from torch import Tensor
 
-from rdc.checkpoints import load_denoiser, locate, read_checkpoint
 from rdc.denoise import fast_dtype
+from rdc.denoise.checkpoints import load_denoiser, locate, read_checkpoint
 from rdc.guide.classifier import SHIPPED, load_classifier
 from rdc.guide.guides import ClassifierGuide, DiffusionGuide, Guide, RatioGuide
 from rdc.guide.plan import Plan, edm_path, vp_path
 from rdc.guide.sampling import sample
-from rdc.records import write_atomic
+from rdc.runs.record import write_atomic
 
 BATCH, APART = 100, 10_000  # images drawn together; seeds between two repetitions
 HEADS, SINGLE = "fashion-mini-multihead", "fashion-mini"

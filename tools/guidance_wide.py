@@ -16,8 +16,8 @@ from guidance_rows import chosen, compared, row
 from guidance_samples import TRAINED, Setting, guide_path, weights
 from tqdm import tqdm
 
-from rdc.checkpoints import read_checkpoint
 from rdc.data import load
+from rdc.denoise.checkpoints import read_checkpoint
 from rdc.denoise.optimal import OptimalDenoiser
 from rdc.evaluate import Accuracy
 from rdc.guide.threat import level_table

@@ -7,10 +7,10 @@ import hashlib
 import sys
 from typing import Any
 
-from rdc.checkpoints import ASSETS, load_denoiser, read_checkpoint
+from rdc.denoise.checkpoints import ASSETS, load_denoiser, read_checkpoint
 from rdc.guide.classifier import SHIPPED, load_classifier, shipped_classifiers
 from rdc.guide.threat import Threat
-from rdc.records import write_atomic
+from rdc.runs.record import write_atomic
 
 LICENCES = {
     "fashion": "Fashion-MNIST, MIT, copyright 2017 Zalando SE",

@@ -28,20 +28,20 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from rdc.attack import pgd
-from rdc.checkpoints import CheckpointError, load_denoiser, read_checkpoint
 from rdc.classify import DiffusionClassifier
 from rdc.data import Images, load
 from rdc.denoise import EDM, MultiHead, fast_dtype
 from rdc.denoise.base import to_model
+from rdc.denoise.checkpoints import CheckpointError, load_denoiser, read_checkpoint
 from rdc.denoise.edm import EDMConfig
 from rdc.denoise.unet import UNetConfig
-from rdc.distil import DistilConfig, distil
 from rdc.evaluate import Accuracy, accuracy, predict
-from rdc.noise import levels
-from rdc.recipes import RECIPES
-from rdc.records import read_record, write_record
 from rdc.rng import randn
-from rdc.train import TrainConfig, stratified_sigma, train_denoiser
+from rdc.runs.record import read_record, write_record
+from rdc.schedule import levels
+from rdc.train.denoiser import TrainConfig, stratified_sigma, train_denoiser
+from rdc.train.heads import DistilConfig, distil
+from rdc.train.recipes import RECIPES
 
 ROOT = Path(__file__).parents[1]
 RUNS, RECORD = ROOT / "runs" / "multihead", ROOT / "results" / "multihead.json"

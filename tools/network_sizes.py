@@ -17,15 +17,15 @@ from pathlib import Path
 
 import torch
 
-from rdc.checkpoints import load_denoiser
 from rdc.classify import DiffusionClassifier
 from rdc.data import Images, load
 from rdc.denoise import EDMConfig, UNetConfig, fast_dtype
+from rdc.denoise.checkpoints import load_denoiser
 from rdc.evaluate import accuracy
-from rdc.noise import levels
-from rdc.recipes import FASHION_UNET, RECIPES
-from rdc.records import read_record, write_record
+from rdc.runs.record import read_record, write_record
+from rdc.schedule import levels
 from rdc.train import TrainConfig, train_denoiser
+from rdc.train.recipes import FASHION_UNET, RECIPES
 
 ROOT = Path(__file__).parents[1]
 PIXELS = UNetConfig(resolution=28, channels=1, model_channels=16, channel_mult=(1, 2, 4), num_blocks=1, attn_resolutions=(7,))

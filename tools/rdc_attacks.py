@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from rdc.attack import autoattack, pgd, stadv
 from rdc.attack.feature import feature
 from rdc.attack.lagrange import lagrange
-from rdc.classify.likelihood_loss import diffusion_loss
-from rdc.noise import levels
-from rdc.records import write_atomic
+from rdc.classify.diffusion_loss import diffusion_loss
+from rdc.runs.record import write_atomic
+from rdc.schedule import levels
 
 
 def run(job: Job, model: nn.Module, x: Tensor, y: Tensor, index: Tensor) -> Tensor:

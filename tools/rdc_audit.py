@@ -13,8 +13,8 @@ from pathlib import Path
 from rdc_jobs import Job, rdc
 from rdc_models import build, parts
 
-from rdc.attack.audit import audit
-from rdc.records import write_record
+from rdc.evaluate.audit import audit
+from rdc.runs.record import write_record
 
 CASES = {
     "DC": Job("audit", "DC"),

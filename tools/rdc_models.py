@@ -9,12 +9,12 @@ import torch
 from rdc_jobs import Job, rdc
 from torch import nn
 
-from rdc.checkpoints import load_denoiser, locate, read_checkpoint
 from rdc.classify import RDC, DiffPure, DiffusionClassifier, LikelihoodMaximization, Purify
 from rdc.data import load
 from rdc.denoise import fast_dtype
-from rdc.noise import levels
-from rdc.train_classifier import train_classifier
+from rdc.denoise.checkpoints import load_denoiser, locate, read_checkpoint
+from rdc.schedule import levels
+from rdc.train.classifiers import train_classifier
 
 COUNT, SIGMA_MIN, PURIFY_STEPS = 8, 0.1, 10
 

@@ -10,7 +10,7 @@ from rdc_jobs import Job, jobs, key_of
 from rdc_models import COUNT, PURIFY_STEPS, SIGMA_MIN, weights
 
 from rdc.evaluate import Accuracy
-from rdc.records import write_record
+from rdc.runs.record import write_record
 
 ROOT = Path(__file__).parents[1]
 ROWS = ROOT / "runs" / "rdc"

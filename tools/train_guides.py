@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
-from rdc.guide.recipes import GUIDES
-from rdc.guide.robust import GuideConfig, train_guide
 from rdc.guide.threat import RADII, STEPS, Threat
+from rdc.train.guide_recipes import GUIDES
+from rdc.train.guides import GuideConfig, train_guide
 
 RUNS = Path(__file__).parents[1] / "runs" / "guide"
 

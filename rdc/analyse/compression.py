@@ -21,9 +21,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rdc.analyse.gradients import moving_counters
-from rdc.attack.gradients import value_and_gradient
 from rdc.attack.norms import ascend, check_eps, random_start
-from rdc.describe import owned_randomness
+from rdc.autograd import value_and_gradient
+from rdc.randomness import owned_randomness
 from rdc.rng import randn
 
 Process = Callable[[Tensor], Tensor]

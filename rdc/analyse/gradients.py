@@ -40,11 +40,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from rdc.attack.gradients import value_and_gradient
-from rdc.attack.logits import logits_of
 from rdc.attack.losses import margin
 from rdc.attack.norms import check_eps, norm_of
-from rdc.describe import owned_randomness
+from rdc.autograd import value_and_gradient
+from rdc.door import logits_of
+from rdc.randomness import owned_randomness
 
 #: Logits ``(N, K)`` and labels ``(N,)`` to a number for each image.
 Loss = Callable[[Tensor, Tensor], Tensor]

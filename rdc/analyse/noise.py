@@ -13,9 +13,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from rdc.analyse.gradients import Loss, moving_counters
-from rdc.attack.logits import logits_of
 from rdc.attack.losses import margin
-from rdc.describe import owned_randomness
+from rdc.door import logits_of
+from rdc.randomness import owned_randomness
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from rdc.attack.gradients import known_noise
+from rdc.randomness import known_noise
 
 
 def runner_up(

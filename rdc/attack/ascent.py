@@ -10,10 +10,10 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from rdc.attack.gradients import value_and_gradient
-from rdc.attack.logits import logits_of
 from rdc.attack.losses import LOSSES, check_classes
 from rdc.attack.norms import ascend, project
+from rdc.autograd import value_and_gradient
+from rdc.door import logits_of
 
 #: From a point, ``(N, C, H, W)``, and whether its gradient is wanted: whether each image is misclassified, the objective, and
 #: the gradient (None if it is not wanted).
@@ -101,7 +101,7 @@ def measured(
 
 
 def mean_value(objective: Callable[[Tensor], Tensor], x: Float[Tensor, "n c h w"], eot: int) -> Float[Tensor, " n"]:
-    """The value of :func:`rdc.attack.gradients.value_and_gradient`, to the last bit, without the gradient."""
+    """The value of :func:`rdc.autograd.value_and_gradient`, to the last bit, without the gradient."""
     total = torch.zeros(len(x), dtype=x.dtype, device=x.device)
     with torch.no_grad():
         for _ in range(eot):

@@ -24,10 +24,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from rdc.attack.logits import logits_of
 from rdc.attack.losses import check_classes
 from rdc.attack.norms import check_eps, project
 from rdc.data import check_images, check_labels
+from rdc.door import logits_of
 
 VERSIONS = ("standard", "rand", "custom")
 ATTACKS = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
@@ -69,7 +69,7 @@ def autoattack(
 
     Raises:
         ValueError: on bad options, on a model with too few classes for one of the attacks, and on what
-            :func:`rdc.attack.logits.logits_of` refuses, at the first call and at every later one.
+            :func:`rdc.door.logits_of` refuses, at the first call and at every later one.
     """
     check_images(x)
     check_labels(y, len(x))
@@ -94,7 +94,7 @@ def autoattack(
 
 
 class Checked(nn.Module):
-    """A model whose every answer is checked by :func:`rdc.attack.logits.logits_of`."""
+    """A model whose every answer is checked by :func:`rdc.door.logits_of`."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

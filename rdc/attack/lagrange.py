@@ -5,7 +5,7 @@ A defence that first moves an image to higher likelihood leaves alone what is li
 .. math:: L(f(x), y) - l\, P(x)
 
 with :math:`L` an attack loss and :math:`P` the unconditional diffusion loss
-(:func:`rdc.classify.likelihood_loss.diffusion_loss`), for several weights :math:`l` in turn. An image is broken if any weight
+(:func:`rdc.classify.diffusion_loss.diffusion_loss`), for several weights :math:`l` in turn. An image is broken if any weight
 breaks it, as in the paper. Weight 0 is plain PGD, bit for bit.
 
 The weight has a unit: that of the logits over that of the penalty. With both summed over pixels, as in the theory, 1 balances

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from rdc.attack.ascent import Worst, ascent, ball_step, first_step
-from rdc.attack.gradients import value_and_gradient
-from rdc.attack.logits import logits_of
 from rdc.attack.losses import LOSSES, TARGETED, check_classes, check_loss, rescale
 from rdc.attack.norms import check_eps, random_start
+from rdc.autograd import value_and_gradient
 from rdc.data import check_images, check_labels
+from rdc.door import logits_of
 
 
 def pgd(

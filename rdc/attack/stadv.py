@@ -38,9 +38,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from rdc.attack.ascent import Worst, ascent, check_budget, first_step, measured, standing
-from rdc.attack.gradients import value_and_gradient
 from rdc.attack.losses import LOSSES, check_loss, margin
 from rdc.attack.norms import round_down
+from rdc.autograd import value_and_gradient
 from rdc.data import check_images, check_labels
 from rdc.rng import generator
 

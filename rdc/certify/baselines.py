@@ -11,19 +11,15 @@ References:
     | Certified Adversarial Robustness via Randomized Smoothing (Cohen et al., 2019), https://arxiv.org/abs/1902.02918
 """
 
-__all__ = ["Carlini", "Clipped", "Cohen", "reference_cnn"]
+__all__ = ["Carlini", "Clipped", "Cohen"]
 
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rdc.checkpoints import CheckpointError, read_checkpoint, write_checkpoint
 from rdc.classify.networks import CNN
-from rdc.data import Images
 from rdc.denoise.base import Denoiser, from_model, to_model
-from rdc.train_classifier import train_classifier
 
 
 class Carlini(nn.Module):
@@ -55,7 +51,7 @@ class Cohen(nn.Module):
     """A network trained with noise, without the check that images lie in [0, 1].
 
     Arguments:
-        network: From :func:`rdc.train_classifier.train_classifier` with ``noise``.
+        network: From :func:`rdc.train.classifiers.train_classifier` with ``noise``.
     """
 
     def __init__(self, network: CNN) -> None:
@@ -81,42 +77,3 @@ class Clipped(nn.Module):
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
         """Logits of the clipped images."""
         return self.network(x.clamp(0, 1))
-
-
-def reference_cnn(
-    path: str | Path,
-    images: Images,
-    name: str,
-    noise: float = 0.0,
-    epochs: int = 10,
-    seed: int = 0,
-    device: str | torch.device = "cpu",
-    quiet: bool = True,
-) -> CNN:
-    """The book's network, trained with noise or without: read from ``path``, or trained now and written there.
-
-    Arguments:
-        path: A ``.safetensors`` file.
-        images: Training images.
-        name: Name of the data set, which the file must agree with.
-        noise: Noise added in training, image units.
-        epochs: Passes over the data.
-        seed: Owner of weights, order and noise.
-        device: Where the network shall live.
-        quiet: Whether to hide the progress bar.
-
-    Raises:
-        CheckpointError: if the file is damaged, or of a network trained in another way.
-    """
-    path = Path(path)
-    config = {"data": name, "images": len(images), "noise": noise, "epochs": epochs, "seed": seed}
-    if not path.exists():
-        trained = train_classifier(images, epochs, seed=seed, device=device, quiet=quiet, noise=noise)
-        write_checkpoint(path, trained.state_dict(), kind="classifier", config=config)
-        return trained
-    tensors, meta = read_checkpoint(path, "classifier")
-    if meta["config"] != config:
-        raise CheckpointError(f"{path} is a network of {meta['config']}, not of {config}; give another name, or remove it")
-    model = CNN(tuple(images.x.shape[1:]), len(images.classes))
-    model.load_state_dict(tensors)
-    return model.to(device).eval().requires_grad_(False)

@@ -43,7 +43,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from rdc.noise import DENSITIES, Levels, chain_levels, edm_lambda
+from rdc.schedule import DENSITIES, Levels, chain_levels, edm_lambda
 
 FORMS = ("fixed", "specific", "quadrature", "released")
 WEIGHTS = tuple(DENSITIES)

@@ -47,7 +47,7 @@ from torch import Tensor, nn
 
 from rdc.classify.diffusion import DiffusionClassifier
 from rdc.denoise.base import Denoiser
-from rdc.noise import Levels
+from rdc.schedule import Levels
 
 CONSTANTS = ("rigorous", "paper", "released")
 

@@ -48,7 +48,7 @@ from torch import Tensor, nn
 from rdc.certify.bridge import Steps, check_name, clean_steps, constant, noised_steps
 from rdc.certify.losses import Engine, Job
 from rdc.denoise.base import Denoiser, to_model
-from rdc.noise import Levels
+from rdc.schedule import Levels
 
 COUPLINGS = ("shared", "per_class", "path")
 VARIANTS = ("ensemble", "correct", "condition-on-y")
@@ -65,7 +65,7 @@ class EPNDC(nn.Module):
         count: Number of levels T.
         form: ``quadrature``, or one of the chains ``fixed`` (a bound, with more levels), ``specific`` and ``released``, see
             :mod:`rdc.certify.bridge`.
-        weight: ``elbo``, or ``edm`` or ``edm-released``: those densities of :mod:`rdc.noise` in the place of s^-3.
+        weight: ``elbo``, or ``edm`` or ``edm-released``: those densities of :mod:`rdc.schedule` in the place of s^-3.
         coupling: ``shared``: independent levels, each with the same noise for all classes. ``path``: one Brownian path through
             all levels of a chain, for all classes. ``per_class``: all independent.
         draws: Number of samples of the noise.
@@ -142,7 +142,7 @@ class EPNDC(nn.Module):
         return self.engine.losses(x, index, self._around)
 
     def job(self, x: Float[Tensor, "n c h w"], index: Int64[Tensor, " n"] | None = None) -> Job:
-        """The losses of a batch one by one, on demand (:mod:`rdc.certify.sift`)."""
+        """The losses of a batch one by one, on demand (:mod:`rdc.early_exit.sift`)."""
         return self.engine.job(self.engine.rows(x, index), *self._around(to_model(x)))
 
     def log_likelihood(self, x: Float[Tensor, "n c h w"], index: Int64[Tensor, " n"] | None = None) -> Float[Tensor, "n k"]:
@@ -237,7 +237,7 @@ class APNDC(nn.Module):
         return self.engine.losses(x, index, self._around)
 
     def job(self, x: Float[Tensor, "n c h w"], index: Int64[Tensor, " n"] | None = None) -> Job:
-        """The losses of a batch one by one, on demand (:mod:`rdc.certify.sift`)."""
+        """The losses of a batch one by one, on demand (:mod:`rdc.early_exit.sift`)."""
         with torch.no_grad():
             return self.engine.job(self.engine.rows(x, index), *self._around(to_model(x)))
 

@@ -17,13 +17,14 @@ from jaxtyping import Float, Int64
 from torch import Tensor, arange, nn
 from tqdm import tqdm
 
-from rdc.certify.draws import settled, takes_index
+from rdc.certify.monte_carlo import settled, takes_index
 from rdc.certify.smoothing import certify
 from rdc.data import check_images, check_labels
-from rdc.describe import describe, digest, randomness
 from rdc.evaluate import Accuracy, read_rows
-from rdc.rows import Row, RowFile
-from rdc.workers import parallel
+from rdc.randomness import randomness
+from rdc.runs.fingerprint import describe, digest
+from rdc.runs.rowfile import Row, RowFile
+from rdc.runs.workers import parallel
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,16 @@ r"""Randomized smoothing (Cohen et al., 2019): what a classifier answers most of
 .. math:: g(x) = \arg\max_c\, \mathbb P_\delta\big( f(x + \delta) = c \big), \qquad \delta \sim \mathcal N(0, \sigma^2 I)
 
 The class c is chosen from ``n0`` draws; ``k`` of ``n`` *other* draws answer c; their lower bound gives the radius
-(:mod:`rdc.certify.counts`). Two questions, by name:
+(:mod:`rdc.certify.clopper_pearson`). Two questions, by name:
 
 | *full radius*    (``target=None``) all n draws and the bound of Clopper and Pearson
-| *target radius*  is the radius at least ``target``? Draws until it is clear, n at most (:mod:`rdc.certify.sequence`)
+| *target radius*  is the radius at least ``target``? Draws until it is clear, n at most (:mod:`rdc.certify.confidence_sequence`)
 
 sigma and all radii are in units of images in [0, 1]; noisy images are not clipped, so that the base classifier must take
 images that leave [0, 1]. A denoiser sees noise of level :math:`\tau = 2 \sigma` (model units).
 
 The noise of a draw follows from the seed, the index of the image and the number of the draw alone. A base classifier with
-noise of its own is called as :mod:`rdc.certify.draws` says.
+noise of its own is called as :mod:`rdc.certify.monte_carlo` says.
 
 References:
     | Certified Adversarial Robustness via Randomized Smoothing (Cohen et al., 2019), Algorithms CERTIFY and PREDICT
@@ -30,10 +30,10 @@ from jaxtyping import Float
 from scipy.stats import binomtest, norm
 from torch import Tensor
 
-from rdc.certify.counts import check_alpha, radius
-from rdc.certify.counts import clopper_pearson as clopper_pearson
-from rdc.certify.draws import Draws, settled
-from rdc.certify.sequence import Plan
+from rdc.certify.clopper_pearson import check_alpha, radius
+from rdc.certify.clopper_pearson import clopper_pearson as clopper_pearson
+from rdc.certify.confidence_sequence import Plan
+from rdc.certify.monte_carlo import Draws, settled
 from rdc.data import check_images
 
 ABSTAIN = -1

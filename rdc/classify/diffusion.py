@@ -29,8 +29,8 @@ from torch.autograd.function import once_differentiable
 
 from rdc.data import check_images
 from rdc.denoise.base import Denoiser, to_model
-from rdc.noise import Levels
 from rdc.rng import randn
+from rdc.schedule import Levels
 
 NOISES = ("shared", "per_class", "fresh", "antithetic")
 

@@ -39,7 +39,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rdc.denoise.base import Denoiser
-from rdc.noise import Levels
+from rdc.schedule import Levels
 
 WIDTH = 8.0  # the integral over the noise ends at 8 standard deviations
 

@@ -33,12 +33,12 @@ from jaxtyping import Float, Int64
 from scipy.interpolate import make_interp_spline
 from torch import Tensor, nn
 
-from rdc.classify.chunked import chunked
+from rdc.autograd import chunked
 from rdc.data import check_images
 from rdc.denoise.base import to_model
 from rdc.denoise.optimal import OptimalDenoiser
-from rdc.noise import Levels, vp_alphas
 from rdc.rng import randn
+from rdc.schedule import Levels, vp_alphas
 
 
 class OptimalClassifier(nn.Module):

@@ -43,8 +43,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from rdc.denoise.base import Denoiser
-from rdc.noise import Levels
 from rdc.rng import randn
+from rdc.schedule import Levels
 
 BASELINES = ("pairs", "others", "none")
 

@@ -159,7 +159,7 @@ def audit_command(
       rdc audit --model fashion-mini --n 4 --levels 8
       rdc audit --model optimal --data digits --eps 0.1 --n 10
     """
-    from rdc.attack.audit import audit
+    from rdc.evaluate.audit import audit
 
     radius, place = parse_eps(RADII[norm] if eps is None else eps), pick_device(device)
     classifier, (x, y) = make_classifier(model, data, levels, draws, seed, place, noise), first_images(data, n)
@@ -194,7 +194,7 @@ def make_attack(
     """The attack of the command line with its options bound."""
     from rdc.attack import autoattack, lagrange, pgd, square, stadv
     from rdc.attack.norms import check_eps
-    from rdc.classify.likelihood_loss import diffusion_loss
+    from rdc.classify.diffusion_loss import diffusion_loss
 
     if name != "stadv":
         check_eps(norm, eps, ("Linf", "L2", "L1") if name in ("autoattack", "square") else ("Linf", "L2"))

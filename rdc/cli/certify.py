@@ -59,7 +59,7 @@ def certify_command(
       rdc certify --model carlini --sigma 0.5 --target 0.5 --count 50 --rows runs/c.jsonl --workers 2
       rdc certify --model epndc --denoiser optimal --data digits --levels 8 --n 500 --count 5
     """
-    from rdc.certify.counts import check_alpha, reach
+    from rdc.certify.clopper_pearson import check_alpha, reach
     from rdc.certify.rows import certified_accuracy, certify_rows
     from rdc.data import load
 
@@ -106,11 +106,12 @@ def base_classifier(
     quiet: bool,
 ) -> nn.Module:
     """The base classifier of a name."""
-    from rdc.certify.baselines import Carlini, Clipped, Cohen, reference_cnn
+    from rdc.certify.baselines import Carlini, Clipped, Cohen
     from rdc.certify.noised import APNDC, EPNDC
     from rdc.classify import DiffusionClassifier
     from rdc.data import load
-    from rdc.noise import levels
+    from rdc.schedule import levels
+    from rdc.train.classifiers import reference_cnn
 
     if model == "cohen":
         path = network or Path("runs", f"cnn-{data}-noise-{sigma:g}.safetensors")
@@ -127,9 +128,9 @@ def base_classifier(
 
 def find_denoiser(name: str, data: str, device: torch.device) -> nn.Module:
     """The denoiser of a checkpoint, or the optimal one over the train split."""
-    from rdc.checkpoints import load_denoiser
     from rdc.data import load
     from rdc.denoise import OptimalDenoiser, fast_dtype
+    from rdc.denoise.checkpoints import load_denoiser
 
     if name == "optimal":
         train = load(data, "train")

@@ -36,11 +36,11 @@ def make_classifier(
     model: str, data: str, count: int, draws: int, seed: int, device: torch.device, noise: str = "shared"
 ) -> nn.Module:
     """The diffusion classifier of a checkpoint, or the optimal one over the train split of the data."""
-    from rdc.checkpoints import load_denoiser
     from rdc.classify import DiffusionClassifier, OptimalClassifier
     from rdc.data import load
     from rdc.denoise import fast_dtype
-    from rdc.noise import levels
+    from rdc.denoise.checkpoints import load_denoiser
+    from rdc.schedule import levels
 
     if model == "optimal":
         if noise != "shared":

@@ -50,9 +50,9 @@ def train_command(
     """
     if what == "classifier":
         return train_guide_command(data, recipe, out, threat, eps, steps, seed, device, threads, save_seconds, quiet)
-    from rdc.distil import distil
-    from rdc.recipes import MULTIHEAD, RECIPES
     from rdc.train import train_denoiser
+    from rdc.train.heads import distil
+    from rdc.train.recipes import MULTIHEAD, RECIPES
 
     heads = what == "multihead"
     recipes = MULTIHEAD if heads else RECIPES
@@ -87,9 +87,9 @@ def train_guide_command(
     quiet: bool,
 ) -> None:
     """``rdc train classifier``."""
-    from rdc.guide.recipes import GUIDES
-    from rdc.guide.robust import train_guide
     from rdc.guide.threat import Threat
+    from rdc.train.guide_recipes import GUIDES
+    from rdc.train.guides import train_guide
 
     name, which = recipe or ("digits" if data == "digits" else "fashion-mini"), "vanilla" if threat == "none" else "robust"
     if name not in GUIDES:

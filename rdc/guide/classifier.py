@@ -12,7 +12,7 @@ The paper counts time: its :math:`x_t = \sqrt{\alpha_t}\, x_0 + \sqrt{1 - \alpha
 .. math:: x_t = \sqrt{\alpha_t}\, z_\sigma, \qquad \sigma = \sqrt{(1 - \alpha_t) / \alpha_t}, \qquad
     \nabla_{x_t} \log p = \nabla_{z_\sigma} \log p / \sqrt{\alpha_t},
 
-with :math:`1 / \sqrt{\alpha_t} = \sqrt{1 + \sigma^2}`: time t becomes the noise level (:func:`rdc.noise.alpha_to_sigma`).
+with :math:`1 / \sqrt{\alpha_t} = \sqrt{1 + \sigma^2}`: time t becomes the noise level (:func:`rdc.schedule.alpha_to_sigma`).
 
 References:
     | Enhancing Diffusion-Based Image Synthesis with Robust Classifier Guidance (Kawar et al., 2022), section 4.2
@@ -40,9 +40,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rdc.checkpoints import ASSETS, CheckpointError, parse_unet, read_checkpoint, write_checkpoint
 from rdc.data import check_images
 from rdc.denoise.base import expand_sigma, to_model
+from rdc.denoise.checkpoints import ASSETS, CheckpointError, parse_unet, read_checkpoint, write_checkpoint
 from rdc.denoise.edm import coefficients
 from rdc.denoise.unet import Block, UNet, UNetConfig, linear, norm
 from rdc.rng import randn

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from rdc.noise import alpha_to_sigma, vp_alphas
+from rdc.schedule import alpha_to_sigma, vp_alphas
 
 METHODS, FORMS, VARIANCES = ("euler", "heun", "ancestral"), ("score", "ddpm"), ("posterior", "bound")
 

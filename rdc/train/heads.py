@@ -1,0 +1,184 @@
+r"""Train a multi-head denoiser: distilled from a single-head one (Algorithm 2), or in the two ways that fail.
+
+==================  ==========================================================================================
+``distil``          every head follows the teacher's answer for its class, on the images of all classes,
+                    :math:`\sum_k \lambda \lVert D_\phi(z_\sigma, \sigma, k) - D_\theta(z_\sigma, \sigma, k) \rVert^2`
+``denoise``         head k is trained on the images of class k alone, with the ordinary loss: nothing tells it what
+                    to say of other classes (appendix B.1: "only 60 % accuracy")
+``cross-entropy``   the logits of the diffusion classifier on a few levels are trained to classify (appendix B.1:
+                    no robustness)
+==================  ==========================================================================================
+
+The sum over heads is estimated without bias from ``subset`` heads, drawn anew for each image: a teacher evaluation costs as
+much as a student's, and more images teach more than more heads on the same image. The unconditional head is one of the
+heads. As printed, Algorithm 2 takes an optimiser step inside the loop over classes; its text, and we, take one for their sum.
+
+What the heads share is nearly all of their loss, and what tells classes apart nearly nothing: at moderate noise the heads of
+our teacher differ from its unconditional answer by a few thousandths of the target's variance. ``gamma`` raises the weight of an
+image to ``gamma / v`` wherever that is above 1, with ``v`` the mean square of the teacher's own class differences on it;
+``gamma = 0`` is Algorithm 2. In the *branch* form the trunk is the teacher without label, and stays as it is.
+
+References:
+    | Robust Classification via a Single Diffusion Model (Chen et al., 2024), Algorithm 2, appendix B.1
+    | https://arxiv.org/abs/2305.15241
+"""
+
+__all__ = ["OBJECTIVES", "DistilConfig", "distil"]
+
+import copy
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rdc.data import Images, load
+from rdc.denoise.base import fast_dtype
+from rdc.denoise.checkpoints import load_denoiser
+from rdc.denoise.edm import EDM, coefficients
+from rdc.denoise.multihead import Branched, MultiHead, build_multihead
+from rdc.rng import generator, randn
+from rdc.schedule import levels
+from rdc.train.denoiser import Loss, Run, TrainConfig, fit
+
+#: What the heads can be trained for.
+OBJECTIVES = ("distil", "denoise", "cross-entropy")
+
+
+@dataclass(frozen=True)
+class DistilConfig:
+    """Recipe of a multi-head network; it is stored with the weights."""
+
+    train: TrainConfig = field(default_factory=TrainConfig)  # network (with heads), data, optimiser
+    objective: str = "distil"  # one of OBJECTIVES
+    teacher: str = ""  # for distil: a checkpoint's name or path
+    subset: int = 3  # for distil: heads that an image teaches
+    gamma: float = 0.0  # for distil: least size that the differences between classes have in the loss
+    levels: int = 4  # for cross-entropy: noise levels (ELBO weight) behind the logits
+
+
+def distil(
+    config: DistilConfig,
+    out: Path,
+    device: str | torch.device = "cpu",
+    images: Images | None = None,
+    save_seconds: float = 60.0,
+    quiet: bool = False,
+    teacher: EDM | None = None,
+) -> Path:
+    """Train a multi-head denoiser and write its averaged weights to ``out``; killed, the same call continues.
+
+    Arguments:
+        config: The recipe.
+        out: Path of the ``.safetensors`` file to write.
+        device: Where to train.
+        images: Training images; by default the train split of the recipe's data.
+        save_seconds: Time between two saves of the state.
+        quiet: Whether to hide the progress bar.
+        teacher: The teacher itself, in place of the one that the recipe names.
+
+    Raises:
+        ValueError: for an unknown objective, a subset that is no number of heads, or a teacher that does not fit.
+        CheckpointError: if the stored state belongs to another run, or the teacher cannot be read.
+    """
+    if config.objective not in OBJECTIVES:
+        raise ValueError(f"unknown objective {config.objective!r}; there are {', '.join(OBJECTIVES)}")
+    if config.objective == "distil" and teacher is None:
+        teacher = load_denoiser(config.teacher, device)
+    images = load(config.train.denoiser.data, "train") if images is None else images
+    student = build_multihead(config.train.denoiser, config.train.seed).to(device)
+    heads = trained_heads(student)
+    if not 1 <= config.subset <= heads:
+        raise ValueError(f"subset must be between 1 and the {heads} heads, got {config.subset}")
+    sizes = [f"{d.num_classes} classes of {d.shape}" for d in (teacher or student, student)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(f"the teacher has {sizes[0]}, the student {sizes[1]}")
+    if config.train.denoiser.branch is not None:
+        borrow_trunk(student, teacher)
+    if config.train.precision == "bf16" and teacher is not None:
+        teacher = copy.deepcopy(teacher).to(fast_dtype(device))
+    run = Run(config.train, asdict(config), student, objective(config, teacher))
+    return fit(run, out, images, save_seconds, quiet)
+
+
+def borrow_trunk(student: MultiHead, teacher: EDM | None) -> None:
+    """Copy the teacher's network into the trunk, which then stays as it is."""
+    if teacher is None or not isinstance(student.model, Branched) or teacher.config.unet != student.config.unet:
+        raise ValueError("a branch needs a teacher whose network is the trunk: objective 'distil', and the same unet")
+    student.model.trunk.load_state_dict(teacher.model.state_dict())
+    student.model.trunk.requires_grad_(False)
+
+
+def trained_heads(student: MultiHead) -> int:
+    """Heads that have something to learn: K, and the unconditional one in the *wide* form."""
+    return student.num_classes + (not isinstance(student.model, Branched))
+
+
+def objective(config: DistilConfig, teacher: nn.Module | None) -> Loss:
+    """The loss of a recipe."""
+    if config.objective == "distil":
+        return partial(distil_loss, teacher=teacher, subset=config.subset, seed=config.train.seed, gamma=config.gamma)
+    if config.objective == "denoise":
+        return denoise_loss
+    return partial(cross_entropy_loss, count=config.levels, seed=config.train.seed)
+
+
+def distil_loss(
+    student: MultiHead,
+    z: Tensor,
+    label: Tensor,
+    sigma: Tensor,
+    eps: Tensor,
+    step: int,
+    teacher: nn.Module,
+    subset: int,
+    seed: int,
+    gamma: float,
+) -> Tensor:
+    r"""``w mean_k |F_k - target_k|^2 / D`` over ``subset`` random heads, ``(N,)``, with ``w = max(1, gamma / v)``.
+
+    In the network's own units ``F = (D - c_skip z_sigma) / c_out`` the mean is
+    :math:`\lambda(\sigma) \lVert D_\phi - D_\theta \rVert^2 / D`, and ``v = mean_k |target_k - target_{K+1}|^2 / D``. In the
+    *wide* form the unconditional head is one of the heads; in the *branch* form it is exact and the subset is of the classes.
+    """
+    z_sigma = z + sigma * eps
+    k, heads, shared = student.num_classes, trained_heads(student), isinstance(student.model, Branched)
+    chosen = torch.rand(len(z), heads, generator=generator(seed, "heads", step)).argsort(dim=1)[:, :subset].to(z.device)
+    c_skip, c_out, c_in = coefficients(sigma, student.config.sigma_data)
+    found = student.raw(c_in * z_sigma, sigma)
+    with torch.no_grad():
+        labels = chosen if shared else torch.cat([chosen, torch.full_like(chosen[:, :1], k)], dim=1)
+        hidden, asked = torch.where(labels == k, -1, labels).flatten(), labels.shape[1]
+        answer = teacher(z_sigma.repeat_interleave(asked, 0), sigma.flatten().repeat_interleave(asked), hidden)
+        target = (answer.unflatten(0, (len(z), asked)) - (c_skip * z_sigma)[:, None]) / c_out[:, None]
+        free = found[:, -1:] if shared else target[:, -1:]
+        target = target[:, :subset]
+        weight = (gamma / ((target - free).square().flatten(1).mean(dim=1) + 1e-4)).clamp(min=1)
+    found = found[torch.arange(len(z), device=z.device)[:, None], chosen]
+    return weight * (found - target).square().flatten(1).mean(dim=1)
+
+
+def denoise_loss(student: MultiHead, z: Tensor, label: Tensor, sigma: Tensor, eps: Tensor, step: int) -> Tensor:
+    """:func:`rdc.train.denoiser.edm_loss` for the head of the image's class, or the last one where the class is hidden."""
+    z_sigma = z + sigma * eps
+    c_skip, c_out, c_in = coefficients(sigma, student.config.sigma_data)
+    target = (z - c_skip * z_sigma) / c_out
+    heads = student.raw(c_in * z_sigma, sigma)
+    return (heads[torch.arange(len(z)), label % heads.shape[1]] - target).square().flatten(1).mean(dim=1)
+
+
+def cross_entropy_loss(
+    student: MultiHead, z: Tensor, label: Tensor, sigma: Tensor, eps: Tensor, step: int, count: int, seed: int
+) -> Tensor:
+    """Cross-entropy of the diffusion classifier's logits on ``count`` ELBO levels, ``(N,)``; an image without class counts 0."""
+    chosen = levels("elbo", count, sigma_min=0.1)
+    logits: Any = 0
+    for t in range(count):
+        level = chosen.sigma[t].to(z).expand(len(z))
+        noise = randn(tuple(z.shape), seed, "cross-entropy", step, t, like=z)
+        error = (student.all_classes(z + level[:, None, None, None] * noise, level) - z[:, None]).square().flatten(2).sum(dim=2)
+        logits = logits - chosen.weight[t].to(z) * error
+    return F.cross_entropy(logits, label.clamp(min=0), reduction="none") * (label >= 0)

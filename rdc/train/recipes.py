@@ -1,0 +1,69 @@
+"""The recipes of the shipped checkpoints: ``rdc train denoiser --recipe fashion-mini`` repeats one."""
+
+__all__ = ["MULTIHEAD", "RECIPES"]
+
+from rdc.denoise.edm import EDMConfig
+from rdc.denoise.unet import UNetConfig
+from rdc.train import TrainConfig
+from rdc.train.heads import DistilConfig
+
+FASHION_UNET = UNetConfig(
+    resolution=28,
+    channels=1,
+    label_dim=10,
+    model_channels=32,
+    channel_mult=(1, 2),
+    num_blocks=1,
+    attn_resolutions=(7,),
+    patch=2,
+)
+DIGITS_UNET = UNetConfig(
+    resolution=8, channels=1, label_dim=10, model_channels=32, channel_mult=(1, 2), num_blocks=1, attn_resolutions=()
+)
+
+RECIPES = {
+    "fashion-mini": TrainConfig(
+        EDMConfig(FASHION_UNET, sigma_data=0.7, data="fashion"),
+        steps=11_500,
+        batch=128,
+        lr=1.5e-3,
+        warmup=300,
+        p_mean=-0.2,
+        p_std=1.4,
+        precision="bf16",
+    ),
+    "digits": TrainConfig(
+        EDMConfig(DIGITS_UNET, sigma_data=0.75, data="digits"), steps=4_000, batch=64, lr=1e-3, warmup=200, p_mean=-0.2, p_std=1.4
+    ),
+}
+
+#: What the classes add to the unconditional answer: coarse (patch 4), one output for each of the ten classes.
+FASHION_BRANCH = UNetConfig(
+    resolution=28,
+    channels=1,
+    label_dim=0,
+    model_channels=64,
+    channel_mult=(1,),
+    num_blocks=2,
+    attn_resolutions=(),
+    patch=4,
+    heads=10,
+)
+
+#: Multi-head networks: ``rdc train multihead --recipe fashion-mini``.
+MULTIHEAD = {
+    "fashion-mini": DistilConfig(
+        TrainConfig(
+            EDMConfig(FASHION_UNET, sigma_data=0.7, data="fashion", branch=FASHION_BRANCH),
+            steps=6_500,
+            batch=64,
+            lr=2e-3,
+            warmup=200,
+            p_mean=0.0,
+            p_std=1.2,
+            precision="bf16",
+        ),
+        teacher="fashion-mini",
+        gamma=0.05,
+    ),
+}
