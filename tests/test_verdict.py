@@ -1,0 +1,171 @@
+"""Laws of the one rule: exact tests against enumeration, coverage of the intervals, and cases whose answer is known."""
+
+import math
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binom, binomtest
+
+from rdc.runs.verdict import OUTCOMES, Comparison, agresti_min, decide, decide_all, newcombe
+
+outcomes = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
+
+
+def split(pairs: list[tuple[bool, bool]]) -> tuple[list[bool], list[bool]]:
+    return [a for a, _ in pairs], [b for _, b in pairs]
+
+
+@given(outcomes)
+def test_exchanging_the_two_turns_the_verdict_round(pairs: list[tuple[bool, bool]]) -> None:
+    a, b = split(pairs)
+    one, other = decide(a, b), decide(b, a)
+    turned = {"holds": "does not hold", "does not hold": "holds"}
+    assert other.outcome == turned.get(one.outcome, one.outcome)
+    assert math.isclose(one.p, other.p) and math.isclose(one.value, -other.value, abs_tol=1e-12)
+    assert all(math.isclose(x, -y, abs_tol=1e-12) for x, y in zip(one.interval, reversed(other.interval), strict=True))
+
+
+@given(outcomes)
+def test_the_p_value_is_that_of_a_sign_test_by_enumeration(pairs: list[tuple[bool, bool]]) -> None:
+    a, b = split(pairs)
+    won, lost = sum(x and not y for x, y in pairs), sum(y and not x for x, y in pairs)
+    m = won + lost
+    each = [math.comb(m, k) / 2**m for k in range(m + 1)]
+    wanted = min(1.0, sum(q for q in each if q <= each[won] * (1 + 1e-9)))
+    assert math.isclose(decide(a, b).p, wanted, rel_tol=1e-9)
+    assert decide(a, b).outcome == ("not decided" if wanted >= 0.05 else "holds" if won > lost else "does not hold")
+
+
+@pytest.mark.parametrize("disagree", [0.05, 0.2, 0.5])
+def test_two_equal_defences_are_told_apart_at_most_at_the_level(disagree: float) -> None:
+    n, wrong = 48, 0.0
+    for m in range(n + 1):
+        for won in range(m + 1):
+            if binomtest(won, m).pvalue < 0.05 if m else False:
+                wrong += binom.pmf(m, n, disagree) * binom.pmf(won, m, 0.5)
+    assert 0 < wrong <= 0.05
+
+
+@pytest.mark.parametrize(("n", "only_a", "only_b"), [(40, 0.2, 0.05), (96, 0.3, 0.1), (40, 0.1, 0.1), (20, 0.5, 0.02)])
+def test_the_paired_interval_covers(n: int, only_a: float, only_b: float) -> None:
+    covered = 0.0
+    for i in range(n + 1):
+        for j in range(n + 1 - i):
+            low, high = agresti_min(i, j, n)
+            if low <= only_a - only_b <= high:
+                rest = n - i - j
+                log = math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(j + 1) - math.lgamma(rest + 1)
+                covered += math.exp(log + i * math.log(only_a) + j * math.log(only_b) + rest * math.log(1 - only_a - only_b))
+    assert 0.93 < covered < 0.99
+
+
+@pytest.mark.parametrize(("p", "q", "n", "m"), [(0.3, 0.1, 32, 48), (0.9, 0.7, 32, 32), (0.5, 0.5, 24, 96)])
+def test_the_unpaired_interval_covers(p: float, q: float, n: int, m: int) -> None:
+    covered = 0.0
+    for i, j in product(range(n + 1), range(m + 1)):
+        low, high = newcombe(i, n, j, m)
+        covered += (low <= p - q <= high) * binom.pmf(i, n, p) * binom.pmf(j, m, q)
+    assert 0.93 < covered < 0.985
+
+
+def paired(both: int, only_a: int, only_b: int, neither: int) -> tuple[list[bool], list[bool]]:
+    """Outcomes from the four counts."""
+    pairs = [(True, True)] * both + [(True, False)] * only_a + [(False, True)] * only_b + [(False, False)] * neither
+    return split(pairs)
+
+
+def test_cases_whose_answer_is_known() -> None:
+    n512 = paired(117, 127, 3, 265)  # two defences under the same attack, 127 right for one only, 3 for the other
+    assert decide(*n512).outcome == "holds" and decide(*n512).p < 1e-30
+    assert decide(*paired(10, 5, 5, 28)).outcome == "not decided"
+    assert decide(*paired(20, 0, 0, 76), equal=0.05).outcome == "holds"  # the same images: equal within 5 %
+    assert decide(*paired(5, 1, 0, 6), equal=0.05).outcome == "not decided"  # too few images to say so
+    assert decide(*paired(0, 30, 0, 18), equal=0.05).outcome == "does not hold"
+
+
+def test_an_effect_can_be_refuted_at_its_size_though_zero_is_not_excluded() -> None:
+    found = decide((15, 32), (16, 32), effect=0.69)  # claimed: 2 % against 72 %
+    assert found.outcome == "refuted" and found.interval[0] < 0 < found.interval[1] < 0.69
+    assert decide((15, 32), (16, 32), effect=0.1).outcome == "not decided"
+
+
+def test_a_rate_against_a_bound() -> None:
+    assert decide((30, 32), bound=0.72).outcome == "holds"
+    assert decide((15, 32), bound=0.72).outcome == "does not hold"
+    assert decide((23, 32), bound=0.72).outcome == "not decided"
+    low, high = decide((0, 10), bound=0.5).interval
+    assert low == 0 and math.isclose(high, 1 - 0.025**0.1)
+
+
+def test_an_attack_that_breaks_nothing_decides_nothing() -> None:
+    a, b = paired(10, 20, 0, 0)
+    assert decide(a, b, broken=1).outcome == "holds"
+    assert decide(a, b, broken=0).outcome == "not decided" and "nothing" in decide(a, b, broken=0).reason
+
+
+def comparison(won: int, lost: int, n: int = 60) -> Comparison:
+    return Comparison(*paired(0, won, lost, n - won - lost))
+
+
+def test_comparisons_of_a_claim_are_corrected_together() -> None:
+    """p = 0.0039, 0.031 and 0.25: Holm keeps the first at 0.05 / 3 and not the second, though each is below 0.05 alone."""
+    parts = [comparison(9, 0), comparison(6, 0), comparison(3, 0)]
+    whole, each = decide_all(parts)
+    assert [v.outcome for v in each] == ["holds", "not decided", "not decided"] and whole.outcome == "not decided"
+    assert decide_all([comparison(12, 0), comparison(0, 12), comparison(1, 1)])[0].outcome == "does not hold"
+    assert decide_all([comparison(12, 0)] * 3)[0].outcome == "holds"
+    alone, _ = decide_all(parts[:1])
+    assert alone.p == decide(parts[0].a, parts[0].b).p
+
+
+@given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=6), st.randoms())
+def test_the_order_of_the_comparisons_does_not_matter(numbers: list[tuple[int, int]], random: object) -> None:
+    parts = [comparison(*pair) for pair in numbers]
+    whole, each = decide_all(parts)
+    shuffled = list(range(len(parts)))
+    random.shuffle(shuffled)
+    again, other = decide_all([parts[i] for i in shuffled])
+    assert again.outcome == whole.outcome and whole.outcome in OUTCOMES
+    assert sorted(v.outcome for v in other) == sorted(v.outcome for v in each)
+
+
+def test_a_family_of_true_hypotheses_is_contradicted_at_most_at_the_level() -> None:
+    """Two comparisons without any difference, of 10 discordant images each, by enumeration."""
+    wrong = 0.0
+    for i, j in product(range(11), repeat=2):
+        _, each = decide_all([comparison(i, 10 - i), comparison(j, 10 - j)])
+        wrong += binom.pmf(i, 10, 0.5) * binom.pmf(j, 10, 0.5) * any(v.outcome != "not decided" for v in each)
+    assert 0 < wrong <= 0.05
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "options", "word"),
+    [
+        ([True], [True, False], {}, "same images"),
+        ([], [], {}, "n >= 1"),
+        ((5, 4), (1, 4), {}, "0 <= k <= n"),
+        ((1, 4), [True], {}, "both"),
+        ((1, 4), None, {}, "bound"),
+        ((1, 4), (2, 4), {"equal": 0.0}, "positive"),
+        ((1, 4), (2, 4), {"equal": 0.1, "bound": 0.2}, "without"),
+    ],
+)
+def test_what_cannot_be_compared_is_named(a: object, b: object, options: dict[str, float], word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        decide(a, b, **options)
+
+
+def test_a_claim_needs_a_comparison() -> None:
+    with pytest.raises(ValueError, match="needs a comparison"):
+        decide_all([])
+
+
+@given(st.integers(0, 40), st.floats(0.05, 0.95))
+def test_where_the_interval_decides_p_is_the_level_at_which_it_begins_to(k: int, bound: float) -> None:
+    found = decide((k, 40), bound=bound)
+    assert 0 < found.p <= 1 and (found.p < 0.05) == (found.outcome != "not decided")
+    if 1e-9 < found.p < 0.99:
+        assert decide((k, 40), bound=bound, level=1.01 * found.p).outcome != "not decided"
+        assert decide((k, 40), bound=bound, level=0.99 * found.p).outcome == "not decided"
