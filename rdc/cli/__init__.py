@@ -8,7 +8,8 @@ from collections.abc import Callable
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes
 from tyro.extras import subcommand_cli_from_dict
 
-from rdc.cli.attack import accuracy_command, attack_command, audit_command
+from rdc.cli.attack import accuracy_command, attack_command
+from rdc.cli.audit import audit_command
 from rdc.cli.certify import certify_command
 from rdc.cli.notebook import run_command
 from rdc.cli.train import train_command

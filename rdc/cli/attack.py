@@ -1,8 +1,7 @@
-"""The commands ``rdc accuracy``, ``rdc attack`` and ``rdc audit``: how often a classifier is right, and under attack."""
+"""The commands ``rdc accuracy`` and ``rdc attack``: how often a classifier is right, and under attack."""
 
-__all__ = ["RADII", "STANDARD", "accuracy_command", "attack_command", "audit_command"]
+__all__ = ["RADII", "STANDARD", "accuracy_command", "attack_command"]
 
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -135,40 +134,6 @@ def attack_command(
     for name, value in found.items():
         print(f"{'attacked' if name == protocol else '        '} {value}  ({name}; {text})")
     print(f"{time.perf_counter() - start:.1f} s")
-
-
-def audit_command(
-    model: Model = "fashion-mini",
-    data: Data = "fashion-mini",
-    norm: Literal["Linf", "L2"] = "Linf",
-    eps: Annotated[str | None, arg(help="Radius in units of images in [0, 1]; by default 8/255 for Linf, 0.5 for L2.")] = None,
-    n: Count = 8,
-    steps: Annotated[int, arg(help="Gradient steps of the audited attack.")] = 20,
-    eot: Annotated[int, arg(help="Gradients averaged at each step.")] = 1,
-    queries: Annotated[int, arg(help="Queries of the black-box attacks.")] = 100,
-    levels: Levels = 16,
-    draws: Annotated[int, arg(help="Noise draws per level.")] = 1,
-    noise: Noise = "shared",
-    seed: int = 0,
-    device: Device = "auto",
-    quiet: Quiet = False,
-) -> None:
-    """Audit the PGD attack on a diffusion classifier: is its number to be believed? Exit code 1 if a check fails.
-
-    For example:
-      rdc audit --model fashion-mini --n 4 --levels 8
-      rdc audit --model optimal --data digits --eps 0.1 --n 10
-    """
-    from rdc.evaluate.audit import audit
-
-    radius, place = parse_eps(RADII[norm] if eps is None else eps), pick_device(device)
-    classifier, (x, y) = make_classifier(model, data, levels, draws, seed, place, noise), first_images(data, n)
-    report = audit(
-        classifier, x.to(place), y.to(place), norm, radius, steps, eot=eot, queries=queries, seed=seed, quiet=quiet
-    )  # fmt: skip
-    print(report)
-    print("no check failed" if report.ok else "a check failed: do not quote the number before you know why")
-    sys.exit(0 if report.ok else 1)
 
 
 def attack_options(attack: str, norm: str | None, eps: str | None, given: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:

@@ -1,0 +1,57 @@
+"""The command ``rdc audit``: is the robust accuracy that an attack measures to be believed?"""
+
+__all__ = ["audit_command"]
+
+import sys
+from typing import Annotated, Literal
+
+from tyro.conf import arg
+
+from rdc.cli.attack import RADII
+from rdc.cli.options import (
+    Count,
+    Data,
+    Device,
+    Levels,
+    Model,
+    Noise,
+    Quiet,
+    first_images,
+    make_classifier,
+    parse_eps,
+    pick_device,
+)
+
+
+def audit_command(
+    model: Model = "fashion-mini",
+    data: Data = "fashion-mini",
+    norm: Literal["Linf", "L2"] = "Linf",
+    eps: Annotated[str | None, arg(help="Radius in units of images in [0, 1]; by default 8/255 for Linf, 0.5 for L2.")] = None,
+    n: Count = 8,
+    steps: Annotated[int, arg(help="Gradient steps of the audited attack.")] = 20,
+    eot: Annotated[int, arg(help="Gradients averaged at each step.")] = 1,
+    queries: Annotated[int, arg(help="Queries of the black-box attacks.")] = 100,
+    levels: Levels = 16,
+    draws: Annotated[int, arg(help="Noise draws per level.")] = 1,
+    noise: Noise = "shared",
+    seed: int = 0,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Audit the PGD attack on a diffusion classifier: is its number to be believed? Exit code 1 if a check fails.
+
+    For example:
+      rdc audit --model fashion-mini --n 4 --levels 8
+      rdc audit --model optimal --data digits --eps 0.1 --n 10
+    """
+    from rdc.evaluate.audit import audit
+
+    radius, place = parse_eps(RADII[norm] if eps is None else eps), pick_device(device)
+    classifier, (x, y) = make_classifier(model, data, levels, draws, seed, place, noise), first_images(data, n)
+    report = audit(
+        classifier, x.to(place), y.to(place), norm, radius, steps, eot=eot, queries=queries, seed=seed, quiet=quiet
+    )  # fmt: skip
+    print(report)
+    print("no check failed" if report.ok else "a check failed: do not quote the number before you know why")
+    sys.exit(0 if report.ok else 1)
