@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from rdc.evaluate import Accuracy
+from rdc.runs.statistics import Accuracy
 
 
 def style() -> None:

@@ -102,7 +102,7 @@ def levels(
     if not 0 < low < high:
         raise ValueError(f"the range of sigma is empty: sigma_min {low}, sigma_max {high}")
     placement = placement or {"edm": "quantile", "edm-released": "linear", "elbo": "log"}[kind]
-    u = (torch.arange(count, dtype=torch.float64) + (0.0 if released else 0.5)) / count
+    u = (torch.arange(count, dtype=torch.float64, device="cpu") + (0.0 if released else 0.5)) / count
     sigma, step = _place(placement, low, high, u)
     return Levels(sigma, DENSITIES[kind](sigma) * step / count)
 
@@ -137,7 +137,7 @@ def _place(placement: str, low: float, high: float, u: Tensor) -> tuple[Tensor, 
         sigma = low * (high / low) ** u
         return sigma, sigma * math.log(high / low)
     if placement == "quantile":
-        ends = torch.special.ndtr((torch.tensor([low, high], dtype=torch.float64).log() - P_MEAN) / P_STD)
+        ends = torch.special.ndtr((torch.tensor([low, high], dtype=torch.float64, device="cpu").log() - P_MEAN) / P_STD)
         sigma = (P_MEAN + P_STD * torch.special.ndtri(ends[0] + (ends[1] - ends[0]) * u.clamp(min=1e-12))).exp()
         return sigma, (ends[1] - ends[0]) / log_normal(sigma)
     raise ValueError(f"unknown placement {placement!r}; there are linear, log, quantile")
@@ -154,7 +154,7 @@ def chain_levels(sigma: Tensor, rule: str = "chain", tail: bool = False) -> Leve
             :math:`-1 / (2 \sigma^2)`, which uses all T + 1 nodes.
         tail: Whether to add :math:`1 / (2 \sigma_T^2)` to the last weight, for the part of the integral beyond the grid.
     """
-    sigma = torch.as_tensor(sigma, dtype=torch.float64)
+    sigma = sigma.to(torch.float64)
     if len(sigma) < 2 or not bool((sigma.diff() > 0).all()):
         raise ValueError("a grid of noise levels must have at least two increasing entries")
     step = 0.5 * (sigma[:-1] ** -2 - sigma[1:] ** -2)
@@ -175,7 +175,7 @@ def chain_levels(sigma: Tensor, rule: str = "chain", tail: bool = False) -> Leve
 
 def vp_alphas(steps: int = 1000, beta_min: float = 1e-4, beta_max: float = 2e-2) -> Float64[Tensor, " t"]:
     r"""Cumulative :math:`\alpha_t = \prod_{s \le t} (1 - \beta_s)`, t = 1...T, of the linear schedule of Ho et al. (2020)."""
-    return torch.cumprod(1 - torch.linspace(beta_min, beta_max, steps, dtype=torch.float64), dim=0)
+    return torch.cumprod(1 - torch.linspace(beta_min, beta_max, steps, dtype=torch.float64, device="cpu"), dim=0)
 
 
 def vp_weights(alpha: Tensor, which: str) -> Tensor:
@@ -209,9 +209,9 @@ def _vp_levels(kind: str, count: int, placement: str) -> Levels:
     if count > len(alpha):
         raise ValueError(f"the VP schedule has {len(alpha)} steps, cannot take {count}")
     if placement == "uniform":
-        steps = (torch.arange(1, count + 1) * len(alpha)).div(count, rounding_mode="floor") - 1
+        steps = (torch.arange(1, count + 1, device="cpu") * len(alpha)).div(count, rounding_mode="floor") - 1
     elif placement == "first":
-        steps = torch.arange(count)
+        steps = torch.arange(count, device="cpu")
     else:
         raise ValueError(f"unknown placement {placement!r} of VP steps; there are uniform, first")
     sigma = alpha_to_sigma(alpha)[steps]

@@ -56,7 +56,7 @@ def compression_rate(
     check_eps(norm, eps)
     if draws < 1 or eps == 0:
         raise ValueError(f"draws and eps must be positive, got {draws} and {eps:g}")
-    counters, same, found = moving_counters(process, x, seed), torch.zeros(len(x), dtype=torch.int64), []
+    counters, same, found = moving_counters(process, x, seed), torch.zeros(len(x), dtype=torch.int64, device=x.device), []
     for r in range(draws):
         other = random_start(x, norm, eps, same, seed, r) if x_other is None else x_other
         run = pinned(process, counters, seed, "compression", r)

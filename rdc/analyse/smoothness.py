@@ -103,7 +103,7 @@ def gradient_lipschitz(
     check_eps(norm, eps)
     if draws < 1 or eps == 0:
         raise ValueError(f"draws and eps must be positive, got {draws} and {eps:g}")
-    same = torch.zeros(len(x), dtype=torch.int64)
+    same = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     others = [random_start(x, norm, eps, same, seed, r) for r in range(draws)]
     first, *rest = gradients_along(model, torch.stack([x.detach(), *others]), y, loss, eot, seed)
     pairs = zip(others, rest, strict=True)

@@ -49,7 +49,7 @@ def project(x_adv: Float[Tensor, "n c h w"], x: Float[Tensor, "n c h w"], norm: 
 
 def round_down(eps: float, dtype: torch.dtype) -> float:
     """The largest number of a dtype that is not above ``eps``: 8/255 in float32 would be a little more than 8/255."""
-    nearest = torch.tensor(eps, dtype=dtype)
+    nearest = torch.tensor(eps, dtype=dtype, device="cpu")
     return float(nearest if float(nearest) <= eps else torch.nextafter(nearest, torch.zeros_like(nearest)))
 
 
@@ -75,8 +75,8 @@ def random_start(x: Float[Tensor, "n c h w"], norm: str, eps: float, index: Tens
     """
     streams = [generator("start", *key, int(i)) for i in index]
     if norm == "Linf":
-        noise = torch.stack([2 * torch.rand(x.shape[1:], generator=g) - 1 for g in streams])
+        noise = torch.stack([2 * torch.rand(x.shape[1:], generator=g, dtype=torch.float32, device="cpu") - 1 for g in streams])
         return project(x + eps * noise.to(x), x, norm, eps)
-    noise = torch.stack([torch.randn(x.shape[1:], generator=g) for g in streams]).to(x)
-    radius = torch.stack([torch.rand((), generator=g) for g in streams]).to(x).reshape(-1, 1, 1, 1)
+    noise = torch.stack([torch.randn(x.shape[1:], generator=g, dtype=torch.float32, device="cpu") for g in streams]).to(x)
+    radius = torch.stack([torch.rand((1, 1, 1), generator=g, dtype=torch.float32, device="cpu") for g in streams]).to(x)
     return project(x + eps * radius * ascend(noise, norm), x, norm, eps)

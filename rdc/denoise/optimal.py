@@ -92,7 +92,7 @@ class OptimalDenoiser(nn.Module):
         exponents = -self.distances(z) / (2 * expand_sigma(sigma, z).flatten()[:, None] ** 2)
         if label is not None:
             classes = torch.arange(self.num_classes, device=z.device).repeat_interleave(
-                torch.tensor(self.counts, device=z.device)
+                torch.tensor(self.counts, dtype=torch.int64, device=z.device)
             )
             other = (classes[None] != label[:, None]) & (label[:, None] >= 0)
             exponents = exponents.masked_fill(other, -math.inf)

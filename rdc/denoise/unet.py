@@ -143,7 +143,7 @@ class UNet(nn.Module):
         e = torch.cat([angle.sin(), angle.cos()], dim=1).to(dtype)
         if self.map_label is not None:
             k = self.config.label_dim
-            label = torch.zeros(len(noise), k, device=noise.device) if label is None else label
+            label = torch.zeros(len(noise), k, dtype=dtype, device=noise.device) if label is None else label
             e = e + self.map_label((label * math.sqrt(k)).to(dtype))
         return F.silu(self.map_layer1(F.silu(self.map_layer0(e))))
 

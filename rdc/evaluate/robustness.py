@@ -21,13 +21,11 @@ References:
 __all__ = ["PROTOCOLS", "Accuracy", "accuracy", "attack_table", "predict", "protocols", "read_rows", "robust_accuracy"]
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
-from scipy.stats import binomtest
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -37,32 +35,9 @@ from rdc.evaluate.protocols import PROTOCOLS, Judge, Row, Verdict, together
 from rdc.randomness import randomness
 from rdc.runs.rowfile import fill
 from rdc.runs.rowfile import read_rows as read_rows
+from rdc.runs.statistics import Accuracy as Accuracy
 
 DRAWS = 20  # fresh verdicts about an image of a randomised model
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """``correct`` of ``n`` images, the fraction ``value``, and its Wilson 95 % interval ``[low, high]``.
-
-    >>> print(Accuracy.of(90, 100))
-    90/100 = 90.0 % [82.6, 94.5]
-    """
-
-    correct: int
-    n: int
-    value: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, correct: int, n: int) -> "Accuracy":
-        """From counts."""
-        interval = binomtest(correct, n).proportion_ci(0.95, method="wilson")
-        return cls(correct, n, correct / n, float(interval.low), float(interval.high))
-
-    def __str__(self) -> str:
-        return f"{self.correct}/{self.n} = {100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
 
 
 def predict(model: nn.Module, x: Float[Tensor, "n c h w"], batch: int = 64, quiet: bool = True) -> Int64[Tensor, " n"]:

@@ -43,7 +43,7 @@ from scipy.stats import t as student
 from torch import Tensor, nn
 
 from rdc.evaluate import Accuracy, predict
-from rdc.rng import generator
+from rdc.rng import randint
 
 
 @dataclass(frozen=True)
@@ -161,9 +161,10 @@ def bootstrap(statistic: Callable[..., float], *sets: Tensor, repeats: int = 200
     value = float(statistic(*sets))
     again = []
     for r in range(repeats):
-        draws = [torch.randint(len(s), (len(s),), generator=generator(seed, "bootstrap", i, r)) for i, s in enumerate(sets)]
+        draws = [randint(len(s), (len(s),), seed, "bootstrap", i, r) for i, s in enumerate(sets)]
         again.append(float(statistic(*(s[draw.to(s.device)] for s, draw in zip(sets, draws, strict=True)))))
-    ends = torch.tensor(again, dtype=torch.float64).quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2]).double())
+    found = torch.tensor(again, dtype=torch.float64, device="cpu")
+    ends = [found.quantile((1 - level) / 2), found.quantile((1 + level) / 2)]
     return Interval(value, 2 * value - float(ends[1]), 2 * value - float(ends[0]), repeats)
 
 
@@ -175,6 +176,6 @@ def repeated(values: Sequence[float], level: float = 0.95) -> Interval:
     """
     if len(values) < 2:
         raise ValueError(f"an interval needs at least two repetitions, got {len(values)}")
-    data = torch.tensor(list(values), dtype=torch.float64)
+    data = torch.tensor(list(values), dtype=torch.float64, device="cpu")
     half = float(student.ppf((1 + level) / 2, len(data) - 1)) * float(data.std()) / math.sqrt(len(data))
     return Interval(float(data.mean()), float(data.mean()) - half, float(data.mean()) + half, len(data))

@@ -27,7 +27,7 @@ def edm_path(count: int = 25, sigma_min: float = 0.02, sigma_max: float = 80.0, 
     """
     if count < 2 or not 0 < sigma_min < sigma_max:
         raise ValueError(f"a path needs count >= 2 and 0 < sigma_min < sigma_max, got {count}, {sigma_min}, {sigma_max}")
-    part = torch.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), count, dtype=torch.float64) ** rho
+    part = torch.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), count, dtype=torch.float64, device="cpu") ** rho
     return torch.cat([part, part.new_zeros(1)])
 
 
@@ -40,7 +40,7 @@ def vp_path(count: int = 250) -> Float64[Tensor, " t"]:
     sigma = alpha_to_sigma(vp_alphas())
     if not 2 <= count <= len(sigma):
         raise ValueError(f"count must be between 2 and {len(sigma)}, got {count}")
-    steps = torch.linspace(len(sigma) - 1, 0, count, dtype=torch.float64).round().long()
+    steps = torch.linspace(len(sigma) - 1, 0, count, dtype=torch.float64, device="cpu").round().long()
     return torch.cat([sigma[steps], sigma.new_zeros(1)])
 
 

@@ -152,13 +152,14 @@ def level_table(
     eps = torch.stack([randn(tuple(z.shape[1:]), seed, "held out", i, like=z) for i in range(len(z))])
     for sigma in levels:
         loss, clean, attacked = 0.0, 0, 0
+        at = torch.tensor(sigma, dtype=z.dtype, device=z.device)
         for noisy, label in zip((z + sigma * eps).split(batch), y.split(batch), strict=True):
             with torch.no_grad():
-                logits = classifier(noisy, torch.tensor(sigma))
+                logits = classifier(noisy, at)
                 loss += float(F.cross_entropy(logits, label, reduction="sum"))
                 clean += int((logits.argmax(dim=1) == label).sum())
             found = perturb(classifier, noisy, sigma, label, threat)
             with torch.no_grad():
-                attacked += int((classifier(found, torch.tensor(sigma)).argmax(dim=1) == label).sum())
+                attacked += int((classifier(found, at).argmax(dim=1) == label).sum())
         rows.append({"sigma": sigma, "loss": round(loss / len(y), 6), "n": len(y), "clean": clean, "adversarial": attacked})
     return rows

@@ -93,7 +93,8 @@ def plain(value: Any, above: tuple[int, ...] = ()) -> Any:
 
 def _weights(model: nn.Module) -> dict[str, str]:
     tensors = [*model.parameters(), *model.buffers()]
-    return {"tensors": f"{len(tensors)} {digest(torch.empty(0), *tensors)}"} if tensors else {}
+    empty = torch.empty(0, dtype=torch.float32, device="cpu")  # the hash of a record starts with it
+    return {"tensors": f"{len(tensors)} {digest(empty, *tensors)}"} if tensors else {}
 
 
 def _module(model: nn.Module, above: tuple[int, ...]) -> dict[str, Any]:

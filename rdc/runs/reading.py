@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rdc.evaluate import Accuracy
 from rdc.runs.record import read_record
+from rdc.runs.statistics import Accuracy
 
 Row = dict[str, Any]
 
