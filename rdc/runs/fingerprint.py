@@ -11,18 +11,14 @@ import hashlib
 import inspect
 import json
 import math
-import random
 import types
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-
-from rdc.rng import generator
 
 #: Names of attributes and options that do not decide numbers.
 IGNORED = frozenset({"calls", "chunk", "batch", "batch_size", "quiet", *vars(nn.Module())})

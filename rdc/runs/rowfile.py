@@ -1,4 +1,5 @@
-"""A file of rows that grows by one complete line at a time: a kill loses the row in flight (:mod:`rdc.runs.workers`: of each worker).
+"""A file of rows that grows by one complete line at a time: a kill loses the row in flight (each
+worker's: :mod:`rdc.runs.workers`).
 
 The first line is ``{"config": {...}}``, what decides the numbers; then comes one JSON object per line, each with its own
 ``index``. A line is appended by one ``write`` and flushed to disk. A last line that was torn by a kill or a crash is cut when

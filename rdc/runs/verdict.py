@@ -1,16 +1,17 @@
 r"""The one rule by which a claim is decided, and nothing else decides one.
 
-A claim compares two rates on the *same* images (paired), two rates on different images, or a rate with a bound. With the difference
-:math:`d` that is claimed to be positive, and its interval at the level :math:`1 - \alpha`:
+A claim compares two rates on the *same* images (paired), two rates on different images, or a rate with a bound. With the
+difference :math:`d` that is claimed to be positive, and its interval at the level :math:`1 - \alpha`:
 
-| *holds*          the exact test rejects :math:`d \le 0` in favour of the claim, two-sided :math:`p < \alpha`; with a ``bound`` the
-                   whole interval lies above it; with ``equal`` it lies within :math:`\pm` that margin
+| *holds*          the exact test rejects :math:`d \le 0` in favour of the claim, two-sided :math:`p < \alpha`; with a ``bound``
+                   the whole interval lies above it; with ``equal`` it lies within :math:`\pm` that margin
 | *does not hold*  the same on the other side: the opposite is significant; with ``equal`` the whole interval lies outside
 | *refuted*        neither, but the claimed size ``effect`` lies beyond the interval: there may be an effect, not this one
 | *not decided*    the rest, and every comparison whose attack broke nothing
 
-The tests: McNemar's exact test (a sign test of the images on which the two differ), and Fisher's exact test. The intervals: Agresti and Min's for paired differences, Newcombe's hybrid score for unpaired ones, and Clopper and
-Pearson's for a rate. Several comparisons of one claim are corrected together by Holm (:func:`decide_all`), tests and intervals alike.
+The tests: McNemar's exact test (a sign test of the images on which the two differ), and Fisher's exact test. The intervals:
+Agresti and Min's for paired differences, Newcombe's hybrid score for unpaired ones, and Clopper and Pearson's for a rate.
+Several comparisons of one claim are corrected together by Holm (:func:`decide_all`), tests and intervals alike.
 
 References:
     | Note on the sampling error of the difference between correlated proportions (McNemar, 1947)
