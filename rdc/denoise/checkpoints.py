@@ -7,23 +7,30 @@ __all__ = ["CheckpointError", "load_denoiser", "read_checkpoint", "write_checkpo
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from rdc.denoise.configuration import from_json
 from rdc.denoise.edm import EDM, EDMConfig, build
 from rdc.denoise.multihead import MultiHead, build_multihead
-from rdc.denoise.unet import UNetConfig
 from rdc.runs.record import write_atomic
 
 ASSETS = Path(__file__).parents[1] / "assets" / "checkpoints"
 #: One network serves the data set and its subset.
 ALIASES = {"fashion": "fashion-mini", "fashion-multihead": "fashion-mini-multihead"}
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+#: What safetensors and json raise on bytes that are no checkpoint.
+MALFORMED = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, MemoryError)
+
+Config = TypeVar("Config")
+Network = TypeVar("Network", bound=torch.nn.Module)
 
 
 class CheckpointError(ValueError):
@@ -46,20 +53,17 @@ def load_denoiser(
         data: If given, the data set that the checkpoint must be for; ``fashion-mini`` is part of ``fashion``.
 
     Raises:
-        CheckpointError: if the file is missing, damaged, not a denoiser, or for another data set.
+        CheckpointError: if the file is missing, damaged, not a denoiser, or for another data set, or if its weights do not
+            fit its configuration or are not finite.
     """
     path = locate(name)
     tensors, meta = read_checkpoint(path, "denoiser")
-    config = parse_config(meta["config"], path)
+    config = parsed(EDMConfig, meta["config"], path)
     if data is not None and config.data.removesuffix("-mini") != data.removesuffix("-mini"):
         raise CheckpointError(
             f"{path} is a denoiser for data set {config.data!r}, not {data!r}; train one with 'rdc train denoiser'"
         )
-    denoiser = build_multihead(config) if config.multihead else build(config)
-    try:
-        denoiser.model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path} does not fit its own configuration: {str(error).splitlines()[-1].strip()}") from error
+    denoiser = filled(lambda: build_multihead(config) if config.multihead else build(config), tensors, path)
     return denoiser.to(device=device, dtype=dtype).eval().requires_grad_(False)
 
 
@@ -87,37 +91,75 @@ def save_denoiser(path: Path, denoiser: EDM | MultiHead, tensors: dict[str, Tens
     write_checkpoint(path, tensors, kind="denoiser", config=asdict(denoiser.config), **info)
 
 
-def parse_config(config: dict[str, Any], path: Path) -> EDMConfig:
-    """The configuration of a denoiser from the JSON header of its checkpoint."""
+def filled(make: Callable[[], Network], tensors: dict[str, Tensor], path: Path) -> Network:
+    """Return the network that ``make`` builds, its attribute ``model`` filled with ``tensors``.
+
+    It is built without memory first, so that a header that lies about its size costs nothing.
+
+    Raises:
+        CheckpointError: if no network can be built; if a tensor is missing, left over, or of another shape or type; if a
+            weight is NaN or infinite.
+    """
     try:
-        unets = {key: config[key] for key in ("unet", "branch") if config.get(key)}
-        parsed = {
-            key: UNetConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in u.items()}) for key, u in unets.items()
-        }
-        return EDMConfig(**{**config, **parsed})
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} has a configuration that this version does not know: {error}") from error
+        with torch.device("meta"):
+            wanted = make().get_submodule("model").state_dict()
+    except (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError) as error:
+        raise CheckpointError(f"{path} has a configuration of which no network can be built: {one_line(error)}") from error
+    misfit = f"{path} does not fit its own configuration: the tensor"
+    if names := sorted(wanted.keys() ^ tensors.keys()):
+        raise CheckpointError(
+            f"{misfit} {names[0]} is {'left over' if names[0] in tensors else 'missing'}, of {len(names)} in all"
+        )
+    for name, tensor in tensors.items():
+        want = wanted[name]
+        if tensor.shape != want.shape or (tensor.dtype not in FLOATS if want.dtype in FLOATS else tensor.dtype != want.dtype):
+            given, due = (f"{tuple(t.shape)} {t.dtype}" for t in (tensor, want))
+            raise CheckpointError(f"{misfit} {name} is {given}, not {due}")
+        if not bool(torch.isfinite(tensor.to(want.dtype)).all()):
+            raise CheckpointError(f"{path} holds weights that are NaN or infinite, in {name}; restore it or train again")
+    network = make()
+    network.get_submodule("model").load_state_dict(tensors)
+    return network
 
 
-def parse_unet(config: dict[str, Any]) -> UNetConfig:
-    """The configuration of a network; JSON has lists where it has tuples."""
-    return UNetConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()})
+def parsed(kind: type[Config], stored: Any, path: Path) -> Config:
+    """Return a configuration from the JSON header of a checkpoint (:func:`rdc.denoise.configuration.from_json`).
+
+    Raises:
+        CheckpointError: if a field is unknown, or of another type or range.
+    """
+    try:
+        return from_json(kind, stored)
+    except ValueError as error:
+        raise CheckpointError(f"{path} has a configuration that this version does not know: {one_line(error)}") from error
+
+
+def one_line(error: BaseException) -> str:
+    """Return the last line of an error's message."""
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__
 
 
 def read_checkpoint(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and header of a checkpoint of a given kind, after checking its hash.
+    """Return tensors and header of a checkpoint of a given kind, after checking its hash.
 
     The file is read once, so that one that is replaced meanwhile is the old or the new one.
+
+    Raises:
+        CheckpointError: if the file is missing, unreadable or damaged, or of another kind.
     """
-    if not path.exists():
-        raise CheckpointError(f"no checkpoint {path}; the shipped ones are {', '.join(shipped())}")
     try:
+        if not path.exists():
+            raise CheckpointError(f"no checkpoint {path}; the shipped ones are {', '.join(shipped())}")
         data = path.read_bytes()
         tensors = load(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        meta = json.loads(header.get("__metadata__", {}).get("rdc", "{}"))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a readable checkpoint ({error}); restore it or train again") from error
+        meta = json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["rdc"])
+    except CheckpointError:
+        raise
+    except (*MALFORMED, RecursionError) as error:
+        raise CheckpointError(f"{path} is not a readable checkpoint ({one_line(error)}); restore it or train again") from error
+    if not isinstance(meta, dict) or not isinstance(meta.get("config"), dict) or not isinstance(meta.get("tensors_sha256"), str):
+        raise CheckpointError(f"{path} is not a readable checkpoint (its header lacks config or tensors_sha256); train again")
     if meta.get("kind") != kind:
         raise CheckpointError(f"{path} holds {meta.get('kind') or 'something else'}, not a {kind}")
     if meta["tensors_sha256"] != tensors_sha256(tensors):

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from rdc.denoise.base import expand_sigma
 from rdc.denoise.unet import UNet, UNetConfig
+from rdc.quantities import number
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,9 @@ class EDMConfig:
     sigma_data: float = 0.5
     data: str = ""
     branch: UNetConfig | None = None
+
+    def __post_init__(self) -> None:
+        number(self.sigma_data, "sigma_data", low=0, strict=True)
 
     @property
     def multihead(self) -> bool:

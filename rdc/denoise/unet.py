@@ -28,6 +28,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+MOST_BLOCKS = 1000
+
 
 @dataclass(frozen=True)
 class UNetConfig:
@@ -43,6 +45,13 @@ class UNetConfig:
     augment_dim: int = 0
     patch: int = 1
     heads: int = 1
+
+    def __post_init__(self) -> None:
+        sizes = [self.resolution, self.channels, self.num_blocks, self.patch, self.heads, *self.channel_mult]
+        if min(sizes) < 1 or min(self.label_dim, self.augment_dim) < 0 or self.model_channels < 4 or not self.channel_mult:
+            raise ValueError(f"the sizes of a network must be positive, and model_channels at least 4, got {self}")
+        if self.num_blocks > MOST_BLOCKS:
+            raise ValueError(f"a network has at most {MOST_BLOCKS} blocks a level, got {self.num_blocks}")
 
 
 class UNet(nn.Module):

@@ -42,7 +42,7 @@ from torch import Tensor, nn
 
 from rdc.data import check_images
 from rdc.denoise.base import expand_sigma, to_model
-from rdc.denoise.checkpoints import ASSETS, CheckpointError, parse_unet, read_checkpoint, write_checkpoint
+from rdc.denoise.checkpoints import ASSETS, CheckpointError, filled, parsed, read_checkpoint, write_checkpoint
 from rdc.denoise.edm import coefficients
 from rdc.denoise.unet import Block, UNet, UNetConfig, linear, norm
 from rdc.rng import randn
@@ -190,15 +190,8 @@ def load_classifier(
         known = ", ".join(shipped_classifiers()) or "none"
         raise CheckpointError(f"unknown classifier {str(name)!r}; there are {known}, or give a .safetensors file")
     tensors, meta = read_checkpoint(path, KIND)
-    try:
-        config = ClassifierConfig(**{**meta["config"], "encoder": parse_unet(meta["config"]["encoder"])})
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} has a configuration that this version does not know: {error}") from error
+    config = parsed(ClassifierConfig, meta["config"], path)
     if data is not None and config.data.removesuffix("-mini") != data.removesuffix("-mini"):
         raise CheckpointError(f"{path} is a classifier for data set {config.data!r}, not {data!r}; choose or train another")
-    classifier = build_classifier(config)
-    try:
-        classifier.model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path} does not fit its own configuration: {str(error).splitlines()[-1].strip()}") from error
+    classifier = filled(lambda: build_classifier(config), tensors, path)
     return classifier.to(device=device, dtype=dtype).eval().requires_grad_(False)
