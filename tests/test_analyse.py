@@ -459,7 +459,7 @@ BAD = {
     "steps": (lambda: ascent_path(MODEL, X, Y, steps=0), "steps must be at least 1, got 0"),
     "draws": (lambda: gradient_lipschitz(MODEL, X, Y, draws=0), "draws and eps must be positive, got 0 and 0.03"),
     "eps": (lambda: compression_rate(lambda x: x, X, eps=0.0), "draws and eps must be positive, got 8 and 0"),
-    "radius": (lambda: gradient_lipschitz(MODEL, X, Y, eps=-1.0), "eps must not be negative, got -1.0"),
+    "radius": (lambda: gradient_lipschitz(MODEL, X, Y, eps=-1.0), "eps must not be negative, got -1"),
     "losses": (lambda: loss_noise(MODEL, X, X, Y, 1), "a standard deviation needs at least two draws, got 1"),
     "shapes": (lambda: loss_noise(MODEL, X, X[:1], Y), "the points have different shapes"),
     "iterations": (lambda: top_singular_value(lambda x: x, X, 0), "iterations must be at least 1, got 0"),

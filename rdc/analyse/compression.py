@@ -21,7 +21,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rdc.analyse.gradients import moving_counters
-from rdc.attack.norms import ascend, check_eps, random_start
+from rdc.attack.budget import budget
+from rdc.attack.norms import ascend, random_start
 from rdc.autograd import value_and_gradient
 from rdc.randomness import owned_randomness
 from rdc.rng import randn
@@ -53,7 +54,7 @@ def compression_rate(
     Raises:
         ValueError: if draws or eps is not positive. The rate is NaN for an image that is its own partner.
     """
-    check_eps(norm, eps)
+    eps = budget(norm, eps).eps
     if draws < 1 or eps == 0:
         raise ValueError(f"draws and eps must be positive, got {draws} and {eps:g}")
     counters, same, found = moving_counters(process, x, seed), torch.zeros(len(x), dtype=torch.int64, device=x.device), []

@@ -40,8 +40,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from rdc.attack.budget import budget
 from rdc.attack.losses import margin
-from rdc.attack.norms import check_eps, norm_of
+from rdc.attack.norms import norm_of
 from rdc.autograd import value_and_gradient
 from rdc.door import logits_of
 from rdc.randomness import owned_randomness
@@ -188,7 +189,7 @@ def linearised_distance(
     shifting the logits does not change it, so models with different losses can be compared: a large gradient of a large margin
     is a small one. Negative for a misclassified image; infinite where the gradient is zero.
     """
-    check_eps(norm, 0.0)
+    budget(norm)
     value, gradient = one_gradient(model, x, y, (seed, "distance"), moving_counters(model, x, seed), margin, eot)
     size = norm_of(gradient.double(), {"Linf": "L1", "L2": "L2"}[norm])
     return (-value.double() / size).to(x.dtype)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from rdc.analyse.gradients import Loss, moving_counters, one_gradient
 from rdc.attack.ascent import ball_step
+from rdc.attack.budget import budget
 from rdc.attack.losses import margin
-from rdc.attack.norms import check_eps, random_start
+from rdc.attack.norms import random_start
 
 
 def straight_path(
@@ -43,9 +44,8 @@ def ascent_path(
 
     ``step_size`` is in image units, by default ``2 eps / steps``.
     """
-    check_eps(norm, eps)
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+    allowed = budget(norm, eps, steps=steps)
+    eps, steps = allowed.eps, allowed.steps
     counters, step, size = moving_counters(model, x, seed), ball_step(x, norm, eps), step_size or 2 * eps / steps
     path = [x.detach()]
     for _ in range(steps):
@@ -100,7 +100,7 @@ def gradient_lipschitz(
 
     All images take the same random numbers.
     """
-    check_eps(norm, eps)
+    eps = budget(norm, eps).eps
     if draws < 1 or eps == 0:
         raise ValueError(f"draws and eps must be positive, got {draws} and {eps:g}")
     same = torch.zeros(len(x), dtype=torch.int64, device=x.device)
