@@ -4,8 +4,11 @@ import gzip
 import hashlib
 import importlib.util
 import inspect
+import io
 import shutil
 import sys
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -143,8 +146,66 @@ def test_unknown_names():
 def test_a_file_with_the_right_hash_that_is_no_idx_file(tmp_path):
     data = b"\x00\x00\x0d\x01" + bytes(8)
     (tmp_path / "a.gz").write_bytes(gzip.compress(data))
-    with pytest.raises(DataError, match=r"a\.gz is not an idx file"):
-        read_idx(tmp_path / "a.gz", hashlib.sha256(data).hexdigest())
+    with pytest.raises(DataError, match=r"a\.gz is damaged or another file: it starts with"):
+        read_idx(tmp_path / "a.gz", hashlib.sha256(data).hexdigest(), (8,))
+
+
+def zeros(count: int) -> bytes:
+    """A gzip stream of ``count`` MiB of zeros: one flushed block, again and again."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    first = packer.compress(bytes(2**20)) + packer.flush(zlib.Z_FULL_FLUSH)
+    again = packer.compress(bytes(2**20)) + packer.flush(zlib.Z_FULL_FLUSH)
+    return first + (count - 1) * again + packer.flush()
+
+
+DIGITS = list(SOURCES["digits"].files)[0]
+HEAD = gzip.decompress((ASSETS / DIGITS).read_bytes())[:16]
+LONGER = np.array([3_000_000, 8, 8], dtype=">u4").tobytes()
+BOMBS = {
+    "zeros": lambda whole: gzip.compress(b"") + zeros(1024),
+    "the right header": lambda whole: gzip.compress(HEAD) + zeros(1024),
+    "a header that promises more": lambda whole: gzip.compress(HEAD[:4] + LONGER) + zeros(1024),
+    "after the whole file": lambda whole: whole + zeros(1024),
+    "many members": lambda whole: gzip.compress(HEAD) + 1024 * gzip.compress(bytes(2**20)),
+    "one byte more": lambda whole: whole + gzip.compress(b"0"),
+    "garbage behind": lambda whole: whole + b"garbage",
+    "one byte less": lambda whole: gzip.compress(gzip.decompress(whole)[:-1]),
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_file_that_unpacks_to_more_is_found_out_in_little_memory(tmp_path, bomb):
+    file = damaged(tmp_path, lambda p: p.write_bytes(BOMBS[bomb](p.read_bytes())))
+    tracemalloc.start()
+    with pytest.raises(DataError) as error:
+        load("digits", "train", folder=tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2e6 and str(file) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_bomb_of_these_tests_is_one():
+    assert len(zeros(1024)) < 2e6
+    with gzip.open(io.BytesIO(zeros(2))) as stream:
+        assert stream.read(2**21) == bytes(2**21)
+
+
+@given(data=st.data())
+def test_any_change_of_the_packed_bytes_is_found_or_leaves_the_images(tmp_path_factory, data):
+    array = np.arange(60, dtype=np.uint8).reshape(5, 3, 4)
+    packed = bytearray(write_idx(array))
+    digest = hashlib.sha256(gzip.decompress(packed)).hexdigest()
+    position = data.draw(st.integers(0, len(packed) - 1))
+    if data.draw(st.booleans()):
+        packed[position] ^= data.draw(st.integers(1, 255))
+    else:
+        packed[position:] = data.draw(st.binary(max_size=40))
+    path = tmp_path_factory.mktemp("idx") / "a.gz"
+    path.write_bytes(packed)
+    try:
+        assert np.array_equal(read_idx(path, digest, array.shape), array)
+    except DataError as error:
+        assert "\n" not in str(error) and str(path) in str(error)
 
 
 FOOLBOX = pytest.mark.skipif(importlib.util.find_spec("foolbox") is None, reason="foolbox is not installed")

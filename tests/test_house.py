@@ -113,8 +113,6 @@ OPEN = {  # files whose calls do not name it all yet: this set shrinks to nothin
     "certify/bridge.py",
     "certify/monte_carlo.py",
     "classify/optimal.py",
-    "cli/options.py",
-    "data.py",
     "defend/broken.py",
     "defend/likelihood.py",
     "early_exit/cascade.py",

@@ -1,13 +1,4 @@
-"""Images and labels: two embedded data sets, and readers for the others.
-
-Files are in the plain ``idx`` format of LeCun's MNIST pages (a header and raw bytes, gzipped) or PNG: no pickle is
-involved, and everything is checked against a SHA-256 before use.
-
-Data sets:
-    | ``digits``        1 797 images of 8x8, the UCI optical digits as shipped by scikit-learn; embedded
-    | ``fashion-mini``  10 000 + 1 000 images of Fashion-MNIST, 28x28; embedded
-    | ``fashion``       all 70 000 images of Fashion-MNIST, from a folder on this machine
-    | ``cifar10-20``    20 test images of CIFAR-10, 3x32x32, from the installed package foolbox: for smoke tests
+"""The data sets, and where their files lie.
 
 References:
     | Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning Algorithms (Xiao et al., 2017)
@@ -17,12 +8,10 @@ References:
     | https://www.cs.toronto.edu/~kriz/learning-features-2009-TR.pdf
 """
 
-__all__ = ["DataError", "Images", "check_images", "check_labels", "load"]
+__all__ = ["Images", "load"]
 
-import gzip
 import hashlib
 import importlib.util
-import io
 import os
 import zlib
 from dataclasses import dataclass
@@ -32,18 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rdc.door import check_images as check_images
-from rdc.door import check_labels as check_labels
+from rdc.data.idx import DataError, read_idx
 
-ASSETS = Path(__file__).parent / "assets" / "data"
+ASSETS = Path(__file__).parents[1] / "assets" / "data"
 FASHION = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR10_20_LABELS = (3, 8, 8, 0, 6, 6, 1, 6, 3, 1, 0, 9, 5, 7, 9, 8, 5, 7, 8, 6)
 CIFAR10_20 = "27ddb4ee8c4153e426b6bbf58adff848a2599c19488bf485bee8ad8e76707704"  # sha256 of the 20 x 32 x 32 x 3 bytes
 FOLDERS = ("RDC_DATA", "~/.cache/rdc/fashion", "/usr/share/datasets/fashion-mnist")
-
-
-class DataError(ValueError):
-    """A data file is missing or is not what it should be; the message says which one and what to do."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +48,20 @@ class Images:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a data set comes from: its files (``{name: sha256 of the unpacked bytes}``) and the scale of a byte.
+    """Where a data set comes from.
 
-    The files stand in the order train images, train labels, test images, test labels.
+    Attributes:
+        files: ``{name: sha256 of the unpacked bytes}``, in the order train images, train labels, test images, test labels.
+        counts: Number of images of the two splits.
+        side: Height and width of an image.
+        classes: Their names.
+        scale: The byte that stands for 1.
+        embedded: Whether the files come with the package.
     """
 
     files: dict[str, str]
+    counts: tuple[int, int]
+    side: int
     classes: tuple[str, ...]
     scale: float = 255.0
     embedded: bool = True
@@ -82,6 +75,8 @@ SOURCES = {
             "digits-test-images.idx3.gz": "ad5f1cc10fac7b1fdffe17364ce045978a501258b4211dfe58a7c337496d1d1a",
             "digits-test-labels.idx1.gz": "2e0e8968130b2f6e95667d5c172ff722d2e55b61e94e4564d214ebb2254150be",
         },
+        (1397, 400),
+        8,
         tuple("0123456789"),
         scale=16.0,
     ),
@@ -92,6 +87,8 @@ SOURCES = {
             "fashion-mini-test-images.idx3.gz": "c3db0aba26bbee2c4e140eeb7cc0c0aa8c78ca8883cb55c705307f1e83f145c9",
             "fashion-mini-test-labels.idx1.gz": "66e4c6deb5f2a061f7d8cd5ec53025fdb9dabb08265e449acb8cf64b8cd36cac",
         },
+        (10_000, 1000),
+        28,
         FASHION,
     ),
     "fashion": Source(
@@ -101,6 +98,8 @@ SOURCES = {
             "t10k-images-idx3-ubyte.gz": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
             "t10k-labels-idx1-ubyte.gz": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
         },
+        (60_000, 10_000),
+        28,
         FASHION,
         embedded=False,
     ),
@@ -110,7 +109,7 @@ NAMES = (*SOURCES, "cifar10-20")
 
 
 def load(name: str, split: str = "test", folder: str | Path | None = None) -> Images:
-    """Load a data set.
+    """Return a data set.
 
     Arguments:
         name: ``digits``, ``fashion-mini``, ``fashion`` or ``cifar10-20``.
@@ -133,14 +132,16 @@ def load(name: str, split: str = "test", folder: str | Path | None = None) -> Im
         return cifar10_20(None if folder is None else Path(folder))
     source = SOURCES[name]
     base = ASSETS if source.embedded and folder is None else find_folder(name, source, folder)
-    first = 2 * SPLITS.index(split)
-    images, labels = (read_idx(base / file, source.files[file]) for file in list(source.files)[first : first + 2])
+    which = SPLITS.index(split)
+    (file, digest), (labels_file, labels_digest) = list(source.files.items())[2 * which : 2 * which + 2]
+    images = read_idx(base / file, digest, (source.counts[which], source.side, source.side))
+    labels = read_idx(base / labels_file, labels_digest, (source.counts[which],))
     x = torch.from_numpy(images.astype(np.float32) / np.float32(source.scale))[:, None]
     return Images(x, torch.from_numpy(labels.astype(np.int64)), list(source.classes))
 
 
 def cifar10_20(folder: Path | None = None) -> Images:
-    """The files ``cifar10_<number>_<label>.png`` of a folder, by default that of the installed package foolbox."""
+    """Return the files ``cifar10_<number>_<label>.png`` of a folder, by default that of the installed package foolbox."""
     if folder is None:
         spec = importlib.util.find_spec("foolbox")  # finds the package without running it
         if spec is None or spec.origin is None:
@@ -150,23 +151,28 @@ def cifar10_20(folder: Path | None = None) -> Images:
         from PIL import Image
     except ImportError as error:
         raise DataError("reading the images of 'cifar10-20' needs pillow; install it with 'pip install pillow'") from error
-    files = sorted(folder.glob("cifar10_*.png"))
-    try:
-        pixels = np.stack([np.asarray(Image.open(io.BytesIO(file.read_bytes())).convert("RGB")) for file in files])
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read the images of 'cifar10-20' in {folder} ({error}); run 'pip install foolbox'") from error
+    files = [folder / f"cifar10_{i:02}_{label}.png" for i, label in enumerate(CIFAR10_20_LABELS)]
+    pixels = np.empty((len(files), 32, 32, 3), dtype=np.uint8)
+    for file, image in zip(files, pixels, strict=True):
+        try:
+            with Image.open(file) as opened:  # reads the header only
+                if opened.size != (32, 32):
+                    raise ValueError(f"its size is {opened.size}, not (32, 32)")
+                image[:] = np.asarray(opened.convert("RGB"))
+        except (OSError, ValueError, SyntaxError, zlib.error, Image.DecompressionBombError) as error:
+            raise DataError(f"cannot read the image {file} of 'cifar10-20' ({error}); run 'pip install foolbox'") from error
     if (found := hashlib.sha256(pixels.tobytes()).hexdigest()) != CIFAR10_20:
         raise DataError(
-            f"the {len(files)} images cifar10_*.png in {folder} are not those expected: sha256 of the pixels {found}, not "
+            f"the images cifar10_*.png in {folder} are not those expected: sha256 of the pixels {found}, not "
             f"{CIFAR10_20}; run 'pip install foolbox' (the images of release 3.3.4)"
         )
-    y = torch.tensor([int(file.stem.split("_")[2]) for file in files])
+    y = torch.tensor(CIFAR10_20_LABELS, dtype=torch.int64, device="cpu")
     x = torch.from_numpy(pixels.astype(np.float32) / np.float32(255)).permute(0, 3, 1, 2).contiguous()
     return Images(x, y, list(CIFAR10))
 
 
 def find_folder(name: str, source: Source, folder: str | Path | None) -> Path:
-    """The first candidate folder that holds the files of a data set."""
+    """Return the first candidate folder that holds the files of a data set."""
     names = [str(folder)] if folder is not None else [os.environ.get(FOLDERS[0], ""), *FOLDERS[1:]]
     tried = [Path(n).expanduser() for n in names if n]
     first = next(iter(source.files))
@@ -177,33 +183,3 @@ def find_folder(name: str, source: Source, folder: str | Path | None) -> Path:
         f"data set {name!r}: {first} is in none of {', '.join(map(str, tried))}; put {', '.join(source.files)} "
         "into a folder and set RDC_DATA to it (on Debian: apt-get install dataset-fashion-mnist)"
     )
-
-
-def read_idx(path: Path, sha256: str) -> np.ndarray:
-    """An array of unsigned bytes from a gzipped ``idx`` file; ``sha256`` is that of its unpacked bytes."""
-    remedy = f"expected sha256 {sha256} of the unpacked bytes; restore the file ('git checkout', or download it again)"
-    try:
-        data = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"cannot read {path} ({error}); {remedy}") from error
-    if (found := hashlib.sha256(data).hexdigest()) != sha256:
-        raise DataError(f"{path} is damaged or another file: its sha256 is {found}; {remedy}")
-    return parse_idx(data, path)
-
-
-def parse_idx(data: bytes, path: Path) -> np.ndarray:
-    """Parse the unpacked bytes of an ``idx`` file of type unsigned byte."""
-    if len(data) < 4 or data[:3] != b"\x00\x00\x08" or len(data) < 4 + 4 * data[3]:
-        raise DataError(f"{path} is not an idx file of unsigned bytes: it starts with {data[:4]!r}")
-    ndim = data[3]
-    shape = tuple(np.frombuffer(data, dtype=">u4", count=ndim, offset=4).astype(int))
-    body = np.frombuffer(data, dtype=np.uint8, offset=4 + 4 * ndim)
-    if body.size != np.prod(shape):
-        raise DataError(f"{path} says {shape} but holds {body.size} bytes")
-    return body.reshape(shape)
-
-
-def write_idx(array: np.ndarray) -> bytes:
-    """The gzipped ``idx`` bytes of an array of unsigned bytes, the same on every run."""
-    head = b"\x00\x00\x08" + bytes([array.ndim]) + np.array(array.shape, dtype=">u4").tobytes()
-    return gzip.compress(head + np.ascontiguousarray(array, dtype=np.uint8).tobytes(), compresslevel=9, mtime=0)
