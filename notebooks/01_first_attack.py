@@ -41,7 +41,7 @@ n_auto: int = 40  # test images for AutoAttack
 steps: int = 20  # gradient steps of PGD
 auto_steps: int = 20  # iterations of APGD and FAB inside AutoAttack
 auto_queries: int = 200  # queries of Square inside AutoAttack
-eps_auto: float = 24 / 255  # Linf radius for AutoAttack, image units
+eps_auto: str | float = 24 / 255  # Linf radius for AutoAttack, image units
 
 # %%
 import warnings
@@ -55,7 +55,7 @@ from rdc.attack.losses import LOSSES, cross_entropy
 from rdc.attack.norms import norm_of
 from rdc.data import load
 from rdc.evaluate import Accuracy, accuracy, predict, robust_accuracy
-from rdc.notebook import check_parameters, glue
+from rdc.notebook import check_parameters, claim, glue
 from rdc.plots import image_grid, plot_accuracy, style
 from rdc.rng import generator
 from rdc.train.classifiers import train_classifier
@@ -261,12 +261,12 @@ noise_8 = noise_curve[radii["Linf"].index(8 / 255)]
 glue("first-attack-clean", f"{clean}")
 glue("first-attack-pgd8", f"{at_8}")
 glue("first-attack-noise8", f"{noise_8}")
-assert clean.value > 0.75  # a network worth attacking
-assert at_8.high < clean.low  # the attack at 8/255 is no accident
-assert noise_8.low > at_8.high  # and it is the direction that counts
-assert curve["Linf"][-1].correct == 0 and curve["L2"][-1].correct <= 0.02 * n_attack  # a radius large enough breaks everything
+claim(clean.value > 0.75, "a network worth attacking")
+claim(at_8.high < clean.low, "the attack at 8/255 is no accident")
+claim(noise_8.low > at_8.high, "and it is the direction that counts")
+claim(curve["Linf"][-1].correct == 0 and curve["L2"][-1].correct <= 0.02 * n_attack, "a radius large enough breaks everything")
 for values in curve.values():  # larger radii never help by more than chance
-    assert all(b.correct <= a.correct + 2 for a, b in zip(values, values[1:], strict=False))
+    claim(all(b.correct <= a.correct + 2 for a, b in zip(values, values[1:], strict=False)))
 
 # %% [markdown]
 # Clean: {glue:text}`first-attack-clean`. Under random signs at 8/255: {glue:text}`first-attack-noise8`. Under PGD at 8/255: {glue:text}`first-attack-pgd8`.
@@ -302,8 +302,8 @@ print(f"AutoAttack {auto}")
 # %% tags=["remove-cell"]
 glue("first-attack-auto", f"{auto}")
 glue("first-attack-auto-eps", round(255 * eps_auto))
-assert auto.correct <= 0.05 * n_auto  # the undefended network falls
-assert auto.correct <= same_pgd.correct + 1  # and AutoAttack is not the weaker of the two
+claim(auto.correct <= 0.05 * n_auto, "the undefended network falls")
+claim(auto.correct <= same_pgd.correct + 1, "and AutoAttack is not the weaker of the two")
 assert norm_of(x_auto - xs, "Linf").max() <= eps_auto + 1e-6
 
 # %% [markdown]
@@ -367,10 +367,10 @@ for loss in LOSSES:
 glue("first-attack-ce1000", f"{found['ce', 1e3]}")
 glue("first-attack-margin1000", f"{found['margin', 1e3]}")
 glue("first-attack-dead", 100 * dead["ce", 1e3])
-assert dead["ce", 1e3] > 0.5 and dead["margin", 1e3] == 0 and dead["dlr", 1e3] == 0
-assert found["ce", 1e3].low > found["margin", 1e3].high  # the cross-entropy reports a robustness that is not there
+claim(dead["ce", 1e3] > 0.5 and dead["margin", 1e3] == 0 and dead["dlr", 1e3] == 0)
+claim(found["ce", 1e3].low > found["margin", 1e3].high, "the cross-entropy reports a robustness that is not there")
 for name in ("margin", "dlr"):  # these do not notice the factor
-    assert abs(found[name, 1e3].correct - found[name, 1.0].correct) <= 0.03 * n_attack
+    claim(abs(found[name, 1e3].correct - found[name, 1.0].correct) <= 0.03 * n_attack)
 
 # %% [markdown]
 # With logits times 1000, cross-entropy reports {glue:text}`first-attack-ce1000` and the margin {glue:text}`first-attack-margin1000`, on the same classifier.
@@ -426,7 +426,7 @@ for e in (4, 8, 32):
     one = pgd_by_hand(model, xa, ya, eps=e / 255, steps=1, step=e / 255)
     many = pgd_by_hand(model, xa, ya, eps=e / 255, steps=steps)
     print(f"{e:2}/255  FGSM {robust_accuracy(model, xa, ya, one)}   PGD {robust_accuracy(model, xa, ya, many)}")
-    assert robust_accuracy(model, xa, ya, one).correct >= robust_accuracy(model, xa, ya, many).correct
+    claim(robust_accuracy(model, xa, ya, one).correct >= robust_accuracy(model, xa, ya, many).correct)
 
 # %% [markdown]
 # FGSM is the weaker attack at every radius. It trusts the linear model {eq}`eq-first-order` over the whole radius.
@@ -499,7 +499,7 @@ best = {1: torch.zeros(784).index_fill(0, largest, 1.0) * g[largest].sign(), 2: 
 for p, delta_p in best.items():
     tried = (trial / trial.norm(p=p, dim=1, keepdim=True)) @ g
     print(f"p = {p}: formula {float(g @ delta_p):.3f}, best of 10 000 random directions {float(tried.max()):.3f}")
-    assert g @ delta_p > tried.max()
+    claim(g @ delta_p > tried.max())
 
 # %% [markdown]
 # Random directions are far behind: in 784 dimensions they are nearly orthogonal to $g$.

@@ -54,7 +54,7 @@ from torch import Tensor
 from rdc.data import load
 from rdc.denoise import OptimalDenoiser, fast_dtype, from_model, to_model
 from rdc.denoise.checkpoints import load_denoiser
-from rdc.notebook import check_parameters, glue
+from rdc.notebook import check_parameters, claim, glue
 from rdc.plots import image_grid, style
 from rdc.rng import generator, randn
 from rdc.schedule import alpha_to_sigma, chain_levels, levels, sigma_to_alpha, vp_alphas, vp_weights
@@ -247,9 +247,9 @@ plt.show()
 
 # %% tags=["remove-cell"]
 near = 2  # a level near 0.2
-assert loss_at["closed form, test"][near] > 2 * loss_at["network, test"][near]  # memory does not generalise
-assert loss_at["closed form, train"][near] < loss_at["network, train"][near]  # and cannot be beaten on its own images
-assert loss_at["network, test, no label"][6] > loss_at["network, test"][6]  # the label helps in between
+claim(loss_at["closed form, test"][near] > 2 * loss_at["network, test"][near], "memory does not generalise")
+claim(loss_at["closed form, train"][near] < loss_at["network, train"][near], "and cannot be beaten on its own images")
+claim(loss_at["network, test, no label"][6] > loss_at["network, test"][6], "the label helps in between")
 
 # %% [markdown]
 # {numref}`fig-diffusion-loss` holds the tension of this book in one picture.
@@ -302,7 +302,7 @@ image_grid(
 plt.show()
 
 # %% tags=["remove-cell"]
-assert inside > 0.95
+claim(inside > 0.95)
 
 # %% [markdown]
 # A sampler judges a denoiser by eye. A classifier needs numbers, so we turn to the likelihood.
@@ -571,8 +571,8 @@ plt.show()
 
 # %% tags=["remove-cell"]
 slopes = {rule: math.log2(abs(values[-2]) / abs(values[-1])) for rule, values in gaps.items()}
-assert gaps["chain"].min() > 0 and gaps["right"].max() < 0  # a bound on average; a sum that exceeds the target
-assert 0.8 < slopes["chain"] < 1.2 and 0.8 < slopes["right"] < 1.2 and 1.7 < slopes["trapezoid"] < 2.3
+claim(gaps["chain"].min() > 0 and gaps["right"].max() < 0, "a bound on average; a sum that exceeds the target")
+claim(0.8 < slopes["chain"] < 1.2 and 0.8 < slopes["right"] < 1.2 and 1.7 < slopes["trapezoid"] < 2.3)
 glue("diffusion-right-excess", -gaps["right"][counts.index(32)])
 glue("diffusion-chain-gap", gaps["chain"][counts.index(32)])
 glue("diffusion-trapezoid-gap", abs(gaps["trapezoid"][counts.index(32)]))
@@ -643,8 +643,8 @@ plt.show()
 
 # %% tags=["remove-cell"]
 for bound, chain in table.values():
-    assert data_j < bound < chain  # above the data, below the chain
-assert table[2][0] - data_j > 1
+    claim(data_j < bound < chain, "above the data, below the chain")
+claim(table[2][0] - data_j > 1)
 glue("diffusion-excess-2", table[2][0] - data_j)
 glue("diffusion-excess-32", table[32][0] - data_j)
 
@@ -679,8 +679,8 @@ for last in (1.0, 2.0, 3.0, 5.0, 20.0):
 
 # %% tags=["remove-cell"]
 for tail, guess in (tails[5.0], tails[20.0]):
-    assert ((guess - tail).abs() < 0.1 * tail).all()
-assert ((tails[3.0][0] - tails[3.0][1]).abs() < tails[3.0][0]).all()
+    claim(((guess - tail).abs() < 0.1 * tail).all())
+claim(((tails[3.0][0] - tails[3.0][1]).abs() < tails[3.0][0]).all())
 
 # %% [markdown]
 # ## The same on images
@@ -718,8 +718,8 @@ for z_one, k in zip(z_digits, test_digits.y[:6].tolist(), strict=True):
     print(f"{k:5}   {means} {error:16.2f}             {best[0]}, {best[1]}")
 
 # %% tags=["remove-cell"]
-assert max(abs(t) for t in t_values) < 4.5  # within the noise
-assert sum(same_class) >= len(same_class) - 1
+claim(max(abs(t) for t in t_values) < 4.5, "within the noise")
+claim(sum(same_class) >= len(same_class) - 1)
 
 # %% [markdown]
 # The two sides agree within their standard errors, and the class with the highest likelihood is the class with the smallest losses.
@@ -770,7 +770,7 @@ plt.show()
 # %% tags=["remove-cell"]
 inner = {kind: g[(s > 0.1) & (s < 50)] for kind, (s, g) in curves.items()}
 assert np.abs(inner["elbo"] - 1).max() < 1e-3 and np.abs(inner["vp-derived"] - 1).max() < 0.1  # these two are likelihoods
-assert inner["edm"].max() / inner["edm"].min() > 5 and inner["vp-printed"].max() / inner["vp-printed"].min() > 10
+claim(inner["edm"].max() / inner["edm"].min() > 5 and inner["vp-printed"].max() / inner["vp-printed"].min() > 10)
 glue("diffusion-peak-edm", float(curves["edm"][0][curves["edm"][1].argmax()]))
 glue("diffusion-peak-released", float(curves["edm-released"][0][curves["edm-released"][1].argmax()]))
 
@@ -803,8 +803,8 @@ for kind, chosen in kinds.items():
 
 # %% tags=["remove-cell"]
 fits = {kind: float((v @ ratio) / (ratio @ ratio)) for kind, v in logit_ratio.items()}
-assert abs(fits["elbo"] - 1) < 0.03  # nats
-assert fits["edm"] < 0.8 and fits["vp"] < 0.5  # other units
+claim(abs(fits["elbo"] - 1) < 0.03, "nats")
+claim(fits["edm"] < 0.8 and fits["vp"] < 0.5, "other units")
 
 # %% [markdown]
 # Most decisions stay, the *units* do not: a reweighted ratio is a fraction of the true one. Whoever compares logits with a threshold, or feeds a softmax into an attack or a calibration, must know which weight was used.
@@ -883,7 +883,7 @@ between = exact.distances(to_model(test_digits.x[:10].double())).min(dim=1).valu
 print(
     f"sample to nearest training image: at most {float(distance.max()):.4f}; test image to nearest training image: {float(between.mean()):.2f} on average"
 )
-assert distance.max() < 0.1 * between.mean()
+claim(distance.max() < 0.1 * between.mean())
 
 # %% [markdown]
 # Every sample *is* a training image. As $\sigma \to 0$ the optimal denoiser points to one of them.

@@ -46,8 +46,8 @@ n_aa: int = 10  # images for AutoAttack
 steps: int = 10  # steps of PGD
 aa_steps: int = 8  # iterations of each part of AutoAttack
 aa_queries: int = 50  # queries of its Square attack
-eps_linf: list[int] = [8, 16, 32, 64]  # radii in units of 1/255
-eps_l2: list[float] = [0.5, 1.0, 2.0, 4.0]  # radii in image units
+eps_linf: list[float] = [8, 16, 32, 64]  # radii in units of 1/255
+eps_l2: list[str | float] = [0.5, 1.0, 2.0, 4.0]  # radii in image units
 sizes: list[int] = [250, 1000, 4000, 10_000]  # sizes of D in the growth experiment
 record: bool = False  # whether to write results/optimal_classifier.json
 
@@ -55,7 +55,6 @@ record: bool = False  # whether to write results/optimal_classifier.json
 import math
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -67,10 +66,10 @@ from rdc.classify import DiffusionClassifier, NearestNeighbor, OptimalClassifier
 from rdc.data import Images, load
 from rdc.denoise import OptimalDenoiser, to_model
 from rdc.evaluate import Accuracy, accuracy, predict, robust_accuracy
-from rdc.notebook import check_parameters, glue
+from rdc.notebook import check_parameters, claim, glue, needs
 from rdc.plots import plot_accuracy, style
 from rdc.rng import generator, randn
-from rdc.runs.record import read_record, write_record
+from rdc.runs.record import read_record, record_path, write_record
 from rdc.schedule import Levels, alpha_to_sigma, chain_levels, levels, vp_alphas
 
 check_parameters()
@@ -82,8 +81,8 @@ train, test = (Images(s.x.to(device), s.y.to(device), s.classes) for s in (train
 print(f"{data}: {len(train)} training and {len(test)} test images, {len(train.classes)} classes, D = {train.x[0].numel()}")
 
 # %% tags=["remove-cell"]
-assert n_attack <= n_small <= len(test)
-assert max(n_gap, n_aa) <= n_attack <= n_clean
+needs(n_attack <= n_small <= len(test), f"n_small = {n_small} must lie in n_attack...{len(test)} = {n_attack}...{len(test)}")
+needs(max(n_gap, n_aa) <= n_attack <= n_clean, f"n_gap and n_aa must be at most n_attack = {n_attack}, and that at most n_clean = {n_clean}")
 
 # %% [markdown]
 # ## The best denoiser of a finite set
@@ -364,7 +363,7 @@ vote_low, vote_high = float(same_vote[low].min()), float(same_vote[-1])
 glue("optimal-one-hot-low", 100 * one_hot_share[low].min())
 glue("optimal-vote-low", 100 * vote_low)
 glue("optimal-vote-high", 100 * vote_high)
-assert vote_low > 0.85 and vote_high < 0.85 and one_hot_share[0] > 0.95
+claim(vote_low > 0.85 and vote_high < 0.85 and one_hot_share[0] > 0.95)
 
 # %% [markdown]
 # In $D$ dimensions two images differ by distances that are large against a small $\sigma$. Then one image takes all of the weight, and
@@ -549,9 +548,9 @@ print(
 )
 
 # %% tags=["remove-cell"]
-assert float(gap.max()) <= dimension / 2 + 1e-6  # antithetic draws make the sample gap obey Jensen exactly
-assert relative[0].max() < 0.01 and same_decision.value > 0.9
-assert residual < 0.2 * spread_here
+claim(float(gap.max()) <= dimension / 2 + 1e-6, "antithetic draws make the sample gap obey Jensen exactly")
+claim(relative[0].max() < 0.01 and same_decision.value > 0.9)
+claim(residual < 0.2 * spread_here)
 
 # %% [markdown]
 # ### Weights that are not those of the bound
@@ -580,9 +579,9 @@ for kind in ("elbo", "edm", "edm-released", "vp"):
     print(f"{kind:13s} slope {slope:9.5f}   correlation {r:.4f}   same decision as the exact posterior: {agree}")
 
 # %% tags=["remove-cell"]
-assert 0.8 < calibration["elbo"][0] < 1.2
-assert all(slope < 0.5 for slope, _, _ in (calibration[k] for k in ("edm", "edm-released", "vp")))
-assert all(r > 0.9 and agree.value > 0.9 for _, r, agree in calibration.values())
+claim(0.8 < calibration["elbo"][0] < 1.2)
+claim(all(slope < 0.5 for slope, _, _ in (calibration[k] for k in ("edm", "edm-released", "vp"))))
+claim(all(r > 0.9 and agree.value > 0.9 for _, r, agree in calibration.values()))
 glue("optimal-slope-elbo", calibration["elbo"][0])
 glue("optimal-slope-edm", calibration["edm"][0])
 glue("optimal-slope-vp", calibration["vp"][0])
@@ -705,8 +704,8 @@ print(
 )
 
 # %% tags=["remove-cell"]
-assert time_direct > 5 * time_small
-assert time_levels > 5 * time_fast
+claim(time_direct > 5 * time_small)
+claim(time_levels > 5 * time_fast)
 
 # %% [markdown]
 # ## Robust accuracy: which images are in the data set?
@@ -739,8 +738,8 @@ for name in sets:
     print(f"D = {name:11s} clean accuracy {clean[name]}")
 
 # %% tags=["remove-cell"]
-assert clean["attacked"].value == clean["train+test"].value == 1
-assert clean["train"].value < 0.97
+claim(clean["attacked"].value == clean["train+test"].value == 1)
+claim(clean["train"].value < 0.97)
 glue("optimal-clean-train", 100 * clean["train"].value)
 
 # %% [markdown]
@@ -875,13 +874,13 @@ plt.show()
 benchmark = [("Linf", RADII["Linf"][0]), ("L2", RADII["L2"][0])]
 largest = [("Linf", RADII["Linf"][-1]), ("L2", RADII["L2"][-1])]
 for key in benchmark:
-    assert all(robust[name][key].value >= certified_share[name][key] - 0.02 for name in ("attacked", "train+test"))
-    assert min(robust[name][key].value for name in ("attacked", "train+test")) > robust["train"][key].value + 0.1
-    assert robust["train"][key].value <= clean["train"].value + 0.15
+    claim(all(robust[name][key].value >= certified_share[name][key] - 0.02 for name in ("attacked", "train+test")))
+    claim(min(robust[name][key].value for name in ("attacked", "train+test")) > robust["train"][key].value + 0.1)
+    claim(robust["train"][key].value <= clean["train"].value + 0.15)
 for key in largest:
-    assert robust["attacked"][key].value < 0.7 and robust["train"][key].value < 0.2
+    claim(robust["attacked"][key].value < 0.7 and robust["train"][key].value < 0.2)
 for name, results in robust_nn.items():  # a certificate that an attack breaks would be a bug
-    assert all(results[key].value >= certified_share[name][key] - 1e-9 for key in results)
+    claim(all(results[key].value >= certified_share[name][key] - 1e-9 for key in results))
 glue("optimal-robust-in-linf", 100 * robust["train+test"][benchmark[0]].value)
 glue("optimal-robust-in-l2", 100 * robust["train+test"][benchmark[1]].value)
 glue("optimal-robust-out-linf", 100 * robust["train"][benchmark[0]].value)
@@ -929,7 +928,7 @@ for name in ("attacked", "train"):
         print(f"D = {name:9s} {norm:4s}  PGD {alone}   PGD and AutoAttack {aa_results[name][norm]}")
 
 # %% tags=["remove-cell"]
-assert all(result.value == 1 for result in aa_results["attacked"].values())
+claim(all(result.value == 1 for result in aa_results["attacked"].values()))
 
 # %%
 point = x_attack.clone().requires_grad_()
@@ -941,7 +940,7 @@ print(f"correctly classified images at which the cross-entropy has a gradient of
 
 # %% tags=["remove-cell"]
 glue("optimal-ce-zero", 100 * vanished.value)
-assert vanished.value > 0.5
+claim(vanished.value > 0.5)
 
 # %% [markdown]
 # Logits in nats are large here: for {glue:text}`optimal-ce-zero:.0f` % of the images the cross-entropy has no gradient at all in float32, and
@@ -986,8 +985,8 @@ for norm, eps in benchmark:
 
 # %% tags=["remove-cell"]
 glue("optimal-agree-released", 100 * agreement["1-NN"].value)
-assert agreement["1-NN"].value > 0.75
-assert all(v.value == 1 for v in released_robust["attacked"].values())
+claim(agreement["1-NN"].value > 0.75)
+claim(all(v.value == 1 for v in released_robust["attacked"].values()))
 
 # %% [markdown]
 # With {glue:text}`optimal-agree-released:.0f` % of the decisions shared with 1-NN, three errors in one line change few of them. They sit
@@ -1019,7 +1018,7 @@ for name, model in last.items():
     )
 
 # %% tags=["remove-cell"]
-assert bias["released"][0] > 0.7 > abs(bias["formula"][0]) and bias["released"][1] > 3 * bias["formula"][1]
+claim(bias["released"][0] > 0.7 > abs(bias["formula"][0]) and bias["released"][1] > 3 * bias["formula"][1])
 
 # %% [markdown]
 # There the released formula predicts the largest class for {glue:text}`optimal-share-released:.0f` % of the images
@@ -1071,15 +1070,11 @@ plt.show()
 
 # %% tags=["remove-cell"]
 first, final = min(growth["elbo"]), max(growth["elbo"])
-assert growth["elbo"][final]["clean"].value > growth["elbo"][first]["clean"].value
-assert all(
-    row[norm].value <= row["clean, attacked images"].value
-    for rows in growth.values()
-    for row in rows.values()
-    for norm in ("L2", "Linf")
-)
-assert growth["elbo"][final]["Linf"].value < growth["elbo"][final]["clean, attacked images"].value
-assert all(row["as 1-NN"].value > 0.8 for rows in growth.values() for row in rows.values())
+claim(growth["elbo"][final]["clean"].value > growth["elbo"][first]["clean"].value)
+every_row = [row for rows in growth.values() for row in rows.values()]
+claim(all(row[norm].value <= row["clean, attacked images"].value for row in every_row for norm in ("L2", "Linf")))
+claim(growth["elbo"][final]["Linf"].value < growth["elbo"][final]["clean, attacked images"].value)
+claim(all(row["as 1-NN"].value > 0.8 for rows in growth.values() for row in rows.values()))
 glue("optimal-grow-first", first)
 glue("optimal-grow-final", final)
 glue("optimal-grow-clean-first", 100 * growth["elbo"][first]["clean"].value)
@@ -1099,7 +1094,7 @@ glue("optimal-grow-agree", 100 * min(row["as 1-NN"].value for rows in growth.val
 # images, and stores its numbers with counts, intervals and configuration.
 
 # %% tags=["hide-input"]
-RECORD = Path("../results/optimal_classifier.json")
+RECORD = record_path("results/optimal_classifier.json")
 
 
 def keyed(results: dict[tuple[str, float], Accuracy]) -> dict[str, Accuracy]:
@@ -1221,9 +1216,9 @@ for s in (0.1, 300.0):
         print(f"sigma = {s:5.1f}, {who:7s} agrees with  {row}")
 
 # %% tags=["remove-cell"]
-assert agrees[0.1, "loss"]["1-NN"] > 0.98
-assert agrees[300.0, "loss"]["nearest mean"] > 0.95
-assert agrees[300.0, "density"]["smallest mean distance"] > 0.95
+claim(agrees[0.1, "loss"]["1-NN"] > 0.98)
+claim(agrees[300.0, "loss"]["nearest mean"] > 0.95)
+claim(agrees[300.0, "density"]["smallest mean distance"] > 0.95)
 
 # %% [markdown]
 # :::{solution-end}
@@ -1301,7 +1296,7 @@ print(f"left out    {left_out}")
 print(f"test        {accuracy(neighbour['train'], x_clean, y_clean)}")
 
 # %% tags=["remove-cell"]
-assert 0.6 < left_out.value < 0.97
+claim(0.6 < left_out.value < 0.97)
 
 # %% [markdown]
 # :::{solution-end}

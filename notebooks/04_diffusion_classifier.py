@@ -40,27 +40,26 @@ n_clean: int = 100  # test images for clean accuracy
 n_attack: int = 6  # test images attacked
 steps: int = 8  # gradient steps of PGD
 restarts: int = 1  # random starts of PGD
-eps_linf: list = [2 / 255, 8 / 255]  # Linf radii, image units; the paper's 8/255 is always among them
-eps_l2: list = [0.5]  # L2 radii, image units; the paper's 0.5 is always among them
-eps_ablation: float = 2 / 255  # Linf radius of the ablation of time steps
+eps_linf: list[str | float] = [2 / 255, 8 / 255]  # Linf radii, image units; the paper's 8/255 is always among them
+eps_l2: list[str | float] = [0.5]  # L2 radii, image units; the paper's 0.5 is always among them
+eps_ablation: str | float = 2 / 255  # Linf radius of the ablation of time steps
 n_autoattack: int = 1  # images given to AutoAttack
 autoattack_steps: int = 2  # steps of APGD
 autoattack_queries: int = 20  # queries of Square
 draws: int = 20  # other noise draws that judge an adversarial image
 n_ablation: int = 10  # images for the ablation of time steps
 timesteps: int = 64  # largest number T' of VP time steps
-robust_timesteps: list = [2, 8]  # numbers T' that are attacked
+robust_timesteps: list[int] = [2, 8]  # numbers T' that are attacked
 n_small: int = 3  # images for the study of attack losses
 n_noise: int = 4  # images for the study of noise
 noise_seeds: int = 6  # noise draws for the study of variance; even
 epochs: int = 2  # training of the undefended network
-floors: list = [0.5, 2.0]  # lowest noise levels to try, model units
-record: bool = False  # whether to write ../results/diffusion_classifier.json
+floors: list[float] = [0.5, 2.0]  # lowest noise levels to try, model units
+record: bool = False  # whether to write results/diffusion_classifier.json
 
 # %%
 import math
 import time
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -77,10 +76,10 @@ from rdc.denoise import Denoiser, OptimalDenoiser
 from rdc.denoise.base import fast_dtype, to_model
 from rdc.denoise.checkpoints import load_denoiser
 from rdc.evaluate import Accuracy, accuracy, robust_accuracy
-from rdc.notebook import check_parameters, glue
+from rdc.notebook import check_parameters, claim, glue
 from rdc.plots import plot_accuracy, style
 from rdc.rng import randn
-from rdc.runs.record import read_record, write_record
+from rdc.runs.record import read_record, record_path, write_record
 from rdc.schedule import Levels, levels, log_normal, log_normal_released, vp_alphas, vp_weights
 from rdc.train.classifiers import train_classifier
 
@@ -397,13 +396,13 @@ print("decisions differ on", int((logits.argmax(1) != (logits / pixels).argmax(1
 # %% tags=["remove-cell"]
 p_shares = {name: float((weight * grid**2)[grid > 1].sum() / (weight * grid**2).sum()) for name, weight in weightings.items()}
 assert abs(mass["log_normal_released"] - 1 / 1.2**2) < 1e-3
-assert abs(printed / derived - noise / beta**2) < 1
-assert float(top["mean"].max()) < 0.3
+claim(abs(printed / derived - noise / beta**2) < 1)
+claim(float(top["mean"].max()) < 0.3)
 assert torch.equal(logits.argmax(1), (logits / pixels).argmax(1))
-assert float(top["sum"].median()) > 0.8
-assert clean["ELBO (main)"].value > 0.6
-assert clean["ELBO (main)"].value >= sorted(a.value for a in single)[len(single) // 2]  # better than most single levels
-assert p_shares["EDM"] > p_shares["EDM as released"]  # the released weight looks at less noise
+claim(float(top["sum"].median()) > 0.8)
+claim(clean["ELBO (main)"].value > 0.6)
+claim(clean["ELBO (main)"].value >= sorted(a.value for a in single)[len(single) // 2], "better than most single levels")
+claim(p_shares["EDM"] > p_shares["EDM as released"], "the released weight looks at less noise")
 glue("dc-clean", str(clean["ELBO (main)"]))
 
 # %% [markdown]
@@ -464,7 +463,7 @@ for name, values in by_steps.items():
     print(f"clean, {name:8s}", "; ".join(f"T'={t}: {a.correct}/{a.n}" for t, a in zip(halves, values, strict=True)))
 
 # %% tags=["remove-cell"]
-assert float((nearest == highest).float().mean()) > 0.6
+claim(float((nearest == highest).float().mean()) > 0.6)
 for placement, pick in chosen.items():
     for total in halves:
         assert torch.equal(both[pick(total)], levels("vp", total, placement).sigma)
@@ -553,8 +552,8 @@ print(f"two independent shared draws would have std {spread['shared by classes']
 print(f"variance of the gap, own noise over shared: {factor:.0f}")
 
 # %% tags=["remove-cell"]
-assert factor > 2
-assert spread["shared by classes and levels"] > spread["shared by classes"]
+claim(factor > 2)
+claim(spread["shared by classes and levels"] > spread["shared by classes"])
 glue("dc-variance-factor", factor)
 
 # %% mystnb={"figure": {"caption": "The gap between the true class and the best other class for several noise seeds (points), for each image. Below zero the verdict is wrong.", "name": "fig-dc-noise"}, "image": {"alt": "Gaps of a few images under four couplings of the noise; own noise for each class scatters most"}} tags=["hide-input"]
@@ -619,7 +618,7 @@ config = {
 def save() -> None:
     """Write what there is so far, if this run makes the record."""
     if record:
-        write_record("../results/diffusion_classifier.json", config, results, time.perf_counter() - began)
+        write_record(record_path("results/diffusion_classifier.json"), config, results, time.perf_counter() - began)
 
 
 class Recording(nn.Module):
@@ -673,7 +672,7 @@ for (_, norm, eps), x_adv in adversarial.items():
     assert 0 <= float(x_adv.min()) and float(x_adv.max()) <= 1
 for norm, _ in threats:  # a larger radius never helps the defence, up to one image of luck
     alive = [r["robust"].correct for r in results["attacks"] if r["model"] == "DC" and r["norm"] == norm]
-    assert all(b <= a + 1 for a, b in zip(alive, alive[1:], strict=False))
+    claim(all(b <= a + 1 for a, b in zip(alive, alive[1:], strict=False)))
 
 # %% [markdown]
 # So few images cannot rank two models: look at the intervals. Nor is the undefended network at zero. For scale, here it is on
@@ -967,13 +966,13 @@ ax.legend()
 plt.show()
 
 # %% tags=["remove-cell"]
-assert half < 1.0  # the low levels carry the attack
-assert all(r > 0 for r in rise.values())  # both losses rise
+claim(half < 1.0, "the low levels carry the attack")
+claim(all(r > 0 for r in rise.values()), "both losses rise")
 level = {key: float(v["true class"].sum(dim=1).mean()) for key, v in by_level.items()}
-assert level["optimal, D = training images", "clean"] > 2 * level["trained", "clean"]  # the claim reversed
-assert level["trained", "adversarial"] > level["optimal, D with the images", "adversarial"]  # the claim as it holds
+claim(level["optimal, D = training images", "clean"] > 2 * level["trained", "clean"], "the claim reversed")
+claim(level["trained", "adversarial"] > level["optimal, D with the images", "adversarial"], "the claim as it holds")
 for weaker in ("CE on mean logits", "margin, own noise for each class"):
-    assert float(verdicts["margin"].mean()) > float(verdicts[weaker].mean()) - 1
+    claim(float(verdicts["margin"].mean()) > float(verdicts[weaker].mean()) - 1)
 
 # %% [markdown]
 # A floor is a choice of ours, not the paper's. It would have to be made on images that judge nothing else, and weighed
@@ -990,7 +989,7 @@ for weaker in ("CE on mean logits", "margin, own noise for each class"):
 # draws or floors that are missing below were not run at that size.
 
 # %%
-path_of_record = Path("../results/diffusion_classifier.json")
+path_of_record = record_path("results/diffusion_classifier.json")
 if path_of_record.exists():
     kept_record = read_record(path_of_record)
     c, r, where = kept_record["config"], kept_record["results"], kept_record["environment"]

@@ -37,18 +37,18 @@ data: str = "fashion-mini"  # data set, and the denoiser trained for it
 epochs: int = 5  # training of the undefended network
 n_attack: int = 100  # test images for attacks on the network
 steps: int = 10  # gradient steps of PGD on the network
-eps: float = 8 / 255  # Linf radius, image units
+eps: str | float = 8 / 255  # Linf radius, image units
 n_purify: int = 20  # images for the purified network
-purify_steps: list = [1, 4]  # steps N of the purification
-eps_purify: float = 16 / 255  # Linf radius for the purified network, image units
+purify_steps: list[int] = [1, 4]  # steps N of the purification
+eps_purify: str | float = 16 / 255  # Linf radius for the purified network, image units
 n_eot: int = 40  # images for the study of averaging
-eot_draws: list = [1, 4, 16]  # calls averaged
+eot_draws: list[int] = [1, 4, 16]  # calls averaged
 draws: int = 20  # verdicts on an image by a randomised model
 n_verdict: int = 30  # images for the four protocols
 n_stadv: int = 30  # images for StAdv
 stadv_steps: int = 60  # steps of StAdv
-stadv_eps: float = 0.05  # bound of its flow, as a fraction of the image
-factors: list = [1.0, 1e-2, 1e-4]  # scales of the logits
+stadv_eps: str | float = 0.05  # bound of its flow, as a fraction of the image
+factors: list[float] = [1.0, 1e-2, 1e-4]  # scales of the logits
 n_train: int = 1000  # training images in the optimal classifier
 n_optimal: int = 20  # images for attacks on it
 queries: int = 150  # queries of the black boxes
@@ -57,7 +57,7 @@ n_dc: int = 5  # images for attacks on it
 dc_steps: int = 6  # gradient steps on it
 n_dc_stadv: int = 3  # images for StAdv on it
 dc_stadv_steps: int = 15  # steps of StAdv on it
-eps_dc: float = 8 / 255  # Linf radius for it, image units
+eps_dc: str | float = 8 / 255  # Linf radius for it, image units
 n_audit: int = 12  # images of an audit
 n_audit_dc: int = 2  # images of the diffusion classifier's audit
 audit_steps_dc: int = 3  # gradient steps there
@@ -92,7 +92,7 @@ from rdc.denoise.base import fast_dtype
 from rdc.denoise.checkpoints import load_denoiser
 from rdc.evaluate import Accuracy, accuracy, predict, protocols, read_rows, robust_accuracy
 from rdc.evaluate.audit import audit
-from rdc.notebook import check_parameters, glue
+from rdc.notebook import check_parameters, claim, glue
 from rdc.plots import style
 from rdc.schedule import levels
 from rdc.train.classifiers import train_classifier
@@ -157,9 +157,9 @@ for name, defence in {"none": cnn, **zoo}.items():
 percent = {key: float(value.split()[0]) for key, value in reported.items()}
 glue("adaptive-plain", f"{plain}")
 for name in ("saturated-softmax", "quantised-input", "shattered-gradient", "detached-preprocessing"):
-    assert percent[name, "margin"] > 100 * plain.high, name
-assert abs(percent["tiny-logits", "margin"] - percent["none", "margin"]) <= 2
-assert plain.high < accuracy(cnn, x, y).low
+    claim(percent[name, "margin"] > 100 * plain.high, name)
+claim(abs(percent["tiny-logits", "margin"] - percent["none", "margin"]) <= 2)
+claim(plain.high < accuracy(cnn, x, y).low)
 
 # %% [markdown]
 # Nothing here is robust. Without any defence the network keeps {glue:text}`adaptive-plain`, and most wrappers "raise" that.
@@ -219,7 +219,7 @@ for name in ("quantised-input", "detached-preprocessing"):
 
 # %% tags=["remove-cell"]
 for name, value in broken.items():
-    assert value.value < plain.value + 0.1 and 100 * value.high < percent[name, "margin"], name
+    claim(value.value < plain.value + 0.1 and 100 * value.high < percent[name, "margin"], name)
 
 # %% [markdown]
 # (sec-adaptive-exact)=
@@ -276,7 +276,7 @@ for n in purify_steps:
 
 # %% tags=["remove-cell"]
 assert gap < 1e-3
-assert saved > 2 * one_step
+claim(saved > 2 * one_step)
 
 # %% [markdown]
 # Now three gradients of one defence, by name ({py:class}`rdc.defend.preprocessed.Preprocessed`). `bpda` takes the identity for the
@@ -301,7 +301,7 @@ for n in purify_steps:
 
 # %% tags=["remove-cell"]
 for n in purify_steps:  # the exact gradient climbs at least as high as a guess, up to the luck of so few images
-    assert purified[n, "exact"][1] >= max(purified[n, "bpda"][1], purified[n, "denoise"][1]) - 0.5
+    claim(purified[n, "exact"][1] >= max(purified[n, "bpda"][1], purified[n, "denoise"][1]) - 0.5)
 
 # %% [markdown]
 # The mean margin is the finer measure here: positive is wrong, and it moves when the count does not. Compare the columns as $N$ grows.
@@ -366,8 +366,8 @@ with torch.random.fork_rng():
         print(f"EOT {r:3d}: cosine of two gradients {agreement[r]:.2f}; robust, by majority of {draws} verdicts: {robust_eot[r]}")
 
 # %% tags=["remove-cell"]
-assert agreement[max(eot_draws)] > agreement[min(eot_draws)] + 0.05  # averaging brings the gradients together
-assert robust_eot[max(eot_draws)].correct <= robust_eot[min(eot_draws)].correct + 1  # and does not weaken the attack
+claim(agreement[max(eot_draws)] > agreement[min(eot_draws)] + 0.05, "averaging brings the gradients together")
+claim(robust_eot[max(eot_draws)].correct <= robust_eot[min(eot_draws)].correct + 1, "and does not weaken the attack")
 
 # %% [markdown]
 # :::{admonition} A question to the paper
@@ -410,9 +410,9 @@ for name, options in variants.items():
     print(f"{name:18s} {scaled[name]}")
 
 # %% tags=["remove-cell"]
-assert abs(scaled["margin"].correct - plain.correct) <= 2  # the proposition, up to rounding
-assert scaled["ce, scale auto"].correct <= scaled["ce"].correct + 2
-assert scaled["margin, 3 targets"].correct <= scaled["margin"].correct  # more runs never help the defence
+claim(abs(scaled["margin"].correct - plain.correct) <= 2, "the proposition, up to rounding")
+claim(scaled["ce, scale auto"].correct <= scaled["ce"].correct + 2)
+claim(scaled["margin, 3 targets"].correct <= scaled["margin"].correct, "more runs never help the defence")
 
 # %% [markdown]
 # (sec-adaptive-stadv)=
@@ -472,9 +472,9 @@ plt.show()
 low, high = min(factors), max(factors)
 glue("adaptive-stadv-released", f"{warped['released', high].correct} and {warped['released', low].correct}")
 glue("adaptive-stadv-margin", f"{warped['margin', high].correct} and {warped['margin', low].correct}")
-assert warped["released", low].correct > warped["released", high].correct  # the factor hides the weakness from one loss
-assert abs(warped["margin", low].correct - warped["margin", high].correct) <= 1  # and not from the other
-assert warped["margin", high].high < accuracy(cnn, xs, ys).value
+claim(warped["released", low].correct > warped["released", high].correct, "the factor hides the weakness from one loss")
+claim(abs(warped["margin", low].correct - warped["margin", high].correct) <= 1, "and not from the other")
+claim(warped["margin", high].high < accuracy(cnn, xs, ys).value)
 
 # %% [markdown]
 # At the largest and the smallest factor, {glue:text}`adaptive-stadv-released` images survive the released loss and
@@ -551,8 +551,8 @@ for name, (model, a, b, n) in stadv_cases.items():
 
 # %% tags=["remove-cell"]
 for name in stadv_cases:  # the unit may help the released loss to report robustness, and changes nothing for the other
-    assert stadv_left[name, "mean", "released"] >= stadv_left[name, "sum", "released"] - 1
-    assert abs(stadv_left[name, "mean", "margin"] - stadv_left[name, "sum", "margin"]) <= 1
+    claim(stadv_left[name, "mean", "released"] >= stadv_left[name, "sum", "released"] - 1)
+    claim(abs(stadv_left[name, "mean", "margin"] - stadv_left[name, "sum", "margin"]) <= 1)
 
 # %% [markdown]
 # What decides is the lead against the penalty, not the word "mean". Where the lead is still large after the division, the released loss finds its
@@ -599,9 +599,9 @@ union = robust_accuracy(defence, xp, yp, list(by_weight.values()))
 print(f"union of the weights: surviving {union.correct:2d}")
 
 # %% tags=["remove-cell"]
-assert union.correct <= min(robust_accuracy(defence, xp, yp, a).correct for a in by_weight.values())
+claim(union.correct <= min(robust_accuracy(defence, xp, yp, a).correct for a in by_weight.values()))
 with torch.no_grad():
-    assert float(unlikely(by_weight[10.0]).mean()) <= float(unlikely(by_weight[0.0]).mean()) * 1.02  # the penalty does its work
+    claim(float(unlikely(by_weight[10.0]).mean()) <= float(unlikely(by_weight[0.0]).mean()) * 1.02, "the penalty does its work")
 
 # %% [markdown]
 # :::{admonition} A question to the paper
@@ -640,7 +640,7 @@ for name, model in {"CNN": cnn, "optimal classifier": optimal}.items():
 
 # %% tags=["remove-cell"]
 for name in ("CNN", "optimal classifier"):
-    assert feature_rows[f"{name}, PGD"].correct <= feature_rows[f"{name}, feature"].correct + 1
+    claim(feature_rows[f"{name}, PGD"].correct <= feature_rows[f"{name}, feature"].correct + 1)
 
 # %% [markdown]
 # (sec-adaptive-black)=
@@ -671,8 +671,8 @@ for name in names:
 # %% tags=["remove-cell"]
 for name in ("quantised-input", "shattered-gradient", "detached-preprocessing"):
     best = min(value.value for value in black[name].values())
-    assert 100 * best < percent[name, "margin"] - 5, name  # who knows less does better: the gradient was hidden
-assert min(value.correct for value in black["none"].values()) >= plain.correct - 3  # and here it was not
+    claim(100 * best < percent[name, "margin"] - 5, f"{name}: who knows less does better: the gradient was hidden")
+claim(min(value.correct for value in black["none"].values()) >= plain.correct - 3, "and here it was not")
 
 # %% [markdown]
 # On the plain network PGD does better than both. Behind the hidden gradients both do better than PGD, although they know less.
@@ -728,7 +728,7 @@ for name, attacked in attackers.items():
 
 # %% tags=["remove-cell"]
 same = float(reached["the judge's noise"].mean())
-assert all(float(value.mean()) <= same + 0.1 * abs(same) + 1 for value in reached.values())  # the right noise climbs highest
+claim(all(float(value.mean()) <= same + 0.1 * abs(same) + 1 for value in reached.values()), "the right noise climbs highest")
 
 # %% [markdown]
 # The cosine says how alike the gradient is to the judge's, at the clean images. The margin says what it cost. An attack on the wrong noise
@@ -797,10 +797,10 @@ plt.show()
 
 # %% tags=["remove-cell"]
 for name, found in named.items():
-    assert found["resubmit"].correct <= min(found["once"].correct, found["draws"].correct)
+    claim(found["resubmit"].correct <= min(found["once"].correct, found["draws"].correct))
     glue(f"adaptive-{name.split()[0]}-once", f"{found['once']}")
     glue(f"adaptive-{name.split()[0]}-resubmit", f"{found['resubmit']}")
-assert named["random-input"]["once"].correct >= named["random-input"]["resubmit"].correct + 2
+claim(named["random-input"]["once"].correct >= named["random-input"]["resubmit"].correct + 2)
 
 # %% [markdown]
 # On the same adversarial images, `random-input` has {glue:text}`adaptive-random-input-once` by one verdict and
@@ -838,7 +838,7 @@ print(f"{'ok':24s}", *(f"{report.ok!s:>10s}" for report in reports.values()))
 
 # %% tags=["remove-cell"]
 assert all([row.name for row in report.rows] == checks for report in reports.values())
-assert not reports["quantised"].ok
+claim(not reports["quantised"].ok)
 
 # %% [markdown]
 # The reasons for what did not pass:
@@ -897,7 +897,7 @@ print(
 )
 
 # %% tags=["remove-cell"]
-assert solved_softmax.correct <= plain.correct + 2
+claim(solved_softmax.correct <= plain.correct + 2)
 
 # %% [markdown]
 # :::{solution-end}
@@ -933,8 +933,8 @@ solved_shattered = robust_accuracy(shattered, x, y, x_adv)
 print(f"careless {reported['shattered-gradient', 'margin']}, BPDA {solved_shattered}")
 
 # %% tags=["remove-cell"]
-assert apart < 0.5 < apart_plain
-assert solved_shattered.value <= plain.value + 0.1
+claim(apart < 0.5 < apart_plain)
+claim(solved_shattered.value <= plain.value + 0.1)
 
 # %% [markdown]
 # :::{solution-end}
@@ -985,7 +985,7 @@ with torch.random.fork_rng():
 print(f"careless {reported['reseeded-noise', 'margin']}, EOT over seeds {solved_reseeded}")
 
 # %% tags=["remove-cell"]
-assert 100 * solved_reseeded.value < percent["reseeded-noise", "margin"]
+claim(100 * solved_reseeded.value < percent["reseeded-noise", "margin"])
 
 # %% [markdown]
 # :::{solution-end}
@@ -1022,7 +1022,7 @@ print(
 )
 
 # %% tags=["remove-cell"]
-assert int((mixed != alone).sum()) > 0
+claim(int((mixed != alone).sum()) > 0)
 
 # %% [markdown]
 # :::{solution-end}

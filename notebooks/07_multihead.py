@@ -39,15 +39,15 @@ count: int = 8  # noise levels of the classifiers
 sigma_min: float = 0.1  # lowest noise level, model units
 n_clean: int = 100  # test images that both classify
 n_heads: int = 40  # test images on which the heads are compared
-sigmas: list = [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4]  # noise levels of that comparison, model units
+sigmas: list[float] = [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4]  # noise levels of that comparison, model units
 n_feature: int = 10  # test images whose features are compared
 n_attack: int = 8  # test images attacked
 steps: int = 8  # gradient steps of PGD
-eps: list = [2 / 255, 8 / 255]  # Linf radii, image units
+eps: list[str | float] = [2 / 255, 8 / 255]  # Linf radii, image units
 train_steps: int = 240  # optimiser steps of each small network for the digits
 n_digits_attack: int = 100  # test images of the digits attacked
 n_digits_teacher: int = 24  # of these, images on which the slow teacher is attacked
-eps_digits: float = 0.06  # Linf radius there, image units
+eps_digits: str | float = 0.06  # Linf radius there, image units
 sampler_steps: int = 18  # steps of the sampler
 per_class: int = 8  # samples of each class that are shown
 n_frechet: int = 250  # samples for the Frechet distance; a multiple of the number of classes
@@ -76,10 +76,10 @@ from rdc.denoise.edm import EDMConfig, coefficients
 from rdc.denoise.multihead import Branched
 from rdc.denoise.unet import UNetConfig
 from rdc.evaluate import Accuracy, accuracy, predict, robust_accuracy
-from rdc.notebook import check_parameters, glue
+from rdc.notebook import check_parameters, claim, glue
 from rdc.plots import image_grid, style
 from rdc.rng import generator, randn
-from rdc.runs.record import read_record
+from rdc.runs.record import stored_record
 from rdc.schedule import levels
 from rdc.train import TrainConfig, train_denoiser
 from rdc.train.classifiers import train_classifier
@@ -221,8 +221,8 @@ print(f"at most (sigma {largest['sigma']}) they are 1/{largest['target'] / large
 
 # %% tags=["remove-cell"]
 glue("mh-ratio", f"1/{1 / ratio_low:.0f}")
-assert ratio_low < 0.05  # the text says: a small part
-assert all(row["size"] < row["target"] for row in table)
+claim(ratio_low < 0.05, "the text says: a small part")
+claim(all(row["size"] < row["target"] for row in table))
 
 # %% [markdown]
 # At low noise the picture itself says what it shows, and a label adds little: {glue:text}`mh-ratio` of what the network has to produce
@@ -261,8 +261,8 @@ ax.set(xscale="log", ylim=(0, None), xlabel=r"noise level $\sigma$ (model units)
 plt.show()
 
 # %% tags=["remove-cell"]
-assert shipped_branch and gap < 0.05
-assert min(row["error"] for row in table) < 0.9  # somewhere the heads follow the teacher
+claim(shipped_branch and gap < 0.05)
+claim(min(row["error"] for row in table) < 0.9, "somewhere the heads follow the teacher")
 
 # %% [markdown]
 # (sec-mh-distil)=
@@ -356,8 +356,8 @@ print(f"{speed:.1f} times faster; passes fall by a factor of {teacher.num_classe
 # %% tags=["remove-cell"]
 glue("mh-speed", f"{speed:.1f}")
 glue("mh-agree", f"{agree}")
-assert speed > 2
-assert clean["heads"].high > clean["teacher"].low - 0.05
+claim(speed > 2)
+claim(clean["heads"].high > clean["teacher"].low - 0.05)
 
 # %% [markdown]
 # Passes fall by the number of classes, time by a factor of {glue:text}`mh-speed`: each pass costs more than one of the teacher's. The
@@ -390,8 +390,7 @@ plt.show()
 # With few images the interval is wide. The same comparison with more images and levels, from the record:
 
 # %%
-path = Path("../results/multihead.json")
-record: dict[str, Any] = read_record(path)["results"] if path.exists() else {}
+record: dict[str, Any] = stored_record("results/multihead.json").get("results", {})
 comparisons: list[dict[str, Any]] = record.get("heads", {}).get("comparisons", [])
 for h in comparisons:
     print(f"levels from {h['sigma_min']:g}")
@@ -414,8 +413,8 @@ else:
 # %% tags=["remove-cell"]
 if comparisons:
     own = [(row["sigma_min"], Accuracy(**row["fashion-mini"])) for row in record["heads"]["ranges"]]
-    assert dict(own)[record["heads"]["chosen"]].high > own[0][1].value, "the teacher does not lose by leaving levels out"
-    assert table[0]["error"] > table[-1]["error"]
+    claim(dict(own)[record["heads"]["chosen"]].high > own[0][1].value, "the teacher does not lose by leaving levels out")
+    claim(table[0]["error"] > table[-1]["error"])
 
 # %% [markdown]
 # What the heads get wrong lies at low noise, where the differences are smallest ({numref}`fig-mh-error`) and the likelihood weight is
@@ -486,8 +485,8 @@ print(f"its features lie between {min(similar['teacher', 'features']):.2f} and {
 
 # %% tags=["remove-cell"]
 glue("mh-above", f"{len(above)} of {len(sigmas)}")
-assert len(above) >= 1
-assert max(similar["teacher", "differences"]) < max(similar["teacher", "noise"])
+claim(len(above) >= 1)
+claim(max(similar["teacher", "differences"]) < max(similar["teacher", "noise"]))
 
 # %% [markdown]
 # The teacher, whose classification nobody calls a failure, has noise predictions with a cosine above 0.98 at {glue:text}`mh-above` of our
@@ -573,8 +572,8 @@ for name, net in nets.items():
     print(f"{name:14s} {short:>6s} {j['test']!s:>24s}   {j['robust']!s:>26s}  {j['loss']:6.2f}   {j['cosine']:.2f}")
 
 # %% tags=["remove-cell"]
-assert judged["cross-entropy"]["loss"] > 1.5 * judged["from scratch"]["loss"]  # cross-entropy does not denoise
-assert judged["distilled"]["test"].value > 0.4
+claim(judged["cross-entropy"]["loss"] > 1.5 * judged["from scratch"]["loss"], "cross-entropy does not denoise")
+claim(judged["distilled"]["test"].value > 0.4)
 
 # %% [markdown]
 # Is the attack too weak for the heads trained with cross-entropy? More steps, restarts and target classes would tell.
@@ -742,8 +741,8 @@ print(
 )
 
 # %% tags=["remove-cell"]
-assert meant["heads"].value > 0.25 and low_d < high_d
-assert distance["heads"] < 10 * distance["real images"] + 10 * distance["teacher"]  # not noise
+claim(meant["heads"].value > 0.25 and low_d < high_d)
+claim(distance["heads"] < 10 * distance["real images"] + 10 * distance["teacher"], "not noise")
 
 # %% [markdown]
 # (sec-mh-robust)=
@@ -770,14 +769,13 @@ for radius in eps:
 
 # %% tags=["remove-cell"]
 for key in robust:  # the own gradient is not weaker than a transferred one, up to the luck of few images
-    assert robust[key].correct <= crossed[key].correct + 2
+    claim(robust[key].correct <= crossed[key].correct + 2)
 
 # %% [markdown]
 # On the larger record, over the attacks of its suite:
 
 # %%
-suite_path = Path("../results/rdc.json")
-suite_rows = read_record(suite_path)["results"].get("rows", []) if suite_path.exists() else []
+suite_rows = stored_record("results/rdc.json").get("results", {}).get("rows", [])
 suite = [r for r in suite_rows if r["table"] == "suite" and r["model"] in ("DC", "DC single-head")]
 for r in sorted(suite, key=lambda r: (r["norm"], r["eps"], r["attack"], r["model"])):
     print(
@@ -902,8 +900,8 @@ verdicts.append(
         f"by a CNN: heads {meant['heads']}, teacher {meant['teacher']}",
     )
 )
-for claim, verdict, numbers in verdicts:
-    print(f"{claim}\n    {verdict}: {numbers}")
+for statement, verdict, numbers in verdicts:
+    print(f"{statement}\n    {verdict}: {numbers}")
 
 # %% [markdown]
 # A verdict "not seen" on small networks for 8x8 digits does not refute a statement about CIFAR-10. It says that the effect is not a law of the
@@ -983,8 +981,8 @@ print(
 )
 
 # %% tags=["remove-cell"]
-assert 9 * last.in_channels > teacher.num_classes * patch**2
-assert probe_error < 1.05
+claim(9 * last.in_channels > teacher.num_classes * patch**2)
+claim(probe_error < 1.05)
 
 # %% [markdown]
 # :::{solution-end}
@@ -1029,7 +1027,7 @@ for sigma in (0.1, 0.5, 1.0, 2.0, 5.0, 20.0):
     )
 
 # %% tags=["remove-cell"]
-assert effective[0.1] < 1.1 and effective[20.0] > 9
+claim(effective[0.1] < 1.1 and effective[20.0] > 9)
 
 # %% [markdown]
 # :::{solution-end}
@@ -1075,7 +1073,7 @@ print(
 )
 
 # %% tags=["remove-cell"]
-assert variance[best_s] <= variance[total]
+claim(variance[best_s] <= variance[total])
 
 # %% [markdown]
 # :::{solution-end}

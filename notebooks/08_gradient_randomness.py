@@ -42,19 +42,18 @@ adversarial_epochs: int = 1  # training of a second one on adversarial images
 count: int = 8  # noise levels T of the diffusion classifier
 n: int = 5  # images whose gradients are taken
 repeats: int = 6  # gradients of each image and model
-eot: list = [1, 2, 3]  # gradients averaged
-level_counts: list = [4, 8, 16]  # numbers T of levels for the sweep
+eot: list[int] = [1, 2, 3]  # gradients averaged
+level_counts: list[int] = [4, 8, 16]  # numbers T of levels for the sweep
 n_smooth: int = 3  # images for smoothness and for Jacobians
 path_steps: int = 4  # steps of the path of an attack
 draws: int = 5  # draws of the noise for losses and verdicts
 n_attack: int = 5  # images for the attacks
 steps: int = 5  # gradient steps of an attack
-eps: float = 16 / 255  # Linf radius of an attack, image units
+eps: str | float = 16 / 255  # Linf radius of an attack, image units
 lm_count: int = 3  # noise levels for likelihood maximisation over all levels
 
 # %%
 from functools import partial
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
@@ -88,11 +87,11 @@ from rdc.defend.likelihood import READINGS
 from rdc.denoise import fast_dtype
 from rdc.denoise.checkpoints import load_denoiser
 from rdc.evaluate import Accuracy, predict, robust_accuracy
-from rdc.notebook import check_parameters, glue
+from rdc.notebook import check_parameters, claim, glue
 from rdc.plots import style
 from rdc.randomness import known_noise
 from rdc.rng import randn
-from rdc.runs.record import read_record
+from rdc.runs.record import stored_record
 from rdc.schedule import levels
 from rdc.train.classifiers import train_classifier
 
@@ -233,14 +232,14 @@ ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
 plt.show()
 
 # %% tags=["remove-cell"]
-assert cosine["CNN"] > 0.999 and cosine["DC"] > 0.7
-assert cosine["DC"] >= max(value for name, value in cosine.items() if name != "CNN") - 0.02
-assert cosine["DC"] > cosine["RDC, exact"] + 0.3 and cosine["RDC, BPDA"] > cosine["RDC, exact"] + 0.3
-assert cosine["DiffPure+CNN"] > cosine["LM+CNN, exact"] + 0.1
+claim(cosine["CNN"] > 0.999 and cosine["DC"] > 0.7)
+claim(cosine["DC"] >= max(value for name, value in cosine.items() if name != "CNN") - 0.02)
+claim(cosine["DC"] > cosine["RDC, exact"] + 0.3 and cosine["RDC, BPDA"] > cosine["RDC, exact"] + 0.3)
+claim(cosine["DiffPure+CNN"] > cosine["LM+CNN, exact"] + 0.1)
 for name in ("DC", "RDC, BPDA", "DiffPure+CNN"):  # the closed form predicts what the groups measure
     gap = (eot_cosine(gradients[name], eot).mean(1) - torch.stack([found[name].cosine(m).mean() for m in eot])).abs().max()
-    assert gap < 0.12, (name, gap)
-assert largest_share(gradients["RDC, exact"]) > 2.5 / repeats > largest_share(gradients["DC"])
+    claim(gap < 0.12, str((name, gap)))
+claim(largest_share(gradients["RDC, exact"]) > 2.5 / repeats > largest_share(gradients["DC"]))
 for name in ("DC", "RDC, BPDA", "RDC, exact", "DiffPure+CNN"):
     glue(f"gradients-cosine-{name.replace(', ', '-').replace('+', '-').lower()}", f"{cosine[name]:.2f}")
 glue("gradients-share", f"{largest_share(gradients['RDC, exact']):.2f}")
@@ -284,8 +283,8 @@ print(f"h of one level about {per_level:.2f}; for T = 1000 levels the law T h = 
 
 # %% tags=["remove-cell"]
 products = [t * v["rival"] for t, v in sweep.items()]
-assert max(products) < 1.6 * min(products)  # h falls like 1 / T
-assert all(v["logit"] > 2 * v["rival"] for v in sweep.values() if "logit" in v)
+claim(max(products) < 1.6 * min(products), "h falls like 1 / T")
+claim(all(v["logit"] > 2 * v["rival"] for v in sweep.values() if "logit" in v))
 diffpure_over_dc = from_cosine(cosine["DiffPure+CNN"]) / from_cosine(cosine["DC"])
 for_640 = 640 * count / diffpure_over_dc
 per_evaluation = diffpure_over_dc * purify.evaluations / count
@@ -320,7 +319,7 @@ for name in ("DC", "DiffPure+CNN"):
     print(f"{name:16s}    {switching[name][0]:6.3f}      {switching[name][1]:6.3f}")
 
 # %% tags=["remove-cell"]
-assert all(fixed > free - 0.1 for fixed, free in switching.values())  # a rival that is free to change adds randomness
+claim(all(fixed > free - 0.1 for fixed, free in switching.values()), "a rival that is free to change adds randomness")
 
 # %% [markdown]
 # For a diffusion classifier much of what looks like noisy gradients is a change of rival. It is a property of the loss, and targets
@@ -447,8 +446,8 @@ class Scaled(nn.Module):
 assert torch.allclose(linearised_distance(Scaled(cnn, 1e-3), xg, yg), scaled, rtol=1e-3)  # free of the scale
 for key, name in (("dc", "DC"), ("bpda", "RDC, BPDA"), ("exact", "RDC, exact")):
     glue(f"gradients-crossed-{key}", "{} of {}".format(*crossings[name][2]))
-assert crossings["DC"][2][0] > max(crossings["RDC, BPDA"][2][0], crossings["RDC, exact"][2][0])
-assert float(distance["DC", 4].median()) < 0.5  # no vanishing: the boundary is within the image's range
+claim(crossings["DC"][2][0] > max(crossings["RDC, BPDA"][2][0], crossings["RDC, exact"][2][0]))
+claim(float(distance["DC", 4].median()) < 0.5, "no vanishing: the boundary is within the image's range")
 
 # %% [markdown]
 # A DC whose gradient had vanished would sit at an enormous distance. It does not: its linearised distance is of ordinary size, and a few such steps cross the
@@ -493,8 +492,8 @@ ax.legend(fontsize=8)
 plt.show()
 
 # %% tags=["remove-cell"]
-assert on_path["RDC, exact"][1] < on_path["DC"][1] - 0.2
-assert rough["RDC, exact"] > 2 * rough["DC"]
+claim(on_path["RDC, exact"][1] < on_path["DC"][1] - 0.2)
+claim(rough["RDC, exact"] > 2 * rough["DC"])
 
 # %% [markdown]
 # {numref}`fig-gradients-path` shows it: with *all noise known*, the exact gradient through Adam's steps is as good as forgotten after one step of the attack. This is not randomness. It is
@@ -527,7 +526,7 @@ for name in ("DC", "RDC, BPDA", "DiffPure+CNN"):
     )
 
 # %% tags=["remove-cell"]
-assert quiet["DC"][1] > quiet["DC"][0]
+claim(quiet["DC"][1] > quiet["DC"][0])
 glue("gradients-dc-common", f"{quiet['DC'][0]:.2f}")
 glue("gradients-dc-independent", f"{quiet['DC'][1]:.2f}")
 
@@ -558,8 +557,8 @@ for noise in ("shared", "per_class"):
     )
 
 # %% tags=["remove-cell"]
-assert spread["per_class"][0] > 1.5 * spread["shared"][0]
-assert spread["per_class"][1] < spread["shared"][1]
+claim(spread["per_class"][0] > 1.5 * spread["shared"][0])
+claim(spread["per_class"][1] < spread["shared"][1])
 
 # %% [markdown]
 # (sec-gradients-known)=
@@ -606,7 +605,7 @@ print(f"RDC, BPDA with EOT 3, judged by draws: {judged['RDC, BPDA']['EOT 3'].cor
 
 # %% tags=["remove-cell"]
 for name, row in judged.items():
-    assert row["resubmit"].correct <= row["draws"].correct, name
+    claim(row["resubmit"].correct <= row["draws"].correct, name)
 
 # %% [markdown]
 # Three columns, three questions. Where `known` is far below `draws`, the attacker lacked the random numbers, and the defence lives on that. Where `resubmit`
@@ -617,10 +616,7 @@ for name, row in judged.items():
 # %%
 def rows_of(table: str) -> list[dict]:
     """Rows of one table of the record of long runs; none if the record is not here."""
-    try:
-        return [row for row in read_record(Path("../results/rdc.json"))["results"]["rows"] if row["table"] == table]
-    except (ValueError, KeyError):
-        return []
+    return [row for row in stored_record("results/rdc.json").get("results", {}).get("rows", []) if row["table"] == table]
 
 
 def show(table: str, keys: tuple[str, ...]) -> list[dict]:
@@ -710,11 +706,11 @@ plt.show()
 # %% tags=["remove-cell"]
 check = compression_rate(fixed_processes["DiffPure"], xs, (xs + attacked).clamp(0, 1), draws=1)
 assert abs(float(check.mean()) - rates["DiffPure", "adversarial"][-1][0]) < 1e-3
-assert rates["LM, printed", "random"][-1][1] > 0.9  # the printed reading hardly does anything
-assert rates["DiffPure", "random"][-1][0] < 0.8
-assert rates["LM, mean-l1", "random"][0][0] > 1.2  # sign flips spread a small change
-assert 0.3 < rates["LM, mi-fgsm", "random"][-1][1] < 0.8
-assert rates["LM, released", "random"][-1][1] < rates["LM, printed", "random"][-1][1]
+claim(rates["LM, printed", "random"][-1][1] > 0.9, "the printed reading hardly does anything")
+claim(rates["DiffPure", "random"][-1][0] < 0.8)
+claim(rates["LM, mean-l1", "random"][0][0] > 1.2, "sign flips spread a small change")
+claim(0.3 < rates["LM, mi-fgsm", "random"][-1][1] < 0.8)
+claim(rates["LM, released", "random"][-1][1] < rates["LM, printed", "random"][-1][1])
 
 # %% [markdown]
 # At small changes the two sides of {numref}`fig-gradients-compression` differ: a purification made of sign steps can *spread* a small change (rate above one), because it flips signs, while
@@ -761,8 +757,8 @@ for k, values in rise.items():
     print(f"{k:10s}", "   ".join(f"{v:7.2f}" for v in values))
 
 # %% tags=["remove-cell"]
-assert rise["smoothed"][-1] > rise["BPDA"][-1] + 0.3 and rise["exact"][1] > rise["BPDA"][1]
-assert rates["LM, released", "adversarial"][-1][1] < 0.3
+claim(rise["smoothed"][-1] > rise["BPDA"][-1] + 0.3 and rise["exact"][1] > rise["BPDA"][1])
+claim(rates["LM, released", "adversarial"][-1][1] < 0.3)
 
 # %% [markdown]
 # The identity stops being fair where the alignment in {numref}`fig-gradients-compression` has gone. For the printed reading it is near one: there BPDA and the exact
@@ -796,8 +792,8 @@ for timesteps in ("one", "all"):
 timestep_rows = show("timesteps", ("noise", "timesteps", "gradient", "eot", "protocol"))
 
 # %% tags=["remove-cell"]
-assert lm_cases["one", "fixed"][0] > 0.999 and lm_cases["all", "fixed"][0] > 0.999
-assert lm_cases["one", "fresh"][0] < 0.999
+claim(lm_cases["one", "fixed"][0] > 0.999 and lm_cases["all", "fixed"][0] > 0.999)
+claim(lm_cases["one", "fresh"][0] < 0.999)
 
 # %% [markdown]
 # (sec-gradients-verdict)=
@@ -855,16 +851,15 @@ verdicts = {
         ),
     ],
 }
-for claim, lines in verdicts.items():
-    print(claim, *(f"    - {line}" for line in lines), sep="\n")
+for statement, lines in verdicts.items():
+    print(statement, *(f"    - {line}" for line in lines), sep="\n")
 
 # %% [markdown]
 # The same measurements on more images, from the record of `tools/gradient_randomness.py`, if it is here:
 
 # %%
-try:
-    record = read_record(Path("../results/gradient_randomness.json"))
-except ValueError:
+record = stored_record("results/gradient_randomness.json")
+if not record:
     print("results/gradient_randomness.json: not run here")
 else:
     print(f"{record['config']['n']} images, {record['config']['repeats']} gradients each, {record['environment']['device']}")
@@ -920,7 +915,7 @@ for name in ("DC", "RDC, BPDA", "RDC, exact", "DiffPure+CNN"):
     print(f"{name:14s} signs agree in {share:.2f} of the pixels; the law says {agree[name][1]:.2f}")
 
 # %% tags=["remove-cell"]
-assert abs(agree["DC"][0] - agree["DC"][1]) < 0.15
+claim(abs(agree["DC"][0] - agree["DC"][1]) < 0.15)
 
 # %% [markdown]
 # :::{solution-end}
@@ -970,7 +965,7 @@ print(
 )
 
 # %% tags=["remove-cell"]
-assert equal > 0.999 and float(noise.ratio().median()) < 0.01 and float(noise.ratio(common=False).median()) > 2
+claim(equal > 0.999 and float(noise.ratio().median()) < 0.01 and float(noise.ratio(common=False).median()) > 2)
 
 # %% [markdown]
 # :::{solution-end}
@@ -1043,7 +1038,7 @@ inside = nn.functional.cosine_similarity(*((g * inner).flatten(1) for g in pair)
 print(f"cosine of exact and BPDA: {float(alike.mean()):.2f}; over pixels away from the walls {float(inside.mean()):.2f}")
 
 # %% tags=["remove-cell"]
-assert float(inside.min()) > 0.999
+claim(float(inside.min()) > 0.999)
 
 # %% [markdown]
 # :::{solution-end}

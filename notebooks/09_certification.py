@@ -36,10 +36,10 @@ device: str = "auto"  # "cpu", "cuda" or "auto"
 seed: int = 0  # owner of all random numbers
 data: str = "fashion-mini"  # data set
 heads_name: str = "fashion-mini-multihead"  # the denoiser of the certificate on this page: all classes in one pass
-record_file: str = "../results/certificates.json"  # the larger runs
+record_file: str = "results/certificates.json"  # the larger runs
 alpha: float = 0.001  # probability that a certificate is wrong
-sigmas: list = [0.25, 0.5, 1.0]  # smoothing noise, image units
-radii: list = [0.25, 0.5, 0.75, 1.0]  # radii asked about, image units
+sigmas: list[float] = [0.25, 0.5, 1.0]  # smoothing noise, image units
+radii: list[str | float] = [0.25, 0.5, 0.75, 1.0]  # radii asked about, image units
 toy_sigma: float = 0.15  # smoothing noise for images of two pixels
 toy_alpha: float = 0.05  # alpha there, so that errors can be seen
 toy_n: int = 300  # draws of each certificate there
@@ -49,7 +49,7 @@ peek_n: int = 2000  # draws of each
 plan_n: int = 10_000  # largest number of draws with early stopping
 plan_runs: int = 300  # runs of counts behind its mean
 gap_points: int = 27  # noisy images of two pixels for the gap of the bound
-gap_counts: list = [2, 4, 8, 16, 32, 64]  # numbers T of levels there
+gap_counts: list[int] = [2, 4, 8, 16, 32, 64]  # numbers T of levels there
 n_images: int = 500  # images of the digits behind the optimal denoiser
 n_digits: int = 200  # noisy digits for the variants
 n_noise: int = 40  # noisy digits for the study of noise
@@ -87,7 +87,7 @@ from rdc.denoise.checkpoints import load_denoiser
 from rdc.early_exit import Leader, Paired, Threshold, learn_rounds
 from rdc.early_exit.sift import Sifted, Table, calibrate, released, sift_table
 from rdc.evaluate import Accuracy
-from rdc.notebook import check_parameters, glue
+from rdc.notebook import check_parameters, claim, glue
 from rdc.plots import image_grid, style
 from rdc.rng import generator, randn
 from rdc.runs.reading import Reading, accuracy_of, fields
@@ -233,7 +233,7 @@ fig.tight_layout()
 plt.show()
 
 # %% tags=["remove-cell"]
-assert all(toy_sigma * norm.ppf(p.max()) <= distance[p.argmax()] + 2 * step for p, distance in known)
+claim(all(toy_sigma * norm.ppf(p.max()) <= distance[p.argmax()] + 2 * step for p, distance in known))
 
 # %% [markdown]
 # The solid circles lie inside the dashed ones. They touch only where the border is a straight line.
@@ -269,7 +269,7 @@ for i, (spot, (p, distance)) in enumerate(zip(spots, known, strict=True)):
     claims.append((found, float(exact[p.argmax()]), float(distance[p.argmax()])))
     none = int((found == 0).sum())
     print(f"image {i}: above sigma Phi^-1(p) in {too_high}, above the true radius in {beyond_truth}; abstained {none}")
-    assert max(beyond_truth, too_high) <= limit
+    claim(max(beyond_truth, too_high) <= limit)
 x_one = torch.from_numpy(spots[0].copy()).reshape(1, 1, 2)
 one = certify(bayes, x_one, sigma=toy_sigma, n0=20, n=toy_n, alpha=toy_alpha, seed=seed)
 print(f"by rdc.certify, once: class {one.label}, {one.k} of {one.n}, p at least {one.p_low:.4f}, radius {one.radius:.3f}")
@@ -405,8 +405,8 @@ ax.legend(fontsize=8)
 plt.show()
 
 # %% tags=["remove-cell"]
-assert ever["peeking every 10 draws"].low > 2 * toy_alpha
-assert all(ever[name].low <= toy_alpha for name in list(ever)[1:])
+claim(ever["peeking every 10 draws"].low > 2 * toy_alpha)
+claim(all(ever[name].low <= toy_alpha for name in list(ever)[1:]))
 
 # %% [markdown]
 # Peeking is false in {glue:text}`cert-peek` % of the runs at a stated 5 %, and the more often one looks, the worse.
@@ -460,7 +460,7 @@ for share in (1.0, 0.99, 0.9):
 show(rows)
 cost = 1 - rows[1]["confidence sequence"] / rows[1]["single look"]
 glue("cert-sequence-cost", f"{100 * cost:.1f}")
-assert 0 < cost < 0.05
+claim(0 < cost < 0.05)
 
 # %% [markdown]
 # At ten thousand draws that all agree, the confidence sequence gives up {glue:text}`cert-sequence-cost` % of the radius. In return it stops. We simulate
@@ -514,9 +514,9 @@ plt.show()
 for target in (1.0, 2.0):
     at_target = int(np.flatnonzero(true_radii == target)[0])
     for stopping in ("sequence", "split"):
-        assert draws_needed[target, stopping][at_target, 1] <= 0.02  # at the target itself every claim is false
-        assert draws_needed[target, stopping][-1, 1] > 0.99
-assert min(v.min() for v in clear.values()) > 10
+        claim(draws_needed[target, stopping][at_target, 1] <= 0.02, "at the target itself every claim is false")
+        claim(draws_needed[target, stopping][-1, 1] > 0.99)
+claim(min(v.min() for v in clear.values()) > 10)
 
 # %% [markdown]
 # Far from the target the number of draws falls by a factor of {glue:text}`cert-clear` or more. Near it there is no free lunch: to tell a radius from one that
@@ -694,9 +694,9 @@ plt.show()
 
 # %% tags=["remove-cell"]
 assert agreement < 1e-9
-assert min(bound_gap["fixed"] + bound_gap["specific"]) > 0  # a bound, on average
-assert 1.6 < bound_gap["fixed"][-2] / bound_gap["fixed"][-1] < 2.4  # like 1 / T
-assert odds_error["quadrature"][2] < 0.2 * odds_error["fixed"][2]
+claim(min(bound_gap["fixed"] + bound_gap["specific"]) > 0, "a bound, on average")
+claim(1.6 < bound_gap["fixed"][-2] / bound_gap["fixed"][-1] < 2.4, "like 1 / T")
+claim(odds_error["quadrature"][2] < 0.2 * odds_error["fixed"][2])
 glue("cert-quadrature", f"{odds_error['fixed'][2] / odds_error['quadrature'][2]:.0f}")
 
 # %% [markdown]
@@ -782,7 +782,7 @@ ax.legend(fontsize=8)
 plt.show()
 
 # %% tags=["remove-cell"]
-assert mirror_gain > 1.5 and shared_gain > 1
+claim(mirror_gain > 1.5 and shared_gain > 1)
 glue("cert-mirror", f"{mirror_gain:.1f}")
 glue("cert-shared", f"{shared_gain:.1f}")
 
@@ -854,12 +854,12 @@ show(table)
 # %% tags=["remove-cell"]
 right_share = {key: float((value == labels).double().mean()) for key, value in answers.items()}
 for s in sigmas:
-    assert right_share["APNDC, condition-on-y", s] < right_share["APNDC, correct", s]
+    claim(right_share["APNDC, condition-on-y", s] < right_share["APNDC, correct", s])
 as_bayes = {key: float((value == answers["Bayes' rule", key[1]]).double().mean()) for key, value in answers.items()}
 for s in sigmas:
-    assert as_bayes["EPNDC, 8 levels, 8 mirrored draws", s] > as_bayes["EPNDC, 16 levels, one draw", s]
-assert as_bayes["APNDC, ensemble", sigmas[0]] >= as_bayes["EPNDC, 8 levels, mirror images", sigmas[0]]
-assert as_bayes["APNDC, ensemble", sigmas[-1]] < as_bayes["EPNDC, 8 levels, 8 mirrored draws", sigmas[-1]]
+    claim(as_bayes["EPNDC, 8 levels, 8 mirrored draws", s] > as_bayes["EPNDC, 16 levels, one draw", s])
+claim(as_bayes["APNDC, ensemble", sigmas[0]] >= as_bayes["EPNDC, 8 levels, mirror images", sigmas[0]])
+claim(as_bayes["APNDC, ensemble", sigmas[-1]] < as_bayes["EPNDC, 8 levels, 8 mirrored draws", sigmas[-1]])
 
 # %% [markdown]
 # With a perfect model, EPNDC is limited by the noise inside it: with many draws it becomes Bayes' rule. APNDC is nearly without that noise. At low smoothing
@@ -1039,7 +1039,7 @@ print(f"Bayes' class is given by 124 levels to {share_same(slow_answer, bayes)},
 print(f"by {sizes_race[-1]} evaluations at levels of its own to {share_same(few_levels[-1], bayes)}.")
 
 # %% tags=["remove-cell"]
-assert share_same(predicted[-1], slow_answer).correct > max(seed_share.correct, share_same(few_levels[-1], slow_answer).correct)
+claim(share_same(predicted[-1], slow_answer).correct > max(seed_share.correct, share_same(few_levels[-1], slow_answer).correct))
 
 # %% [markdown]
 # The noise of the slow one is worth nothing in itself. Judged by the truth, in the lines above, these classifiers are hard to tell apart at this $n$. It is worth
@@ -1067,7 +1067,7 @@ if not level_rows:
 # %%
 as_released = (100 + 10_000) * (1 + 124 * classes)
 print(f"n0 = 100, n = 10 000, K = {classes}: {as_released:,} evaluations for one image")
-assert as_released == 12_534_100 or classes != 10
+claim(as_released == 12_534_100 or classes != 10)
 
 # %% [markdown]
 # The record holds two measurements.
@@ -1290,8 +1290,8 @@ show(rows)
 
 # %% tags=["remove-cell"]
 for found in (digit_rules, crowd_rules):
-    assert found["Leader"][1].high >= 0.95 and found["Leader"][0].saved > 0
-assert crowd_rules["Leader"][0].saved > 0.5
+    claim(found["Leader"][1].high >= 0.95 and found["Leader"][0].saved > 0)
+claim(crowd_rules["Leader"][0].saved > 0.5)
 glue("cert-crowd", f"{100 * crowd_rules['Leader'][0].saved:.0f}")
 
 # %% [markdown]
@@ -1440,8 +1440,8 @@ plt.show()
 
 # %% tags=["remove-cell"]
 worst_slope = max(max(v) for v in slopes.values())
-assert worst_slope <= 1 and excess.max() > 1.5
-assert (curves["reached by a half-space"] <= curves["rigorous bound"] * (1 + 1e-6)).all()
+claim(worst_slope <= 1 and excess.max() > 1.5)
+claim((curves["reached by a half-space"] <= curves["rigorous bound"] * (1 + 1e-6)).all())
 
 # %% [markdown]
 # The half-space exceeds the paper's constant by a factor of up to {glue:text}`cert-half-space` and stays below the rigorous one. The constant of the released
@@ -1690,14 +1690,14 @@ for r in seeds:
     parts = [beyond(acc(r[key]), 0.9) for key in ("within 5 %", "same label")]
     judge("B8 ... the same of the reference itself with another seed; record", FAILS if FAILS in parts else OPEN if OPEN in parts else HOLDS,
           f"radius {acc(r['within 5 %'])}, label {acc(r['same label'])}")  # fmt: skip
-for claim, verdict, numbers in verdicts:
-    print(f"{claim}\n    {verdict}{'' if verdict == MISSING else ': ' + numbers}")
+for statement, verdict, numbers in verdicts:
+    print(f"{statement}\n    {verdict}{'' if verdict == MISSING else ': ' + numbers}")
 
 # %% tags=["hide-input"]
 show(comparisons, "curves")
 
 # %% tags=["remove-cell"]
-assert {claim[:2] for claim, _, _ in verdicts} == {f"B{i}" for i in range(1, 9)}
+assert {statement[:2] for statement, _, _ in verdicts} == {f"B{i}" for i in range(1, 9)}
 assert all(verdict in (HOLDS, FAILS, OPEN, PART, MISSING) for _, verdict, _ in verdicts)
 
 # %% [markdown]

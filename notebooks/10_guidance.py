@@ -40,11 +40,11 @@ heads_name: str = "fashion-mini-multihead"  # the denoiser of the diffusion clas
 vanilla_name: str = "fashion-mini-vanilla"  # time-dependent classifiers, by name or path
 robust_name: str = "fashion-mini-robust"
 wide_name: str = "fashion-mini-wide"  # trained at six times the radius of the robust one
-record_file: str = "../results/guidance.json"  # the larger runs
+record_file: str = "results/guidance.json"  # the larger runs
 n_digits: int = 500  # images of the digits behind the optimal denoiser
-form_steps: list = [8, 16, 32, 64, 128]  # steps of the sampler when the two forms are compared
+form_steps: list[int] = [8, 16, 32, 64, 128]  # steps of the sampler when the two forms are compared
 n_forms: int = 20  # images of that comparison
-levels: list = [0.1, 0.3, 1.0, 3.0, 10.0]  # noise levels at which classifiers are judged, model units
+levels: list[float] = [0.1, 0.3, 1.0, 3.0, 10.0]  # noise levels at which classifiers are judged, model units
 n_ripple: int = 30  # images of Appendix B
 ripple_sigma: float = 0.3  # their noise level
 n_attacked: int = 50  # images attacked at each level
@@ -57,7 +57,7 @@ path_levels: int = 12  # levels of the sampler for them
 n_wide: int = 12  # same-seed samples of the wide guide
 scale: float = 1.0  # guidance scale of the shown pairs, for all classifiers
 free_scale: float = 2.0  # scale where the guide alone knows the class
-floor_sizes: list = [50, 100, 200, 500, 1000, 2000, 5000]  # numbers of real images behind the floor of the Frechet distance
+floor_sizes: list[int] = [50, 100, 200, 500, 1000, 2000, 5000]  # numbers of real images behind the floor of the Frechet distance
 epochs: int = 3  # training of the network that judges
 
 # %%
@@ -107,10 +107,10 @@ from rdc.guide.align import direction
 from rdc.guide.classifier import SHIPPED
 from rdc.guide.guides import log_gradient
 from rdc.guide.metrics import Interval
-from rdc.notebook import check_parameters, glue
+from rdc.notebook import check_parameters, claim, glue
 from rdc.plots import image_grid, style
 from rdc.rng import generator, randn
-from rdc.runs.record import read_record
+from rdc.runs.record import stored_record
 from rdc.schedule import alpha_to_sigma, vp_alphas
 from rdc.train.classifiers import train_classifier
 
@@ -128,7 +128,7 @@ for name, net in guides.items():
 
 # %% tags=["hide-input"]
 Row = dict[str, Any]
-record: Row = read_record(record_file) if Path(record_file).exists() else {}
+record: Row = stored_record(record_file)
 NOT_RUN = "not run here: the record has no part '{}' yet (tools/guidance.py)"
 table_ids = itertools.count()
 
@@ -243,7 +243,7 @@ print(f"scale 0 equals unguided, bit for bit: {torch.equal(zero, unguided)}")  #
 
 # %% tags=["remove-cell"]
 assert gap < 1e-6 and torch.equal(zero, unguided) and float((guided_z - knows).abs().max()) < 1e-6
-assert float((unguided - knows).abs().max()) > 0.1
+claim(float((unguided - knows).abs().max()) > 0.1)
 
 # %% [markdown]
 # So in the ideal case there is nothing to choose between a conditional model and a guided one. All that follows is about classifiers that are *not* exact.
@@ -306,7 +306,7 @@ fig.tight_layout()
 plt.show()
 
 # %% tags=["remove-cell"]
-assert form_gap["posterior"][-1] < 0.5 * form_gap["posterior"][0] and form_gap["bound"][-1] < 0.5 * form_gap["bound"][0]
+claim(form_gap["posterior"][-1] < 0.5 * form_gap["posterior"][0] and form_gap["bound"][-1] < 0.5 * form_gap["bound"][0])
 glue("guide-form-few", f"{form_gap['posterior'][0]:.2f}")
 glue("guide-form-many", f"{form_gap['posterior'][-1]:.2f}")
 
@@ -426,8 +426,8 @@ show(ripple_rows)
 
 # %% tags=["remove-cell"]
 none_r, slow_r, quick_r = ripple_rows[0], ripple_rows[1], ripple_rows[-1]
-assert quick_r["change of the gradient"] > 2 and abs(quick_r["loss"] - none_r["loss"]) < ripple_a
-assert quick_r["loss, own attack"] < none_r["loss, own attack"] + 2 * ripple_a
+claim(quick_r["change of the gradient"] > 2 and abs(quick_r["loss"] - none_r["loss"]) < ripple_a)
+claim(quick_r["loss, own attack"] < none_r["loss, own attack"] + 2 * ripple_a)
 glue("guide-ripple-gradient", f"{quick_r['change of the gradient']:.1f}")
 glue("guide-ripple-loss", f"{abs(quick_r['loss'] - none_r['loss']):.3f}")
 glue("guide-ripple-own", f"{quick_r['loss, own attack'] - none_r['loss, own attack']:+.2f}")
@@ -566,7 +566,7 @@ plt.show()
 
 # %% tags=["remove-cell"]
 r_100 = float(threat.radius_at(vp_sigma[100]))
-assert r_100 < 0.1 * float(vp_sigma[100]) * size**0.5 and norm.cdf(r_100 / (2 * float(vp_sigma[100]))) > 0.7
+claim(r_100 < 0.1 * float(vp_sigma[100]) * size**0.5 and norm.cdf(r_100 / (2 * float(vp_sigma[100]))) > 0.7)
 glue("guide-length-100", f"{100 * r_100 / (float(vp_sigma[100]) * size**0.5):.1f}")
 glue("guide-told-100", f"{100 * norm.cdf(r_100 / (2 * float(vp_sigma[100]))):.0f}")
 
@@ -870,7 +870,7 @@ for key, sigma in (("low", min(levels)), ("high", max(levels))):
     for name in ("vanilla", "robust", "diffusion classifier"):
         glue(f"guide-align-{key}-{name.split()[0]}", f"{by_guide[name, sigma]['cosine']:.2f}")
 glue("guide-shorter", f"{np.median([by_guide['robust', s]['strength'] / by_guide['vanilla', s]['strength'] for s in levels]):.2f}")  # fmt: skip
-assert by_guide["diffusion classifier", max(levels)]["cosine"] > 0.9
+claim(by_guide["diffusion classifier", max(levels)]["cosine"] > 0.9)
 
 # %% [markdown]
 # At the highest level the diffusion classifier has an alignment of {glue:text}`guide-align-high-diffusion`, the vanilla classifier
@@ -922,7 +922,7 @@ ax.legend(fontsize=8)
 plt.show()
 
 # %% tags=["remove-cell"]
-assert alike > max(found[0].value for found in by_factor.values())  # the text says: they resemble each other more
+claim(alike > max(found[0].value for found in by_factor.values()), "the text says: they resemble each other more")
 
 # %% [markdown]
 # The maximum lies at $\tau =$ {glue:text}`guide-peak-vanilla` for the vanilla gradient and at {glue:text}`guide-peak-robust` for the robust one. To the right
@@ -1099,7 +1099,7 @@ fig.tight_layout()
 plt.show()
 
 # %% tags=["remove-cell"]
-assert floor[few_n][0] > 10 * floor[many_n][0] and floor[many_n][1] > floor[many_n][0]
+claim(floor[few_n][0] > 10 * floor[many_n][0] and floor[many_n][1] > floor[many_n][0])
 
 # %% [markdown]
 # So a distance without its $n$ says nothing, and two distances may be compared only at the same $n$. Their *difference* is nearly free of the bias, above all
@@ -1761,7 +1761,7 @@ def predicted(d: Row, m: int) -> Row:
     return d | {"low": d["value"] - wider * (d["value"] - d["low"]), "high": d["value"] + wider * (d["high"] - d["value"])}
 
 
-for claim, sign, keys in (("lower Frechet distance", 1, [(True, "frechet"), (False, "frechet")]),
+for statement, sign, keys in (("lower Frechet distance", 1, [(True, "frechet"), (False, "frechet")]),
                           ("higher accuracy, clean and attacked", -1, [(None, "clean"), (None, "robust")])):  # fmt: skip
     entries = [stopping[k] for k in keys if k in stopping]
     how = "without less with, on the same training seeds"
@@ -1769,7 +1769,7 @@ for claim, sign, keys in (("lower Frechet distance", 1, [(True, "frechet"), (Fal
         entries = [predicted(beside_seeds[(unstopped, *k)], len(keys)) for k in keys]
         how = f"one training without, less the mean of {len(seed_rows)} seeds with; interval of another such seed; a difference within it decides nothing"
     found = [wanted_sign(d, sign, len(entries)) for d in entries]
-    verdict_on(f"C6 early stopping of the attack is crucial for training: {claim}; record", together(found) if found else MISSING,
+    verdict_on(f"C6 early stopping of the attack is crucial for training: {statement}; record", together(found) if found else MISSING,
                f"{how}: " + "; ".join(f"{text(d)} ({BOTH.get(d['conditional'], d['metric'])})" for d in entries))  # fmt: skip
 places = sorted({(r["sigma"], r["radius"]) for r in targeted_rows})
 for key, what in (("reached", "an independent classifier sees the target more often"), ("alignment", "the change is better aligned")):  # fmt: skip
@@ -1815,11 +1815,11 @@ for rival in ("none", "robust"):
         entries = [e for w in settings if (e := gap_of(name, rival, "frechet", *w))]
         found = [wanted_sign(e, -1, len(entries)) for e in entries]
         verdict_on(f"Beyond the paper: {name} against {rival}, Frechet distance lower; record", together(found), "; ".join(map(text, entries)))  # fmt: skip
-for claim, verdict, evidence in verdicts:
-    print(f"{claim}\n    {verdict}{'' if verdict == MISSING or not evidence else ': ' + evidence}")
+for statement, verdict, evidence in verdicts:
+    print(f"{statement}\n    {verdict}{'' if verdict == MISSING or not evidence else ': ' + evidence}")
 
 # %% tags=["remove-cell"]
-assert {claim[:2] for claim, _, _ in verdicts} >= {f"C{i}" for i in range(1, 10)}
+assert {statement[:2] for statement, _, _ in verdicts} >= {f"C{i}" for i in range(1, 10)}
 assert all(verdict in (HOLDS, FAILS, OPEN, PART, MISSING) for _, verdict, _ in verdicts)
 
 # %% [markdown]

@@ -25,6 +25,7 @@ def test_a_part_that_was_not_run_is_empty_and_said(path: Path, capsys: pytest.Ca
 
 
 def test_without_a_file_everything_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
     reading = Reading.of(tmp_path / "results" / "none.json", "tools/some.py")
     assert reading.part("levels") == {} and reading.provenance() == "results/none.json: not run here"
 

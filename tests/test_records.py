@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rdc.evaluate import Accuracy
-from rdc.runs.record import read_record, write_atomic, write_record
+from rdc.runs import record
+from rdc.runs.record import book_folder, read_record, record_path, stored_record, write_atomic, write_record
 
 texts = st.text(max_size=8)
 values = st.recursive(
@@ -64,6 +65,9 @@ def test_what_cannot_be_recorded_is_refused(tmp_path):
 
 
 def test_read_errors(tmp_path):
+    (tmp_path / "list.json").write_text("[1]")
+    with pytest.raises(ValueError, match=r"list\.json is not a record \(it holds list, no object\)"):
+        read_record(tmp_path / "list.json")
     with pytest.raises(ValueError, match=r"no record .*absent\.json.*run the notebook") as error:
         read_record(tmp_path / "absent.json")
     assert "\n" not in str(error.value)
@@ -73,3 +77,28 @@ def test_read_errors(tmp_path):
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match=r"bytes\.json is not a record"):
         read_record(tmp_path / "bytes.json")
+
+
+@pytest.mark.parametrize("path", ["results/rdc.json", "../results/rdc.json"])
+def test_records_of_the_book_are_found_from_everywhere(path, tmp_path, monkeypatch):
+    here = read_record(path)
+    monkeypatch.chdir(tmp_path)
+    assert stored_record(path) == read_record(path) == here
+    assert record_path(path) == book_folder("results") / "rdc.json" and record_path(path).is_absolute()
+    assert stored_record("results/never-made.json") == {}
+
+
+def test_a_folder_of_records_that_is_not_there_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in ("elsewhere/rdc.json", tmp_path / "none" / "rdc.json"):
+        with pytest.raises(ValueError, match=r"there is no folder .* with a record rdc\.json; give results/rdc\.json") as error:
+            stored_record(path)
+        assert "\n" not in str(error.value)
+    monkeypatch.setattr(record, "__file__", str(tmp_path / "rdc" / "runs" / "record.py"))
+    with pytest.raises(ValueError, match="the folder results of the book is not at"):
+        stored_record("results/rdc.json")
+    (tmp_path / "results").mkdir()  # of somebody else: this is no source tree
+    with pytest.raises(ValueError, match="the folder results of the book is not at"):
+        stored_record("results/rdc.json")
+    (tmp_path / "rdc" / "book" / "results").mkdir(parents=True)
+    assert stored_record("results/rdc.json") == {}

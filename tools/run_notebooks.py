@@ -20,7 +20,7 @@ from typing import Any
 import jupytext
 import nbformat
 
-from rdc.notebook import PROFILES, NotebookError, run_notebook, write_notebook
+from rdc.notebook import NotebookError, profiles, run_notebook, write_notebook
 
 ROOT = Path(__file__).parents[1]
 SHOWN = ("torch", "numpy", "scipy", "matplotlib", "pyautoattack")  # versions that the book prints
@@ -44,7 +44,7 @@ def environment() -> str:
 
 def stamp(nb: Any, profile: str, surroundings: str) -> str:
     """What an executed notebook depends on, in one hash: its code, the parameters of the profile and the environment."""
-    parts = digest(nb), (PROFILES / f"{profile}.yaml").read_text(encoding="utf8"), surroundings
+    parts = digest(nb), (profiles() / f"{profile}.yaml").read_text(encoding="utf8"), surroundings
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 

@@ -4,11 +4,12 @@ __all__ = ["run_command"]
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import Positional, UseAppendAction, arg
 
 from rdc.cli.options import Quiet
+from rdc.runs.record import book_folder
 
 
 def run_command(
@@ -27,21 +28,34 @@ def run_command(
       rdc run 04 --profile full
       rdc run 03 -p n_attack 100 -p seed 1
     """
-    import yaml
-
     from rdc.notebook import run_notebook
 
     path = find_notebook(notebook)
     target = out or Path("runs", f"{path.stem}.ipynb")
-    run_notebook(path, target, {name: yaml.safe_load(value) for name, value in p}, profile, progress=not quiet)
+    run_notebook(path, target, {name: parse(value) for name, value in p}, profile, progress=not quiet)
     print(f"wrote {target}")
 
 
+def parse(text: str) -> Any:
+    """Return the value that ``text`` stands for in YAML, or the number that Python reads in it (``1e-3`` is none in YAML)."""
+    try:
+        import yaml
+    except ImportError:
+        raise ValueError('rdc run needs PyYAML; install it with: pip install "rdc[book]"') from None
+    try:
+        value = yaml.safe_load(text)
+        return float(value) if isinstance(value, str) else value
+    except yaml.YAMLError:
+        raise ValueError(f"{text!r} is not a value: give a number, a word, or a list such as [1, 2]") from None
+    except ValueError:
+        return value
+
+
 def find_notebook(name: str) -> Path:
-    """The notebook of a number or path."""
+    """Return the notebook of a number or path."""
     if Path(name).is_file():
         return Path(name)
-    folder = Path(__file__).parents[2] / "notebooks"
+    folder = book_folder("notebooks")
     found = sorted(folder.glob(f"{name}*.py")) if re.fullmatch(r"\w+", name) else []
     if len(found) != 1:
         there = ", ".join(p.stem for p in sorted(folder.glob("*.py")))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rdc.runs.record import read_record
+from rdc.runs.record import record_path, stored_record
 from rdc.runs.statistics import Accuracy
 
 Row = dict[str, Any]
@@ -38,10 +38,10 @@ class Reading:
         """Of a file, which may be missing.
 
         Raises:
-            ValueError: if it is there and no record.
+            ValueError: if its folder is not found, or it is there and no record.
         """
-        path = Path(path)
-        return cls(read_record(path) if path.exists() else {}, f"{path.parent.name}/{path.name}", tool)
+        path = record_path(path)
+        return cls(stored_record(path), f"{path.parent.name}/{path.name}", tool)
 
     def part(self, name: str) -> Row:
         """A part, empty where it was not run."""

@@ -1,6 +1,6 @@
 """Run records: a result with its counts, interval, seed, configuration, versions, device, seconds and commit."""
 
-__all__ = ["environment", "read_record", "write_atomic", "write_record"]
+__all__ = ["book_folder", "environment", "read_record", "record_path", "stored_record", "write_atomic", "write_record"]
 
 import datetime
 import importlib.metadata
@@ -33,13 +33,58 @@ def write_record(path: str | Path, config: dict[str, Any], results: Any, seconds
 
 
 def read_record(path: str | Path) -> dict[str, Any]:
-    """A record; a missing or damaged one gives one line that says so."""
+    """Return a record.
+
+    Raises:
+        ValueError: if it is missing or damaged, with one line that says so.
+    """
+    path = record_path(path)
     try:
-        return json.loads(Path(path).read_text(encoding="utf8"))
+        record = json.loads(path.read_text(encoding="utf8"))
+        if not isinstance(record, dict):
+            raise ValueError(f"it holds {type(record).__name__}, no object")
+        return record
     except OSError as error:
         raise ValueError(f"no record {path} ({error.strerror}); run the notebook with the profile that writes it") from error
     except ValueError as error:
         raise ValueError(f"{path} is not a record ({error}); restore it with 'git checkout'") from error
+
+
+def stored_record(path: str | Path) -> dict[str, Any]:
+    """Return a record, empty where it was never made.
+
+    Raises:
+        ValueError: if the folder of records is not found, or what is there is no record.
+    """
+    return read_record(path) if record_path(path).exists() else {}
+
+
+def record_path(path: str | Path) -> Path:
+    """Return where a record lies: ``results/NAME.json`` in the book's own folder, whatever the working directory is.
+
+    Raises:
+        ValueError: if its folder does not exist.
+    """
+    path = Path(path)
+    if not path.is_absolute() and path.parts[:-1] in (("results",), ("..", "results")):
+        return book_folder("results") / path.name
+    if not path.parent.is_dir():
+        raise ValueError(f"there is no folder {path.parent} with a record {path.name}; give results/{path.name} or a full path")
+    return path
+
+
+def book_folder(name: str) -> Path:
+    """Return a folder of the book (``notebooks``, ``profiles``, ``results``): beside the package, or in it once it is installed.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    package = Path(__file__).parents[1]
+    found = [package / "book" / name] + ([package.parent / name] if (package.parent / "pyproject.toml").is_file() else [])
+    for folder in found:
+        if folder.is_dir():
+            return folder
+    raise ValueError(f"the folder {name} of the book is not at {' or '.join(map(str, found))}; install the package again")
 
 
 def environment() -> dict[str, Any]:

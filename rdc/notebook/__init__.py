@@ -1,0 +1,13 @@
+"""Notebooks: check the parameters and the claims of a chapter, paste a value into the book, run one with other parameters.
+
+The rest of the package does not need these modules; only :func:`run_notebook` needs papermill and jupytext.
+"""
+
+from rdc.notebook.cells import check_parameters as check_parameters
+from rdc.notebook.cells import claim as claim
+from rdc.notebook.cells import glue as glue
+from rdc.notebook.cells import needs as needs
+from rdc.notebook.execute import NotebookError as NotebookError
+from rdc.notebook.execute import run_notebook as run_notebook
+from rdc.notebook.execute import write_notebook as write_notebook
+from rdc.notebook.parameters import profiles as profiles
