@@ -2,6 +2,7 @@
 
 __all__ = ["main"]
 
+import importlib.metadata
 import sys
 from collections.abc import Callable
 
@@ -22,10 +23,20 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "certify": certify_command,
     "run": run_command,
 }
+#: Packages that only some commands need, and the extra that brings them.
+EXTRAS = {
+    "pyautoattack": "attacks",
+    "foolbox": "cifar",
+    "PIL": "cifar",
+    **dict.fromkeys(("papermill", "jupytext", "nbformat", "yaml", "IPython", "matplotlib", "seaborn", "pandas"), "book"),
+}
 
 
 def main() -> None:
     """Entry point of the command ``rdc``."""
+    if sys.argv[1:] == ["--version"]:
+        print(f"rdc {importlib.metadata.version('rdc')}")
+        return
     try:
         subcommand_cli_from_dict(
             COMMANDS, prog="rdc", description=__doc__.splitlines()[0], config=(FlagCreatePairsOff, OmitArgPrefixes)
@@ -33,6 +44,12 @@ def main() -> None:
     except KeyboardInterrupt:
         print("rdc: interrupted; a training run, or an attack with --rows, continues with the same command", file=sys.stderr)
         sys.exit(130)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package not in EXTRAS:
+            raise
+        print(f'rdc: this needs the package {package}; install it with: pip install "rdc[{EXTRAS[package]}]"', file=sys.stderr)
+        sys.exit(2)
     except (ValueError, OSError, RuntimeError) as error:
         text = str(error).strip() or type(error).__name__
         print(f"rdc: {' '.join(text.splitlines())}", file=sys.stderr)

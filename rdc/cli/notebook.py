@@ -38,10 +38,8 @@ def run_command(
 
 def parse(text: str) -> Any:
     """Return the value that ``text`` stands for in YAML, or the number that Python reads in it (``1e-3`` is none in YAML)."""
-    try:
-        import yaml
-    except ImportError:
-        raise ValueError('rdc run needs PyYAML; install it with: pip install "rdc[book]"') from None
+    import yaml
+
     try:
         value = yaml.safe_load(text)
         return float(value) if isinstance(value, str) else value

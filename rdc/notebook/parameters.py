@@ -1,4 +1,4 @@
-"""The parameters of a chapter: what its parameters cell declares, what a profile sets, and whether a value is of the declared type."""
+"""The parameters of a chapter: what its first cell declares, what a profile sets, and whether a value is of its type."""
 
 __all__ = ["Parameter", "check_values", "declared", "profile_values", "profiles"]
 

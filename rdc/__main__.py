@@ -1,0 +1,5 @@
+"""``python -m rdc`` is the command ``rdc``."""
+
+from rdc.cli import main
+
+main()
