@@ -17,7 +17,7 @@ from rdc.attack.norms import random_start
 ROOT = Path(rdc.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 FLOORS = [
-    {"rng", "quantities", "schedule", "autograd", "door", "randomness", "data"},
+    {"rng", "noise_source", "quantities", "schedule", "autograd", "door", "randomness", "data"},
     {"runs"},
     {"denoise", "attack"},
     {"classify", "defend"},
