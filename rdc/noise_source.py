@@ -1,79 +1,77 @@
-r"""Where the noise of the package comes from: the keys of all its streams, and :class:`Noise`, that of a table of losses.
+r"""Where noise comes from: every key of a random stream behind a denoising loss, and the one noise object.
 
-Every draw is that of :func:`rdc.rng.randn` for one of these keys, an image ``(C, H, W)`` at a time:
+A stream is a function of its key alone (:mod:`rdc.rng`). The keys, with a *seed* in front:
 
-| losses          ``(seed, *stream, level, sample, class)``; the stream of a classifier is its call, 0 if its noise is fixed, and
-                  for noise that belongs to an image ``"row"`` and the image's number
-| likelihood      ``(seed, "likelihood", call, step)``, with the level if a step takes all levels
-| purification    ``(seed, "purify", call, step)``
-| smoothing       ``(seed, "smoothing", purpose, index, draw)``
+| diffusion classifier   ``(call, level, draw, class)``; the call is 0 unless the noise is fresh
+| noised classifier      ``(0, level, draw, class)``, or ``("row", row, level, draw, class)`` for noise that belongs to an image
+| likelihood             ``("likelihood", call, step[, level])``, with ``"level"`` behind it for the noise level itself
+| purification           ``("purify", call, "forward")`` and ``("purify", call, step)``
+| smoothing              ``("smoothing", purpose, image, draw)``
+
+The first two have one form, :class:`Noise`: what comes before the level is the *owner* of the draw.
 """
 
-__all__ = ["Noise", "Stream", "likelihood_generator", "likelihood_noise", "purify_noise", "smoothing_noise"]
+__all__ = ["Noise", "likelihood_generator", "likelihood_noise", "purify_noise", "smoothing_noise"]
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from rdc.rng import generator, randn
+from rdc.quantities import count
+from rdc.rng import generator, randn, whole
 
+Key = tuple[int | str, ...]
 Shape = tuple[int, ...]
-Stream = tuple[int | str, ...]
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Noise of a table of losses: standard normal images by stream, class, level and draw.
+    """Standard normal noise for the draws of a denoising loss.
 
-    Attributes:
-        seed: Seed of all streams.
-        samples: Number S of independent samples.
-        per_class: Whether each class has its own noise; otherwise it is shared.
-        share_levels: Whether all levels take the same noise.
-        antithetic: Whether each sample comes with its mirror image, so that there are 2 S draws.
+    Arguments:
+        seed: The seed.
+        draws: Number R of draws for each level, mirror images included.
+        antithetic: Whether draws come in pairs ``eps, -eps``; then R is even.
+        per_class: Whether every class has noise of its own; otherwise classes share it.
+        share_levels: Whether all levels have the same noise.
+
+    Raises:
+        ValueError: if the seed is no whole number, or the number of draws is not positive, or odd for pairs.
     """
 
     seed: int = 0
-    samples: int = 1
+    draws: int = 1
+    antithetic: bool = False
     per_class: bool = False
     share_levels: bool = False
-    antithetic: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seed", whole(self.seed))
+        object.__setattr__(self, "draws", count(self.draws, "draws"))
+        if self.antithetic and self.draws % 2:
+            raise ValueError(f"antithetic noise comes in pairs; draws must be even, got {self.draws}")
 
     @property
-    def signs(self) -> int:
-        """Draws of a sample: 2 with its mirror image."""
-        return 2 if self.antithetic else 1
+    def samples(self) -> int:
+        """Independent draws for each level: R, or R / 2 for pairs."""
+        return self.draws // 2 if self.antithetic else self.draws
 
-    @property
-    def draws(self) -> int:
-        """Number R of draws for each class and level."""
-        return self.samples * self.signs
+    def eps(self, shape: tuple[int, ...], owner: Key, level: int, sample: int, label: int) -> Tensor:
+        """One independent draw of a shape, float32 on the CPU."""
+        return randn(shape, self.seed, *owner, 0 if self.share_levels else level, sample, label if self.per_class else 0)
 
-    def image(self, shape: Shape, stream: Stream, level: int, sample: int, label: int) -> Tensor:
-        """Return one image of noise, float32 on the CPU."""
-        return randn(shape, self.seed, *stream, 0 if self.share_levels else level, sample, label if self.per_class else 0)
+    def table(self, shape: tuple[int, ...], owners: list[Key], levels: range, classes: int) -> Float[Tensor, "g r t *shape"]:
+        """The independent draws of some levels, ``(G, R', T, C, H, W)``, float32 on the CPU.
 
-    def tables(
-        self, shape: Shape, streams: Sequence[Stream], num_classes: int, one: Callable[[Callable[[int], Tensor]], Tensor]
-    ) -> Tensor:
-        """Return all samples ``(G, S, ...)``, ``G = streams x classes``, or the streams alone if classes share.
-
-        Arguments:
-            shape: Shape of an image.
-            streams: Streams, one for each group of images.
-            num_classes: Number K of classes.
-            one: Makes what is kept of one sample from a function of the level that returns its standard normal image.
+        The groups G are the owners, or with ``per_class`` the owners times the K classes, class by class.
         """
-        labels = range(num_classes if self.per_class else 1)
-        found = [
-            one(lambda level, at=(stream, r, k): self.image(shape, at[0], level, at[1], at[2]))  # type: ignore[misc]
-            for stream in streams
-            for k in labels
-            for r in range(self.samples)
+        labels = range(classes if self.per_class else 1)
+        drawn = [
+            self.eps(shape, owner, t, r, k) for owner in owners for k in labels for r in range(self.samples) for t in levels
         ]
-        return torch.stack(found).unflatten(0, (len(streams) * len(labels), self.samples))
+        return torch.stack(drawn).reshape(len(owners) * len(labels), self.samples, len(levels), *shape)
 
 
 def likelihood_noise(

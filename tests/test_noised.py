@@ -15,9 +15,9 @@ from scipy.interpolate import CubicSpline
 from scipy.stats import norm
 
 from rdc.certify.bridge import FORMS, clean_steps, grid, noised_steps, walk
-from rdc.certify.losses import check_noisy
-from rdc.certify.noised import APNDC, COUPLINGS, EPNDC, VARIANTS
+from rdc.certify.noised import APNDC, COUPLINGS, EPNDC, VARIANTS, check_noisy
 from rdc.classify import DiffusionClassifier
+from rdc.classify.denoising_loss import Samples
 from rdc.denoise import EDMConfig, OptimalDenoiser, UNetConfig
 from rdc.denoise.multihead import build_multihead
 from rdc.rng import randn
@@ -57,8 +57,10 @@ def given(model, coupling, eps):
     """The classifier of one pixel with given noise, ``eps`` ``(R, T)``."""
     engine = model.engine
     table = walk(engine.steps, coupling, lambda t: eps[:, t].reshape(-1, 1, 1))  # (2, T, R, 1, 1)
-    engine.fixed = table.transpose(1, 2)[None, ..., None, :, :]
-    engine.samples, engine.chunk = len(eps), 10**6
+    added, shift = table.transpose(1, 2)[:, None, :, :, None]  # (G, R, T, C, H, W) each
+    samples = Samples(added, shift)
+    engine._drawn_for = lambda x, index: samples
+    engine.chunk = 10**6
     return model
 
 
@@ -492,7 +494,7 @@ def test_all_levels_lie_above_the_noise_of_the_input(sigma, form):
         ({"coupling": "all"}, "unknown coupling"),
         ({"noise": "new"}, "unknown noise"),
         ({"form": "fixed", "placement": "middle"}, "unknown placement"),
-        ({"draws": 0}, "must be positive"),
+        ({"draws": 0}, "draws must be at least 1"),
         ({"count": 0}, "count must be at least 1"),
         ({"coupling": "path"}, "no chain"),
         ({"placement": "log"}, "own nodes"),

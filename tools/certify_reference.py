@@ -68,9 +68,9 @@ def agrees(model: EPNDC | APNDC, x: Tensor, table: np.ndarray, candidate: int) -
     shortlist = torch.from_numpy(np.concatenate([np.full((len(x), 1), candidate), rivals], axis=1))
     t = len(model.levels)
     with torch.no_grad():
-        job = model.job(x)
+        batch = model.batch(x)
         image, place, level = torch.cartesian_prod(torch.arange(len(x)), torch.arange(RIVALS + 1), torch.arange(t)).T
-        loss = job.losses(image, shortlist[image, place], level).reshape(len(x), RIVALS + 1, t).sum(dim=2)
+        loss = batch.some(image, shortlist[image, place], level).reshape(len(x), RIVALS + 1, t).sum(dim=2)
     return (loss.argmin(dim=1) == 0).numpy()
 
 

@@ -39,19 +39,126 @@ References:
     | Reverse-time diffusion equation models (Anderson, 1982)
 """
 
-__all__ = ["COUPLINGS", "VARIANTS", "APNDC", "EPNDC"]
+__all__ = ["COUPLINGS", "VARIANTS", "APNDC", "EPNDC", "check_noisy"]
+
+from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
-from rdc.certify.bridge import Steps, check_name, clean_steps, constant, noised_steps
-from rdc.certify.losses import Engine, Job
+from rdc.autograd import chunked
+from rdc.certify.bridge import Steps, check_name, clean_steps, constant, noised_steps, walk
+from rdc.classify.denoising_loss import Losses, Samples, chunk_size, denoising_losses
 from rdc.denoise.base import Denoiser, to_model
+from rdc.door import checking
+from rdc.noise_source import Noise
+from rdc.quantities import count as whole_number
 from rdc.schedule import Levels
 
 COUPLINGS = ("shared", "per_class", "path")
 VARIANTS = ("ensemble", "correct", "condition-on-y")
+
+
+class Engine:
+    """Denoiser, steps and noise of a noised classifier; :class:`EPNDC` says what the arguments mean.
+
+    Raises:
+        ValueError: if a name is unknown or a number is not positive.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        steps: Steps,
+        coupling: str,
+        draws: int,
+        antithetic: bool,
+        noise: str,
+        seed: int,
+        chunk: int | None,
+    ) -> None:
+        if noise not in ("fixed", "fresh"):
+            raise ValueError(f"unknown noise {noise!r}; there are fixed, fresh")
+        draws = whole_number(draws, "draws") * (2 if antithetic else 1)
+        self.denoiser, self.steps, self.coupling, self.fresh, self.seen = denoiser, steps, coupling, noise == "fresh", 0
+        self.chunk = None if chunk is None else whole_number(chunk, "chunk")
+        self.noise = Noise(seed, draws, antithetic, coupling == "per_class")
+
+    @property
+    def one_pass(self) -> bool:
+        """Whether an evaluation serves all classes."""
+        return self.denoiser.one_pass and not self.noise.per_class
+
+    @property
+    def draws(self) -> int:
+        """Evaluations of one item, mirror images included."""
+        return self.noise.draws
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of all items of an image."""
+        return len(self.steps) * self.draws * (1 if self.one_pass else self.denoiser.num_classes)
+
+    def batch(self, x: Tensor, index: Tensor | None, around: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Losses:
+        """Return the losses of a batch; ``around`` gives start and centre of noisy images in model units."""
+        check_noisy(x, self.denoiser.shape, index)
+        start, centre = around(to_model(x))
+        levels = self.steps.levels
+        samples = self._drawn_for(x, index)
+        return Losses(
+            self.denoiser, levels.sigma.to(start), levels.weight.to(start.device), samples, start, centre, chunk=self.chunk
+        )
+
+    def _drawn_for(self, x: Tensor, index: Tensor | None) -> Samples:
+        """The noise of each image; where it is fixed, the same for all, drawn once and kept where the data are."""
+        if self.fresh:
+            if index is None:
+                self.seen += len(x)
+            rows = range(self.seen - len(x), self.seen) if index is None else index.tolist()
+            return self._samples([("row", int(row)) for row in rows], x)
+        key = x.device, x.dtype
+        if key not in self._kept:
+            self._kept.clear()
+            self._kept[key] = self._samples([(0,)], x)
+        return self._kept[key]
+
+    @cached_property
+    def _kept(self) -> dict[object, Samples]:
+        return {}
+
+    def _samples(self, owners: list[tuple[int | str, ...]], like: Tensor) -> Samples:
+        """Noise for owners, moved once."""
+        shape, noise = self.denoiser.shape, self.noise
+        labels = range(self.denoiser.num_classes if noise.per_class else 1)
+        walks = [
+            walk(self.steps, self.coupling, lambda t, who=(owner, r, k): noise.eps(shape, who[0], t, *who[1:]))
+            for owner in owners
+            for k in labels
+            for r in range(noise.samples)
+        ]
+        table = torch.stack(walks).reshape(len(owners) * len(labels), noise.samples, 2, len(self.steps), *shape).to(like)
+        shift = table[:, :, 1] if self.steps.pseudo or self.coupling == "path" else None
+        return Samples(table[:, :, 0], shift, 2 if noise.antithetic else 1, per_image=self.fresh, per_class=noise.per_class)
+
+
+def check_noisy(x: Tensor, shape: tuple[int, ...], index: Tensor | None = None) -> None:
+    """Raise unless ``x`` is a non-empty finite float batch ``(N, C, H, W)`` of the given shape, and an index fits.
+
+    Raises:
+        ValueError: with one line that says what was wrong.
+    """
+    if not torch.is_tensor(x) or not x.is_floating_point() or x.ndim != 4 or len(x) == 0:
+        got = f"{x.dtype} {tuple(x.shape)}" if torch.is_tensor(x) else type(x).__name__
+        raise ValueError(f"noisy images must be a non-empty float batch (N, C, H, W), got {got}")
+    if tuple(x.shape[1:]) != tuple(shape):
+        raise ValueError(f"images have shape {tuple(x.shape[1:])}, the model takes {tuple(shape)}")
+    if checking() and not bool(x.detach().isfinite().all()):
+        bad = int((~x.detach().isfinite()).flatten(1).any(dim=1).sum())
+        raise ValueError(f"noisy images must be finite; {bad} of {len(x)} are not")
+    if index is not None and (tuple(index.shape) != (len(x),) or index.dtype != torch.int64):
+        raise ValueError(f"index needs one int64 number for each of {len(x)} images, got {index.dtype} {tuple(index.shape)}")
 
 
 class EPNDC(nn.Module):
@@ -73,8 +180,8 @@ class EPNDC(nn.Module):
         noise: ``fixed``: the same for every image and call. ``fresh``: another one for every image, derived from ``index``.
         sigma_max: Last level, model units; 20 by default, 3 for ``released``.
         placement: Where the levels lie, see :func:`rdc.certify.bridge.grid`; by default as suits the form.
-        seed: Owner of the noise.
-        chunk: Number of network evaluations at a time.
+        seed: Seed of the noise.
+        chunk: Network evaluations at a time; None lets the device decide. It changes no number beyond rounding.
 
     Raises:
         ValueError: if a name is unknown, a number is not positive, the range of levels is empty, or ``path`` is asked for without
@@ -96,7 +203,7 @@ class EPNDC(nn.Module):
         sigma_max: float | None = None,
         placement: str | None = None,
         seed: int = 0,
-        chunk: int = 256,
+        chunk: int | None = None,
     ) -> None:
         super().__init__()
         self.tau = 2 * float(sigma)
@@ -123,9 +230,7 @@ class EPNDC(nn.Module):
         return self.engine.evaluations
 
     def forward(self, x: Float[Tensor, "n c h w"], index: Int64[Tensor, " n"] | None = None) -> Float[Tensor, "n k"]:
-        """Logits ``(N, K)``: the bound without the part that is the same for all classes.
-
-        Differentiable; the gradient keeps all evaluations in memory.
+        """Return the logits ``(N, K)``: the bound without the part that is the same for all classes; differentiable once.
 
         Arguments:
             x: Noisy images, image units, not clipped.
@@ -138,12 +243,16 @@ class EPNDC(nn.Module):
         return -self.losses(x, index).sum(dim=2).to(x.dtype)
 
     def losses(self, x: Float[Tensor, "n c h w"], index: Int64[Tensor, " n"] | None = None) -> Float64[Tensor, "n k t"]:
-        """Weighted losses of every class and level, ``(N, K, T)``; minus their sum over levels are the logits."""
-        return self.engine.losses(x, index, self._around)
+        """Return the weighted losses of every class and level, ``(N, K, T)``; minus their sum over levels are the logits."""
+        return denoising_losses(self._batch(x, index))
 
-    def job(self, x: Float[Tensor, "n c h w"], index: Int64[Tensor, " n"] | None = None) -> Job:
-        """The losses of a batch one by one, on demand (:mod:`rdc.early_exit.sift`)."""
-        return self.engine.job(self.engine.rows(x, index), *self._around(to_model(x)))
+    def batch(self, x: Float[Tensor, "n c h w"], index: Int64[Tensor, " n"] | None = None) -> Losses:
+        """Return the weighted losses of a batch as they can be evaluated, one by one or all (:mod:`rdc.early_exit`)."""
+        with torch.no_grad():
+            return self._batch(x, index)
+
+    def _batch(self, x: Tensor, index: Tensor | None) -> Losses:
+        return self.engine.batch(x, index, self._around)
 
     def log_likelihood(self, x: Float[Tensor, "n c h w"], index: Int64[Tensor, " n"] | None = None) -> Float[Tensor, "n k"]:
         """The whole bound for ``log p_tau(z_tau | y)``, ``(N, K)`` in nats, model units; it is a bound on average over the noise.
@@ -201,7 +310,7 @@ class APNDC(nn.Module):
         sigma_max: float | None = None,
         placement: str | None = None,
         seed: int = 0,
-        chunk: int = 256,
+        chunk: int | None = None,
     ) -> None:
         super().__init__()
         check_name("variant", variant, VARIANTS)
@@ -233,17 +342,21 @@ class APNDC(nn.Module):
         return -self.losses(x, index).sum(dim=2).to(x.dtype)
 
     def losses(self, x: Float[Tensor, "n c h w"], index: Int64[Tensor, " n"] | None = None) -> Float64[Tensor, "n k t"]:
-        """Weighted losses of every class and level, ``(N, K, T)``; minus their sum over levels are the logits."""
-        return self.engine.losses(x, index, self._around)
+        """Return the weighted losses of every class and level, ``(N, K, T)``; minus their sum over levels are the logits."""
+        return denoising_losses(self._batch(x, index))
 
-    def job(self, x: Float[Tensor, "n c h w"], index: Int64[Tensor, " n"] | None = None) -> Job:
-        """The losses of a batch one by one, on demand (:mod:`rdc.early_exit.sift`)."""
+    def batch(self, x: Float[Tensor, "n c h w"], index: Int64[Tensor, " n"] | None = None) -> Losses:
+        """Return the weighted losses of a batch as they can be evaluated, one by one or all (:mod:`rdc.early_exit`)."""
         with torch.no_grad():
-            return self.engine.job(self.engine.rows(x, index), *self._around(to_model(x)))
+            return self._batch(x, index)
+
+    def _batch(self, x: Tensor, index: Tensor | None) -> Losses:
+        return self.engine.batch(x, index, self._around)
 
     def _around(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Start and targets of the losses, model units."""
+        size = chunk_size(z, self.engine.chunk)
         if self.variant == "condition-on-y":
-            return z, self.denoiser.all_classes(z, self.tau)
-        estimate = self.unconditional(z, self.tau)
+            return z, chunked(lambda part: self.denoiser.all_classes(part, self.tau), z, max(1, size // self.num_classes))
+        estimate = chunked(lambda part: self.unconditional(part, self.tau), z, size)
         return (estimate if self.variant == "ensemble" else z), estimate[:, None]

@@ -7,9 +7,7 @@ r"""The diffusion classifier of Theorem 3.1: any denoiser, any levels, exact gra
 The noise is a fixed function of the seed, the same for every image: the classifier is one deterministic function of the
 image, and what it says about an image does not depend on the rest of the batch.
 
-The gradient takes two passes. The first, without autograd, gives the logits, hence the gradient of the loss with respect to
-the logits; the second runs the network again, on the same noise, only for the classes whose entry is not zero. Both passes
-go through the evaluations (level, image, class) in chunks, so that memory is that of one chunk.
+Losses and their flat-memory gradient come from :mod:`rdc.classify.denoising_loss`.
 
 References:
     | Robust Classification via a Single Diffusion Model (Chen et al., 2024), Theorem 3.1, Eq. 6
@@ -19,20 +17,21 @@ References:
 __all__ = ["NOISES", "DiffusionClassifier"]
 
 import copy
-from collections.abc import Iterator
-from typing import Any
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-from rdc.data import check_images
+from rdc.classify.denoising_loss import Losses, Samples, denoising_losses
 from rdc.denoise.base import Denoiser, to_model
-from rdc.rng import randn
+from rdc.door import check_images
+from rdc.noise_source import Noise
+from rdc.quantities import count
 from rdc.schedule import Levels
 
 NOISES = ("shared", "per_class", "fresh", "antithetic")
+LARGEST = 2**28  # bytes of noise that are kept at a time
 
 
 class DiffusionClassifier(nn.Module):
@@ -47,8 +46,11 @@ class DiffusionClassifier(nn.Module):
         draws: Number R of noise draws per level; even for ``antithetic``.
         share_levels: Whether all levels take the same noise.
         prior: Class probabilities ``(K,)``; uniform if None.
-        seed: Owner of the noise.
-        chunk: Number of network evaluations at a time.
+        seed: Seed of the noise.
+        chunk: Network evaluations at a time; None lets the device decide. It changes no number beyond rounding.
+
+    Raises:
+        ValueError: on an unknown name, a number out of its range, or a prior that is none.
     """
 
     def __init__(
@@ -61,15 +63,16 @@ class DiffusionClassifier(nn.Module):
         draws: int = 1,
         share_levels: bool = False,
         prior: Float[Tensor, " k"] | None = None,
-        chunk: int = 256,
+        chunk: int | None = None,
     ) -> None:
         super().__init__()
         if noise not in NOISES:
             raise ValueError(f"unknown noise {noise!r}; there are {', '.join(NOISES)}")
         if reduce not in ("sum", "mean"):
             raise ValueError(f"reduce must be 'sum' or 'mean', got {reduce!r}")
-        if draws < 1 or chunk < 1 or (noise == "antithetic" and draws % 2):
-            raise ValueError(f"draws and chunk must be positive, and draws even for antithetic noise; got {draws}, {chunk}")
+        Noise(seed, draws, noise == "antithetic")  # raises if they do not fit
+        if chunk is not None:
+            count(chunk, "chunk")
         if prior is not None and (prior.shape != (denoiser.num_classes,) or not bool((prior > 0).all())):
             raise ValueError(f"prior needs {denoiser.num_classes} positive probabilities")
         self.denoiser, self.levels = denoiser, levels
@@ -81,6 +84,7 @@ class DiffusionClassifier(nn.Module):
         """This classifier with the noise of ``seed`` at every call (``fresh`` becomes ``shared``) and the same denoiser."""
         found = copy.copy(self)
         found.noise, found.seed, found.calls = "shared" if self.noise == "fresh" else self.noise, seed, 0
+        found.__dict__.pop("_drawn", None)
         return found
 
     @property
@@ -98,108 +102,58 @@ class DiffusionClassifier(nn.Module):
         return self.denoiser.one_pass and self.noise != "per_class"
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
-        """Logits ``(N, K)``, differentiable once with respect to ``x``.
+        """Return the logits ``(N, K)``, differentiable once with respect to ``x``.
 
         Raises:
             ValueError: if ``x`` is not a non-empty float batch of the denoiser's shape in [0, 1].
         """
-        check_images(x, self.denoiser.shape)
-        self.calls += self.noise == "fresh"
-        logits = -_WeightedLoss.apply(to_model(x), self, self.calls)
+        logits = -self._table(x, self.levels.weight).sum(dim=2).to(x.dtype)
         if self.reduce == "mean":
             logits = logits / x[0].numel()
         return logits if self.prior is None else logits + self.prior.log().to(logits)
 
     def losses(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k t"]:
-        """Unweighted losses ``|z - D|^2``, averaged over draws, for every class and level, ``(N, K, T)``; no gradient.
+        """Return the unweighted losses ``|z - D|^2``, averaged over draws, for every class and level, ``(N, K, T)``; no gradient.
 
         Summed with any weights over the last axis they give minus the logits: one run answers many questions.
         """
+        with torch.no_grad():
+            return self._table(x, torch.ones_like(self.levels.weight)).to(x.dtype)
+
+    def batch(self, x: Float[Tensor, "n c h w"]) -> Losses:
+        """Return the weighted losses of a batch as they can be evaluated, one by one or all; fresh noise is drawn once for it."""
         check_images(x, self.denoiser.shape)
         self.calls += self.noise == "fresh"
-        z, count = to_model(x), len(self.levels)
-        total = torch.zeros(len(x) * self.num_classes * count, dtype=torch.float64, device=x.device)
-        pairs = torch.ones(len(x), self.num_classes, dtype=torch.bool, device=x.device)
-        with torch.no_grad():
-            for image, label, draw in self._plan(pairs):
-                cell = (image[:, None] * self.num_classes + self._columns(label)) * count + (draw // self.draws)[:, None]
-                total.index_add_(0, cell.flatten(), self._errors(z[image], label, draw, self.calls).double().flatten())
-        return (total / self.draws).reshape(len(x), self.num_classes, count).to(x.dtype)
+        z = to_model(x)
+        return self._losses(z, self.levels.weight, range(len(self.levels)))
 
-    def _plan(self, pairs: Tensor) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
-        """Chunks of evaluations ``(image, class, draw)``; the class is None when one pass serves all classes.
+    def _table(self, x: Tensor, weight: Tensor) -> Tensor:
+        check_images(x, self.denoiser.shape)
+        self.calls += self.noise == "fresh"
+        z = to_model(x)
+        each = z[0].numel() * 4 * self.draws * (self.num_classes if self.noise == "per_class" else 1)
+        size = max(1, LARGEST // each)
+        parts = [range(i, min(i + size, len(weight))) for i in range(0, len(weight), size)]
+        return torch.cat([denoising_losses(self._losses(z, weight, part)) for part in parts], dim=2)
 
-        ``pairs`` ``(N, K)`` marks the (image, class) pairs that are wanted. The draw ``t R + r`` is the slowest index, so
-        that a chunk holds few draws of noise.
-        """
-        image, label = pairs.nonzero(as_tuple=True)
-        if self._one_pass:
-            image, label = pairs.any(dim=1).nonzero(as_tuple=True)[0], None
-        width = max(1, self.chunk // self.num_classes) if self._one_pass else self.chunk
-        total = len(image) * len(self.levels) * self.draws
-        for start in range(0, total, width):
-            flat = torch.arange(start, min(start + width, total), device=pairs.device)
-            row = flat % len(image)
-            yield image[row], None if label is None else label[row], flat // len(image)
+    def _losses(self, z: Tensor, weight: Tensor, part: range) -> Losses:
+        samples, sigma = self._samples(z, part)
+        weight = weight[part.start : part.stop].to(z.device)
+        return Losses(self.denoiser, sigma, weight, samples, z, z[:, None], chunk=self.chunk)
 
-    def _columns(self, label: Tensor | None) -> Tensor:
-        """Classes of the rows of a chunk, ``(n, 1)``, or all of them, ``(1, K)``."""
-        device = self.levels.sigma.device if label is None else label.device
-        return torch.arange(self.num_classes, device=device)[None] if label is None else label[:, None]
+    def _samples(self, z: Tensor, part: range) -> tuple[Samples, Tensor]:
+        """Noise and levels where the data are; fixed noise is drawn once."""
+        noise = Noise(self.seed, self.draws, self.noise == "antithetic", self.noise == "per_class", self.share_levels)
+        key = noise, self.calls, part, z.device, z.dtype
+        if key not in self._drawn:
+            self._drawn.clear()
+            sigma = self.levels.sigma[part.start : part.stop].to(z)
+            eps = noise.table(self.denoiser.shape, [(self.calls,)], part, self.num_classes).to(z)
+            signs = 2 if noise.antithetic else 1
+            added = sigma[:, None, None, None] * eps
+            self._drawn[key] = Samples(added, None, signs, per_class=noise.per_class), sigma
+        return self._drawn[key]
 
-    def _errors(self, z: Tensor, label: Tensor | None, draw: Tensor, call: int) -> Tensor:
-        """``|z - D|^2`` of a chunk, ``(n, 1)``, or ``(n, K)`` if ``label`` is None."""
-        sigma = self.levels.sigma.to(z)[draw // self.draws]
-        z_sigma = z + sigma[:, None, None, None] * self._eps(z, label, draw, call)
-        if label is None:
-            estimate, z = self.denoiser.all_classes(z_sigma, sigma), z[:, None]
-        else:
-            estimate, z = self.denoiser(z_sigma, sigma, label)[:, None], z[:, None]
-        return (estimate - z).square().flatten(2).sum(dim=2)
-
-    def _eps(self, z: Tensor, label: Tensor | None, draw: Tensor, call: int) -> Tensor:
-        """Noise of a chunk: a function of seed, level, draw and, for ``per_class``, class."""
-        code = draw * self.num_classes + label if self.noise == "per_class" else draw
-        values, inverse = code.unique(return_inverse=True)
-        eps = torch.stack([self._one_eps(int(v), call) for v in values])
-        return eps.to(z)[inverse]
-
-    def _one_eps(self, code: int, call: int) -> Tensor:
-        draw, label = divmod(code, self.num_classes) if self.noise == "per_class" else (code, 0)
-        level, r = divmod(draw, self.draws)
-        level = 0 if self.share_levels else level
-        if self.noise == "antithetic":
-            return (-1) ** r * randn(self.denoiser.shape, self.seed, call, level, r // 2, label)
-        return randn(self.denoiser.shape, self.seed, call, level, r, label)
-
-
-class _WeightedLoss(torch.autograd.Function):
-    """``sum_t w_t mean_r |z - D|^2`` for every image and class, ``(N, K)``, with the two-pass gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, model: DiffusionClassifier, call: int) -> Tensor:
-        ctx.save_for_backward(z)
-        ctx.model, ctx.call = model, call
-        k = model.num_classes
-        total = torch.zeros(len(z) * k, dtype=torch.float64, device=z.device)
-        weight = model.levels.weight.to(z.device) / model.draws
-        for image, label, draw in model._plan(torch.ones(len(z), k, dtype=torch.bool, device=z.device)):
-            error = model._errors(z[image], label, draw, call).double() * weight[draw // model.draws][:, None]
-            total.index_add_(0, (image[:, None] * k + model._columns(label)).flatten(), error.flatten())
-        return total.reshape(len(z), k).to(z.dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (z,) = ctx.saved_tensors
-        model = ctx.model
-        total = torch.zeros(z.shape, dtype=torch.float64, device=z.device)
-        weight = model.levels.weight.to(z.device) / model.draws
-        for image, label, draw in model._plan(grad != 0):
-            factor = grad[image[:, None], model._columns(label)].double() * weight[draw // model.draws][:, None]
-            with torch.enable_grad():
-                part = z[image].requires_grad_()
-                error = model._errors(part, label, draw, ctx.call)
-                (slope,) = torch.autograd.grad(error, part, factor.to(error.dtype))
-            total.index_add_(0, image, slope.double())
-        return total.to(z.dtype), None, None
+    @cached_property
+    def _drawn(self) -> dict[object, tuple[Samples, Tensor]]:
+        return {}

@@ -13,15 +13,15 @@ References:
 __all__ = ["DiffusionLoss", "diffusion_loss"]
 
 from dataclasses import dataclass
+from functools import cached_property
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from rdc.data import check_images
+from rdc.classify.denoising_loss import Losses, Samples, denoising_losses
 from rdc.denoise.base import Denoiser, to_model
-from rdc.rng import randn
+from rdc.door import check_images
+from rdc.noise_source import Noise
 from rdc.schedule import Levels
 
 
@@ -29,13 +29,13 @@ from rdc.schedule import Levels
 class DiffusionLoss:
     """A function from images to their diffusion losses; workers can have it, because it pickles.
 
-    The noise is a fixed function of the seed, the same for every image. Under autograd each level runs again in the backward
-    pass, so that memory is that of one level.
+    The noise is a fixed function of the seed, the same for every image. Differentiable once, at the memory of one chunk of
+    evaluations (:mod:`rdc.classify.denoising_loss`).
 
     Arguments:
         denoiser: Called without a label: the unconditional denoiser.
         levels: Noise levels and weights.
-        seed: Owner of the noise.
+        seed: Seed of the noise.
     """
 
     denoiser: Denoiser
@@ -43,30 +43,31 @@ class DiffusionLoss:
     seed: int = 0
 
     def __call__(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
-        """Losses of images in [0, 1], differentiable.
+        """Return the losses of images in [0, 1].
 
         Raises:
             ValueError: if ``x`` is not a non-empty float batch of the denoiser's shape in [0, 1].
         """
         check_images(x, self.denoiser.shape)
         z = to_model(x)
-        total = torch.zeros(len(x), dtype=x.dtype, device=x.device)
-        for t in range(len(self.levels)):
-            sigma = self.levels.sigma[t].to(z)
-            eps = randn(self.denoiser.shape, self.seed, 0, t, 0, 0, like=z)
-            if torch.is_grad_enabled() and z.requires_grad:
-                error = checkpoint(_error, self.denoiser, z, sigma, eps, use_reentrant=False, preserve_rng_state=False)
-            else:
-                error = _error(self.denoiser, z, sigma, eps)
-            total = total + self.levels.weight[t].to(z) * error
-        return total
+        sigma, weight = self.levels.sigma.to(z), self.levels.weight.to(z.device)
+        losses = Losses(self.denoiser, sigma, weight, self._samples(z), z, z[:, None], labelled=False)
+        return denoising_losses(losses).sum(dim=(1, 2)).to(x.dtype)
+
+    def _samples(self, z: Tensor) -> Samples:
+        """The noise, drawn once and kept where the data are."""
+        key = z.device, z.dtype
+        if key not in self._drawn:
+            self._drawn.clear()
+            eps = Noise(self.seed).table(self.denoiser.shape, [(0,)], range(len(self.levels)), 1).to(z)
+            self._drawn[key] = Samples(self.levels.sigma.to(z)[:, None, None, None] * eps)
+        return self._drawn[key]
+
+    @cached_property
+    def _drawn(self) -> dict[object, Samples]:
+        return {}
 
 
 def diffusion_loss(denoiser: Denoiser, levels: Levels, seed: int = 0) -> DiffusionLoss:
-    """The loss as a function of images, :class:`DiffusionLoss`."""
+    """Return the loss as a function of images, :class:`DiffusionLoss`."""
     return DiffusionLoss(denoiser, levels, seed)
-
-
-def _error(denoiser: Denoiser, z: Tensor, sigma: Tensor, eps: Tensor) -> Tensor:
-    """``|z - D(z + sigma eps, sigma)|^2``, ``(N,)``."""
-    return (z - denoiser(z + sigma * eps, sigma.expand(len(z)), None)).square().flatten(1).sum(dim=1)

@@ -1,17 +1,17 @@
-r"""Sift with one classifier, refine with another: the cheap one names the classes worth a dear evaluation.
+r"""Sift with one classifier, refine with another: the fast one names the classes worth a slow evaluation.
 
-Let :math:`s_y` be the logits of a cheap classifier, for instance a noised classifier on a multi-head network, whose evaluations
+Let :math:`s_y` be the logits of a fast classifier, for instance a noised classifier on a multi-head network, whose evaluations
 serve all classes. Only the classes within ``gap`` of the best,
 
 .. math:: \{\, y : s_y > \max_j s_j - \mathrm{gap} \,\}, \qquad \text{the best } \mathrm{keep} \text{ of them},
 
-are evaluated by the dear one. Where one class is left, nothing more is evaluated. With an infinite gap and all classes kept the
-answer is that of the dear classifier, with a gap of 0 that of the cheap one.
+are evaluated by the slow one. Where one class is left, nothing more is evaluated. With an infinite gap and all classes kept the
+answer is that of the slow classifier, with a gap of 0 that of the fast one.
 
-The cheap one may be a cascade itself: then few levels settle the clear images, more levels those that are left, and many the
+The fast one may be a cascade itself: then few levels settle the clear images, more levels those that are left, and many the
 last doubtful ones.
 
-The result is one more base classifier, and smoothing certifies it as it is: that it does not always answer like the dear one
+The result is one more base classifier, and smoothing certifies it as it is: that it does not always answer like the slow one
 costs no guarantee.
 """
 
@@ -27,39 +27,39 @@ from rdc.certify.noised import APNDC, EPNDC
 
 
 class Cascade(nn.Module):
-    """Noisy images to logits ``(N, K)``: those of ``dear`` for the classes that ``cheap`` leaves.
+    """Noisy images to logits ``(N, K)``: those of ``slow`` for the classes that ``fast`` leaves.
 
-    The other classes follow more than one nat below the last of these, in the order of ``cheap``. ``spent`` and ``seen`` count
+    The other classes follow more than one nat below the last of these, in the order of ``fast``. ``spent`` and ``seen`` count
     network evaluations and images over all calls; an evaluation of either network counts as one.
 
     Arguments:
-        cheap: Looks at all classes; a noised classifier, or a cascade.
-        dear: Looks at those that are left.
-        gap: Largest distance from the best cheap logit, nats for ``weight="elbo"``.
+        fast: Looks at all classes; a noised classifier, or a cascade.
+        slow: Looks at those that are left.
+        gap: Largest distance from the best fast logit, nats for ``weight="elbo"``.
         keep: Largest number of classes that are left.
 
     Raises:
         ValueError: if the classifiers have different classes or noise levels, or a number is out of range.
     """
 
-    def __init__(self, cheap: "EPNDC | APNDC | Cascade", dear: EPNDC | APNDC, gap: float = 1.0, keep: int = 3) -> None:
+    def __init__(self, fast: "EPNDC | APNDC | Cascade", slow: EPNDC | APNDC, gap: float = 1.0, keep: int = 3) -> None:
         super().__init__()
-        if cheap.num_classes != dear.num_classes or cheap.tau != dear.tau:
-            raise ValueError("cheap and dear must be classifiers of the same classes at the same noise")
+        if fast.num_classes != slow.num_classes or fast.tau != slow.tau:
+            raise ValueError("fast and slow must be classifiers of the same classes at the same noise")
         if not (gap >= 0 and keep >= 1):
             raise ValueError(f"gap must not be negative and keep be positive, got {gap}, {keep}")
-        self.cheap, self.dear, self.gap, self.keep = cheap, dear, gap, keep
+        self.fast, self.slow, self.gap, self.keep = fast, slow, gap, keep
         self.spent = self.seen = 0
 
     @property
     def num_classes(self) -> int:
         """Number of classes K."""
-        return self.dear.num_classes
+        return self.slow.num_classes
 
     @property
     def tau(self) -> float:
         """Standard deviation of the noise in the image, model units."""
-        return self.dear.tau
+        return self.slow.tau
 
     def survivors(self, logits: Float[Tensor, "n k"]) -> Tensor:
         """Which classes are left, ``(N, K)``; the best one always is."""
@@ -69,8 +69,8 @@ class Cascade(nn.Module):
         """Logits less the largest; no gradient. Arguments and errors as for :class:`rdc.certify.noised.EPNDC`."""
         with torch.no_grad():
             index = numbered(x, index, self.seen)
-            before = self.cheap.spent if isinstance(self.cheap, Cascade) else 0
-            logits = self.cheap(x, index)
+            before = self.fast.spent if isinstance(self.fast, Cascade) else 0
+            logits = self.fast(x, index)
             alive = self.survivors(logits)
             image, label = (alive & (alive.sum(dim=1, keepdim=True) > 1)).nonzero(as_tuple=True)
             total = torch.zeros_like(logits)
@@ -79,18 +79,18 @@ class Cascade(nn.Module):
         last = total.masked_fill(~alive, math.inf).amin(dim=1, keepdim=True)
         total = torch.where(alive, total, last - 1 + logits - logits.amax(dim=1, keepdim=True))
         self.seen += len(x)
-        first = self.cheap.spent - before if isinstance(self.cheap, Cascade) else len(x) * self.cheap.evaluations
-        once = self.dear.evaluations - self.dear.engine.evaluations  # the one-step estimate of APNDC
-        self.spent += first + len(image) * len(self.dear.steps) * self.dear.engine.draws + len(image.unique()) * once
+        first = self.fast.spent - before if isinstance(self.fast, Cascade) else len(x) * self.fast.evaluations
+        once = self.slow.evaluations - self.slow.engine.evaluations  # the one-step estimate of APNDC
+        self.spent += first + len(image) * len(self.slow.steps) * self.slow.engine.draws + len(image.unique()) * once
         return total - total.amax(dim=1, keepdim=True)
 
     def refined(self, x: Tensor, index: Tensor, image: Tensor, label: Tensor) -> Tensor:
-        """Sums of the dear losses of single classes, ``(M,)``."""
+        """Sums of the slow losses of single classes, ``(M,)``."""
         rows = image.unique()
-        job, t = self.dear.job(x[rows], index[rows]), len(self.dear.steps)
+        batch, t = self.slow.batch(x[rows], index[rows]), len(self.slow.steps)
         place = torch.searchsorted(rows, image).repeat(t)
         level = torch.arange(t, device=x.device).repeat_interleave(len(image))
-        return job.losses(place, label.repeat(t), level).reshape(t, len(image)).sum(dim=0)
+        return batch.some(place, label.repeat(t), level).reshape(t, len(image)).sum(dim=0)
 
 
 def survivors(logits: Float[Tensor, "n k"], gap: float, keep: int) -> Bool[Tensor, "n k"]:

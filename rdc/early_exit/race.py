@@ -97,19 +97,21 @@ class Race(nn.Module):
 
     def opening(self, x: Tensor, index: Tensor) -> Float64[Tensor, "n k"]:
         """The prediction of the first round."""
-        levels, weights = torch.tensor(self.rounds[0].levels), torch.tensor(self.rounds[0].weights, dtype=torch.float64)
-        image, level = torch.cartesian_prod(torch.arange(len(x)), levels).to(x.device).T
+        levels = torch.tensor(self.rounds[0].levels, device=x.device)
+        weights = torch.tensor(self.rounds[0].weights, dtype=torch.float64, device=x.device)
+        image, level = torch.cartesian_prod(torch.arange(len(x), device=x.device), levels).T
         engine, k = self.first.engine, self.num_classes
         label = None if engine.one_pass else torch.arange(k, device=x.device).repeat(len(image))
         each = 1 if engine.one_pass else k
-        found = self.first.job(x, index).losses(image.repeat_interleave(each), label, level.repeat_interleave(each))
+        found = self.first.batch(x, index).some(image.repeat_interleave(each), label, level.repeat_interleave(each))
         once = self.first.evaluations - engine.evaluations
         self.spent += len(image) * each * engine.draws + len(x) * once
-        return -torch.einsum("nlk,l->nk", found.reshape(len(x), len(levels), k), weights.to(x.device))
+        return -torch.einsum("nlk,l->nk", found.reshape(len(x), len(levels), k), weights)
 
     def further(self, x: Tensor, index: Tensor, start: Tensor, lead: Tensor, alive: Bool[Tensor, "n k"]) -> Tensor:
         """The other rounds for images with several classes left, from the first prediction and its ranking."""
-        job, known, lead = self.full.job(x, index), [], lead.clone()
+        batch, lead = self.full.batch(x, index), lead.clone()
+        known: list[int] = []
         self.spent += len(x) * (self.full.evaluations - self.full.engine.evaluations)  # the one-step estimate of APNDC
         losses = torch.zeros(*alive.shape, len(self.full.levels), dtype=torch.float64, device=x.device)
         for r in self.rounds[1:]:
@@ -117,7 +119,7 @@ class Race(nn.Module):
             if not len(image):
                 break
             levels, m = torch.tensor(r.levels, device=x.device), len(r.levels)
-            found = job.losses(image.repeat(m), label.repeat(m), levels.repeat_interleave(len(image)))
+            found = batch.some(image.repeat(m), label.repeat(m), levels.repeat_interleave(len(image)))
             losses[image[:, None], label[:, None], levels] = found.reshape(m, len(image)).T
             self.spent += len(image) * m * self.full.engine.draws
             known += r.levels

@@ -24,9 +24,7 @@ from torch import Tensor, nn
 
 from rdc.certify.noised import APNDC, EPNDC
 from rdc.classify import DiffusionClassifier
-from rdc.data import check_images
-from rdc.denoise.base import to_model
-from rdc.early_exit.sift_rules import TINY, Evaluate, Rule
+from rdc.early_exit.sift_rules import TINY, Rule
 from rdc.early_exit.sift_rules import Leader as Leader
 from rdc.early_exit.sift_rules import Paired as Paired
 from rdc.early_exit.sift_rules import Sifted as Sifted
@@ -38,37 +36,18 @@ from rdc.rng import generator
 
 def lazily(model: EPNDC | APNDC | DiffusionClassifier, x: Tensor, index: Tensor | None = None) -> Table:
     """The losses of a classifier for a batch, evaluated on demand; its noise is fixed, or drawn once for this table."""
-    shape = (len(x), model.num_classes, len(model.levels))
-    if isinstance(model, DiffusionClassifier):
-        if model.prior is not None or model.reduce != "sum":
-            raise ValueError("sifting takes a DiffusionClassifier without prior and with reduce='sum'")
-        check_images(x, model.denoiser.shape)
-        model.calls += model.noise == "fresh"
-        one_pass = model.denoiser.one_pass and model.noise != "per_class"
-        return Table(clean(model, to_model(x), model.calls), shape, one_pass, (model.draws, 0))
-    job, engine = model.job(x, index), model.engine
-    device = x.device
+    shape, clean = (len(x), model.num_classes, len(model.levels)), isinstance(model, DiffusionClassifier)
+    if clean and (model.prior is not None or model.reduce != "sum"):
+        raise ValueError("sifting takes a DiffusionClassifier without prior and with reduce='sum'")
+    batch = model.batch(x) if isinstance(model, DiffusionClassifier) else model.batch(x, index)
 
     def evaluate(image: Tensor, label: Tensor | None, level: Tensor) -> Tensor:
-        on = None if label is None else label.to(device)
-        return job.losses(image.to(device), on, level.to(device), whole=True).cpu()
+        on = None if label is None else label.to(x.device)
+        return batch.some(image.to(x.device), on, level.to(x.device), whole=True).cpu()
 
-    return Table(evaluate, shape, engine.one_pass, (engine.draws, model.evaluations - engine.evaluations))
-
-
-def clean(model: DiffusionClassifier, z: Tensor, call: int) -> Evaluate:
-    """Single losses of a diffusion classifier."""
-
-    def evaluate(image: Tensor, label: Tensor | None, level: Tensor) -> Tensor:
-        total = torch.zeros(len(image), model.num_classes if label is None else 1, dtype=torch.float64)
-        width = model.chunk if label is not None else max(1, model.chunk // model.num_classes)
-        for flat in torch.arange(len(image) * model.draws).split(width):
-            item, draw = flat % len(image), level[flat % len(image)] * model.draws + flat // len(image)
-            on = None if label is None else label[item].to(z.device)
-            total.index_add_(0, item, model._errors(z[image[item].to(z.device)], on, draw.to(z.device), call).double().cpu())
-        return total * (model.levels.weight.cpu()[level] / model.draws)[:, None]
-
-    return evaluate
+    draws = batch.samples.draws
+    once = 0 if isinstance(model, DiffusionClassifier) else model.evaluations - model.engine.evaluations
+    return Table(evaluate, shape, batch.one_pass, (draws, once))
 
 
 def sift(
