@@ -23,7 +23,7 @@ in one pass the graph of that pass, otherwise one graph for each pair, so that o
 Sums over draws are in float64. Losses leave in float64.
 """
 
-__all__ = ["Losses", "Samples", "chunk_size", "denoising_error", "denoising_losses"]
+__all__ = ["Losses", "Samples", "chunk_size", "denoising_error", "denoising_gradient", "denoising_losses"]
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -214,6 +214,20 @@ class Losses:
 def denoising_losses(losses: Losses) -> Float64[Tensor, "n k t"]:
     """Return the losses of all items, averaged over draws, ``(N, K, T)``; differentiable once in start and centre."""
     return _Table.apply(losses.start, losses.centre, losses)
+
+
+def denoising_gradient(losses: Losses, label: Int64[Tensor, " n"] | None = None) -> Float[Tensor, "n c h w"]:
+    """Return the gradient with respect to z, where start and centre are z, of one class of each image, summed over levels.
+
+    No other class is evaluated. Without a label it is that of all columns.
+    """
+    total = torch.zeros_like(losses.start, dtype=torch.float64)
+    factors = losses.weight / losses.samples.draws
+    for g in _graphs(losses, torch.arange(len(total), device=total.device), label):
+        factor = factors[g.level].to(g.error.dtype)[:, None].expand_as(g.error)
+        for slope in torch.autograd.grad(g.error, (g.start, g.centre), factor):
+            total.index_add_(0, g.image, slope.reshape(g.start.shape).double())
+    return total.to(losses.start.dtype)
 
 
 @dataclass(frozen=True, eq=False)

@@ -42,8 +42,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from rdc.classify.denoising_loss import Losses, Samples, denoising_gradient
 from rdc.denoise.base import Denoiser
-from rdc.rng import randn
+from rdc.noise_source import Noise
 from rdc.schedule import Levels
 
 BASELINES = ("pairs", "others", "none")
@@ -68,16 +69,18 @@ def score_gradient(
         draws: Noise draws R per level, shared by all images.
         baseline: What is subtracted from each loss: ``pairs``, draws ``eps, -eps`` with their mean; ``others``, the mean loss of
             the other draws; ``none``.
-        seed: Owner of the noise.
+        seed: Seed of the noise.
 
     Raises:
         ValueError: on an unknown baseline, and for too few draws: ``pairs`` need an even number, ``others`` two.
     """
     check_draws(draws, baseline)
-    total = torch.zeros_like(z)
+    total, noise = torch.zeros_like(z), Noise(seed, draws, baseline == "pairs")
+    table = noise.table(denoiser.shape, [(0,)], range(len(levels)), 1)[0].to(z)  # (R', T, C, H, W)
+    signs = (1, -1) if noise.antithetic else (1,)
     with torch.no_grad():
         for t, (sigma, weight) in enumerate(zip(levels.sigma.to(z), levels.weight.to(z), strict=True)):
-            noises = [noise(denoiser, z, seed, t, r, baseline == "pairs") for r in range(draws)]
+            noises = [sign * eps for eps in table[:, t] for sign in signs]
             errors = [z - denoiser(z + sigma * eps, sigma.expand(len(z)), label) for eps in noises]
             size = torch.stack([error.square().flatten(1).sum(dim=1) for error in errors])
             for error, centred, eps in zip(errors, size - baselines(size, baseline), noises, strict=True):
@@ -113,16 +116,12 @@ def pathwise_gradient(
     It is that of the logit of ``label`` of :class:`rdc.classify.DiffusionClassifier` with the same seed and draws, up to sign.
     """
     check_draws(draws, "pairs" if antithetic else "none")
-    total = torch.zeros_like(z)
-    for t, (sigma, weight) in enumerate(zip(levels.sigma.to(z), levels.weight.to(z), strict=True)):
-        for r in range(draws):
-            with torch.enable_grad():
-                point = z.detach().requires_grad_()
-                eps = noise(denoiser, z, seed, t, r, antithetic)
-                error = point - denoiser(point + sigma * eps, sigma.expand(len(z)), label)
-                (slope,) = torch.autograd.grad(error.square().sum(), point)
-            total = total + weight / draws * slope
-    return total
+    sigma, noise = levels.sigma.to(z), Noise(seed, draws, antithetic)
+    eps = noise.table(denoiser.shape, [(0,)], range(len(levels)), 1).to(z)
+    samples = Samples(sigma[:, None, None, None] * eps, signs=2 if antithetic else 1)
+    z = z.detach()
+    weight = levels.weight.to(z.device)
+    return denoising_gradient(Losses(denoiser, sigma, weight, samples, z, z[:, None], labelled=label is not None), label)
 
 
 def check_draws(draws: int, baseline: str) -> None:
@@ -131,10 +130,3 @@ def check_draws(draws: int, baseline: str) -> None:
         raise ValueError(f"unknown baseline {baseline!r}; there are {', '.join(BASELINES)}")
     if draws < 1 or (baseline == "pairs" and draws % 2) or (baseline == "others" and draws < 2):
         raise ValueError(f"draws must be positive, even for pairs and at least 2 for others, got {draws}")
-
-
-def noise(denoiser: Denoiser, z: Tensor, seed: int, level: int, draw: int, antithetic: bool) -> Tensor:
-    """One draw ``(C, H, W)``, that of the diffusion classifier for this seed."""
-    if antithetic:
-        return (-1) ** draw * randn(denoiser.shape, seed, 0, level, draw // 2, 0, like=z)
-    return randn(denoiser.shape, seed, 0, level, draw, 0, like=z)
