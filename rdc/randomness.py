@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from rdc.door import Door
+from rdc.quantities import count
 from rdc.rng import generator
 
 
@@ -49,24 +51,26 @@ def owned_randomness(model: Any, *key: int | str, counters: tuple[str, ...] = ()
 
 
 def randomness(model: nn.Module, image: Tensor, seed: int = 0, calls: int = 8) -> tuple[bool, tuple[str, ...]]:
-    """Whether calls on the same image differ in any bit, and the submodules whose counter ``calls`` moves with them.
+    """Return whether calls on the same image differ in any bit, and the submodules whose counter ``calls`` moves with them.
 
     Each call has its own seed, so that a model that restarts the global generator by itself does not pass for deterministic.
     A model whose answer rarely changes may pass: then more ``calls`` are needed.
     """
     names = tuple(n for n, m in model.named_modules() if isinstance(getattr(m, "calls", None), int))
-    before, seen = [model.get_submodule(n).calls for n in names], []
-    with torch.no_grad(), owned_randomness(model, seed, "counters", counters=names):
-        for n, count in zip(names, before, strict=True):
-            model.get_submodule(n).calls = count
-        if names:
-            model(image)
-        moving = tuple(n for n, count in zip(names, before, strict=True) if model.get_submodule(n).calls != count)
-    for call in range(calls):
-        with torch.no_grad(), owned_randomness(model, seed, "differs", call, counters=moving):
-            seen.append(model(image))
-        if not torch.equal(seen[0], seen[-1]):
-            return True, moving
+    before: list[int] = [model.get_submodule(n).calls for n in names]
+    seen: list[Tensor] = []
+    with Door(model) as door:
+        with owned_randomness(model, seed, "counters", counters=names):
+            for n, number in zip(names, before, strict=True):
+                model.get_submodule(n).calls = number
+            if names:
+                door.ask(image)
+            moving = tuple(n for n, number in zip(names, before, strict=True) if model.get_submodule(n).calls != number)
+        for call in range(calls):
+            with owned_randomness(model, seed, "differs", call, counters=moving):
+                seen.append(door.ask(image))
+            if not torch.equal(seen[0], seen[-1]):
+                return True, moving
     return False, ()
 
 
@@ -75,12 +79,10 @@ class EOT(nn.Module):
 
     def __init__(self, model: nn.Module, draws: int) -> None:
         super().__init__()
-        if draws < 1:
-            raise ValueError(f"draws must be positive, got {draws}")
-        self.model, self.draws = model, draws
+        self.model, self.draws = model, count(draws, "draws")
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
-        """Mean logits."""
+        """Return the mean logits."""
         total: Any = 0
         for _ in range(self.draws):
             total = total + self.model(x)
@@ -101,7 +103,7 @@ class _KnownNoise(nn.Module):
 
 
 def known_noise(model: nn.Module, seed: int = 0) -> nn.Module:
-    """The deterministic classifier that an attacker faces who knows the noise: the same model, its randomness frozen.
+    """Return the deterministic classifier that an attacker faces who knows the noise: the same model, its randomness frozen.
 
     A model that owns its noise offers ``frozen(seed)``; for any other torch's global random state is fixed during each call
     and restored after it.

@@ -75,7 +75,7 @@ class Flickers(nn.Module):
 
     def forward(self, x):
         self.calls += 1
-        return torch.tensor([[0.0, 1.0]]).repeat(len(x), 1) * (1 if self.calls % 3 else -1)
+        return torch.tensor([[0.0, 1.0]]).repeat(len(x), 1) * (2 if self.calls % 3 else -2)
 
 
 def test_a_random_model_is_judged_by_the_majority():
@@ -170,7 +170,7 @@ def test_for_a_deterministic_model_the_protocols_coincide_without_extra_work(tmp
     model, path = Counted(Sees(), count), tmp_path / "rows.jsonl"
     x, y = images([0.1, 0.9, 0.2, 0.8]), torch.tensor([0, 1, 1, 1])
     found = robust_accuracy(model, x, y, far, rows=path)
-    assert count["calls"] == 8 + 4 + 3  # a check of the model, clean images, attacked images: the third is wrong as it is
+    assert count["calls"] == 8 + 1 + 1  # a check of the model, the clean images and the attacked ones, each as one block
     assert found == Accuracy.of(2, 4) and set(protocols(path).values()) == {found} and len(protocols(path)) == 4
     config, rows = read_rows(path)
     assert config["draws"] == 1 and not config["random"]
@@ -348,9 +348,10 @@ def test_an_attack_by_name():
         (same, {"eps": 0.1}, "option eps is for attacks given by name"),
         (None, {}, "no attack"),
         (same, {"protocol": "twice"}, "unknown protocol 'twice'; there are once, draws, resubmit, known"),
-        (same, {"workers": 0}, "must be positive"),
-        (same, {"attempts": 0}, "must be positive"),
-        (same, {"draws": 0}, "must be positive"),
+        (same, {"workers": 0}, "workers must be at least 1, got 0"),
+        (same, {"attempts": 0}, "attempts must be at least 1, got 0"),
+        (same, {"draws": 0}, "draws must be at least 1, got 0"),
+        (same, {"block": 0}, "block must be at least 1, got 0"),
         (same, {"index": torch.tensor([1, 1])}, "index must hold 2 different numbers"),
         (lambda model, x, y: x, {}, "does not take seed and index"),
         (lambda model, x, y, **_: x[0], {}, "must return images"),

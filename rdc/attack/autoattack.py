@@ -6,6 +6,10 @@ other inside a forked random state, restores the trace function, leaves its resu
 the exact bound. It decides on one call of the model; for a randomised model judge the returned images again
 (:func:`rdc.evaluate.robust_accuracy`).
 
+In the package an image's random numbers depend on its company: a batch draws one tensor, and shrinks as its images are broken.
+Here all images of a batch share each draw (:class:`SharedDraws`), the one that an image alone would get. So what becomes of an image
+depends on neither its batch nor its place in it, and equals what the package alone makes of the image alone, with the same seed.
+
 References:
     | Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free Attacks
     | (Croce and Hein, 2020), https://arxiv.org/abs/2003.01690
@@ -16,29 +20,33 @@ __all__ = ["autoattack"]
 import logging
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
 from rdc.attack.losses import check_classes
 from rdc.attack.norms import check_eps, project
-from rdc.data import check_images, check_labels
-from rdc.door import logits_of
+from rdc.door import Door, check_images, check_labels, entry
+from rdc.quantities import count, number
+from rdc.rng import whole
 
 VERSIONS = ("standard", "rand", "custom")
 ATTACKS = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
 
 
+@entry
 def autoattack(
     model: nn.Module,
     x: Float[Tensor, "n c h w"],
     y: Int64[Tensor, " n"],
     norm: str = "Linf",
-    eps: float = 8 / 255,
+    eps: float | str = 8 / 255,
     version: str = "standard",
     attacks: Sequence[str] | None = None,
     steps: int = 100,
@@ -46,10 +54,10 @@ def autoattack(
     eot: int | None = None,
     seed: int = 0,
     index: Int64[Tensor, " n"] | None = None,
-    batch: int = 1,
+    batch: int = 64,
     quiet: bool = True,
 ) -> Float[Tensor, "n c h w"]:
-    """Adversarial images within the ball; images that no attack breaks come back unchanged.
+    """Return adversarial images within the ball; images that no attack breaks come back unchanged.
 
     Arguments:
         model: Images in [0, 1] to logits ``(N, K)``, K >= 4 for the targeted attacks.
@@ -62,17 +70,18 @@ def autoattack(
         steps: Iterations of APGD and FAB.
         queries: Queries of Square.
         eot: Calls averaged in APGD; by default 20 for ``rand`` and 1 otherwise.
-        seed: Owner of the random numbers.
-        index: Identity of each image, by default its position; with ``batch=1`` its random numbers depend on nothing else.
-        batch: Images attacked together. More is faster for a small network, and changes the random numbers only.
+        seed: Seed of the random numbers.
+        index: Taken as by the other attacks, and not needed: all images get the same random numbers.
+        batch: Images attacked together; it decides nothing beyond rounding. Of a model that draws random numbers take 1.
         quiet: Whether to hide the progress bar.
 
     Raises:
-        ValueError: on bad options, on a model with too few classes for one of the attacks, and on what
-            :func:`rdc.door.logits_of` refuses, at the first call and at every later one.
+        ValueError: on bad options, on a model with too few classes for one of the attacks, and on what :class:`rdc.door.Door`
+            raises, at the first call and at every later one.
     """
     check_images(x)
     check_labels(y, len(x))
+    eps = number(eps, "eps", low=0)
     check_eps(norm, eps, ("Linf", "L2", "L1"))
     if version not in VERSIONS or (version == "custom") != (attacks is not None):
         raise ValueError(
@@ -80,47 +89,80 @@ def autoattack(
         )
     if not set(attacks or ()) <= set(ATTACKS):
         raise ValueError(f"attacks must be of {', '.join(ATTACKS)}; got {', '.join(attacks or ())}")
-    index = torch.arange(len(x)) if index is None else index
-    classes, checked = count_classes(model, x, y), Checked(model)
+    steps, queries, size = count(steps, "steps"), count(queries, "queries"), count(batch, "batch")
+    eot, seed = None if eot is None else count(eot, "eot"), whole(seed)
     found = []
-    parts = zip(x.split(batch), y.split(batch), index.split(batch), strict=True)
-    for images, labels, ids in tqdm(list(parts), disable=quiet, desc=f"autoattack {norm} {eps:.4g}", unit="batch"):
-        with contained():
-            tool = prepare(checked, images, norm, eps, version, attacks, seed + 1_000_003 * int(ids[0]))
+    with Door(model) as door, contained():
+        with torch.random.fork_rng():
+            classes = door.ask(x[:1], y.amax().reshape(1)).shape[1]
+        parts = list(zip(x.split(size), y.split(size), strict=True))
+        for images, labels in tqdm(parts, disable=quiet, desc=f"autoattack {norm} {eps:.4g}", unit="batch"):
+            draws = SharedDraws(door)
+            tool = prepare(Asked(draws), images, norm, eps, version, attacks, seed)
             configure(tool, classes, steps, queries, eot)
-            adversarial, _ = tool.run_standard_evaluation(images.contiguous(), labels, batch_size=len(images))
-        found.append(project(adversarial.detach(), images, norm, eps))
+            with draws:
+                adversarial, _ = tool.run_standard_evaluation(images.contiguous(), labels, batch_size=len(images))
+            found.append(project(adversarial.detach(), images, norm, eps))
     return torch.cat(found)
 
 
-class Checked(nn.Module):
-    """A model whose every answer is checked by :func:`rdc.door.logits_of`."""
+class SharedDraws(TorchFunctionMode):
+    """Within it all images of a batch share each random draw, and every draw is made on the CPU in float32.
 
-    def __init__(self, model: nn.Module) -> None:
+    Images have four dimensions, and so has a draw of numbers for each image: only those of the first image are drawn, as if it were
+    alone. The model's own draws, if it makes any, are left as they are.
+
+    Arguments:
+        door: The attacked model.
+    """
+
+    def __init__(self, door: Door) -> None:
         super().__init__()
-        self.model = model
+        self.door, self.asking = door, False
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if self.asking or func not in (torch.rand, torch.randn, torch.randn_like):
+            return func(*args, **(kwargs or {}))
+        like = args[0] if func is torch.randn_like else None
+        shape = tuple(args[0] if like is None else like.shape)
+        one = (1, *shape[1:]) if len(shape) == 4 else shape
+        draw = torch.rand if func is torch.rand else torch.randn
+        drawn = draw(one, dtype=torch.float32, device="cpu").expand(shape).clone()
+        return drawn if like is None else drawn.to(like)
+
+    def logits(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
+        """Return the logits of the model, which draws by itself."""
+        self.asking = True
+        try:
+            return self.door(x)
+        finally:
+            self.asking = False
+
+
+class Asked(nn.Module):
+    """The attacked model as the package wants it; the door is no part of its state."""
+
+    def __init__(self, draws: SharedDraws) -> None:
+        super().__init__()
+        self.draws = draws
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
-        """Logits."""
-        return logits_of(self.model, x)
+        """Return the logits."""
+        return self.draws.logits(x)
 
 
-def count_classes(model: nn.Module, x: Tensor, y: Tensor) -> int:
-    """Number of logits, from one call that warns of probabilities and refuses labels that are too large."""
-    with torch.random.fork_rng(), torch.no_grad():
-        return logits_of(model, x[:1], y.amax().reshape(1)).shape[1]
-
-
-def prepare(model: nn.Module, x: Tensor, norm: str, eps: float, version: str, attacks: Sequence[str] | None, seed: int) -> object:
-    """An ``AutoAttack`` for one batch, with a seed of its own."""
+def prepare(model: nn.Module, x: Tensor, norm: str, eps: float, version: str, attacks: Sequence[str] | None, seed: int) -> Any:
+    """Return an ``AutoAttack``."""
     from pyautoattack import AutoAttack
 
     chosen = None if attacks is None else list(attacks)
     return AutoAttack(model, norm=norm, eps=eps, seed=seed % 2**31, version=version, attacks=chosen, device=x.device)
 
 
-def configure(tool: object, num_classes: int, steps: int, queries: int, eot: int | None) -> None:
-    """Budget of the attacks, and as many target classes as the model has."""
+def configure(tool: Any, num_classes: int, steps: int, queries: int, eot: int | None) -> None:
+    """Set the budget of the attacks, and as many target classes as the model has."""
     for attack in tool.attacks_to_run:
         if attack in ("apgd-t", "apgd-dlr"):
             check_classes("dlr", int(attack == "apgd-t"), num_classes)

@@ -23,22 +23,24 @@ from rdc.attack.ascent import Worst, standing, worse
 from rdc.attack.autoattack import autoattack
 from rdc.attack.norms import check_eps, random_start
 from rdc.attack.pgd import pgd
-from rdc.data import check_images, check_labels
+from rdc.door import Door, check_images, check_labels, entry
+from rdc.quantities import count, number
 
 
+@entry
 def square(
     model: nn.Module,
     x: Float[Tensor, "n c h w"],
     y: Int64[Tensor, " n"],
     norm: str = "Linf",
-    eps: float = 8 / 255,
+    eps: float | str = 8 / 255,
     queries: int = 1000,
     seed: int = 0,
     index: Int64[Tensor, " n"] | None = None,
-    batch: int = 1,
+    batch: int = 64,
     quiet: bool = True,
 ) -> Float[Tensor, "n c h w"]:
-    """The Square attack of AutoAttack, by its adapter; images that it does not break come back unchanged.
+    """Run the Square attack of AutoAttack, by its adapter; images that it does not break come back unchanged.
 
     Arguments:
         model: Images in [0, 1] to logits ``(N, K)``; no gradient is asked for.
@@ -47,23 +49,23 @@ def square(
         norm: ``Linf``, ``L2`` or ``L1``.
         eps: Radius in image units.
         queries: Calls of the model an image.
-        seed: Owner of the random numbers.
-        index: Identity of each image; with ``batch=1`` its random numbers depend on nothing else.
-        batch: Images attacked together.
+        seed: Seed of the random numbers, which all images share.
+        index: Taken as by the other attacks, and not needed.
+        batch: Images attacked together; it decides nothing beyond rounding.
         quiet: Whether to hide the progress bar.
 
     Raises:
         ValueError: on bad options, and in L2 and L1 for images of less than five rows, which it cannot tile.
     """
-    check_queries(queries)
     check_images(x)
     if norm in ("L2", "L1") and x.shape[2] < 5:
         raise ValueError(f"Square tiles images in {norm} with fifths of their height; {x.shape[2]} rows are too few, it needs 5")
-    options: dict[str, Any] = {"queries": queries, "seed": seed, "index": index, "batch": batch, "quiet": quiet}
+    options: dict[str, Any] = {"queries": count(queries, "queries"), "seed": seed, "index": index, "batch": batch, "quiet": quiet}
     with torch.no_grad():
         return autoattack(model, x, y, norm, eps, version="custom", attacks=["square"], **options)
 
 
+@entry
 def transfer(
     model: nn.Module,
     x: Float[Tensor, "n c h w"],
@@ -72,7 +74,7 @@ def transfer(
     attack: Callable[..., Tensor] = pgd,
     **options: Any,
 ) -> Float[Tensor, "n c h w"]:
-    """What an attack finds on another model, where it has a larger margin on this one than the image itself.
+    """Return what an attack finds on another model, where it has a larger margin on this one than the image itself.
 
     So an image that fools the model is returned if there is one, and one that is misclassified as it is comes back unchanged.
     An attack leaves alone what the surrogate gets wrong by itself: take a surrogate that is accurate.
@@ -95,18 +97,19 @@ def transfer(
     return torch.where(better.reshape(-1, 1, 1, 1), x_adv, x)
 
 
+@entry
 def uniform_noise(
     model: nn.Module,
     x: Float[Tensor, "n c h w"],
     y: Int64[Tensor, " n"],
     norm: str = "Linf",
-    eps: float = 8 / 255,
+    eps: float | str = 8 / 255,
     queries: int = 100,
     seed: int = 0,
     index: Int64[Tensor, " n"] | None = None,
     quiet: bool = True,
 ) -> Float[Tensor, "n c h w"]:
-    """The best of ``queries`` random points of the ball, by the margin: a floor that every attack must beat.
+    """Return the best of ``queries`` random points of the ball, by the margin: a floor that every attack must beat.
 
     The points are those of :func:`rdc.attack.norms.random_start`. An image is done at its first success.
 
@@ -117,26 +120,21 @@ def uniform_noise(
         norm: ``Linf`` or ``L2``.
         eps: Radius in image units.
         queries: Random points an image.
-        seed: Owner of the random numbers.
+        seed: Seed of the random numbers.
         index: Identity of each image, by default its position; its random numbers depend on nothing else.
         quiet: Whether to hide the progress bar.
     """
     check_images(x)
     check_labels(y, len(x))
+    eps, queries = number(eps, "eps", low=0), count(queries, "queries")
     check_eps(norm, eps)
-    check_queries(queries)
-    index = torch.arange(len(x)) if index is None else index
-    worst = Worst(x.clone(), *standing(model, x, y))
-    for query in tqdm(range(queries), disable=quiet, desc=f"noise {norm} {eps:.4g}", unit="query"):
-        todo = worst.todo
-        if not len(todo):
-            break
-        found = random_start(x[todo], norm, eps, index[todo.cpu()], seed, query)
-        worst.offer(found, *standing(model, found, y[todo]), todo)
+    index = torch.arange(len(x), device="cpu") if index is None else index.cpu()
+    with Door(model):
+        worst = Worst(x.clone(), *standing(model, x, y))
+        for query in tqdm(range(queries), disable=quiet, desc=f"noise {norm} {eps:.4g}", unit="query"):
+            todo = worst.todo
+            if not len(todo):
+                break
+            found = random_start(x[todo], norm, eps, index[todo.cpu()], seed, query)
+            worst.offer(found, *standing(model, found, y[todo]), todo)
     return worst.point
-
-
-def check_queries(queries: int) -> None:
-    """Refuse less than one query."""
-    if queries < 1:
-        raise ValueError(f"queries must be at least 1, got {queries}")

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rdc.data import check_images
+from rdc.door import check_images
+from rdc.quantities import count, number
 
 NAMED = ("pgd", "autoattack", "stadv", "square")
+LEAST = {"steps": 1, "restarts": 1, "eot": 1, "queries": 1, "batch": 1, "targets": 0}  # an attack makes an effort, or is none
 Attack = Callable[..., Tensor]
 
 
@@ -25,13 +27,13 @@ class Given:
     index: Tensor
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, seed: int = 0, index: Tensor | None = None) -> Tensor:
-        """The adversarial images of the given indices."""
+        """Return the adversarial images of the given indices."""
         ids = self.index if index is None else index
         return self.images[[int((self.index == i).nonzero()[0, 0]) for i in ids]]
 
 
 def listed(attack: Any, ids: Tensor, options: dict[str, Any]) -> dict[str, Attack]:
-    """The attacks by name: a function's own name, ``given`` for images, with a number if it is not the first."""
+    """Return the attacks by name: a function's own name, ``given`` for images, with a number if it is not the first."""
     meant = [k for k, v in options.items() if v is not None]
     if meant and not any(isinstance(one, str) for one in several(attack)):
         raise ValueError(f"option {', '.join(meant)} is for attacks given by name; put it into functools.partial(attack, ...)")
@@ -46,14 +48,14 @@ def listed(attack: Any, ids: Tensor, options: dict[str, Any]) -> dict[str, Attac
 
 
 def several(attack: Any) -> list[Any]:
-    """One attack, or a list or dict of them, as a list."""
+    """Return one attack, or a list or dict of them, as a list."""
     if isinstance(attack, Mapping):
         return list(attack.values())
     return [attack] if torch.is_tensor(attack) or isinstance(attack, str) or callable(attack) else list(attack)
 
 
 def resolve(attack: Any, ids: Tensor, options: dict[str, Any]) -> tuple[str, Attack]:
-    """Name and callable of one attack."""
+    """Return name and callable of one attack."""
     if torch.is_tensor(attack):
         check_images(attack)
         if len(attack) != len(ids):
@@ -71,7 +73,7 @@ def resolve(attack: Any, ids: Tensor, options: dict[str, Any]) -> tuple[str, Att
 
 
 def named(name: str, options: dict[str, Any]) -> Attack:
-    """An attack of :mod:`rdc.attack` with those options."""
+    """Return an attack of :mod:`rdc.attack` with those options, checked before anything runs."""
     import rdc.attack
 
     function = getattr(rdc.attack, name, None) if name in NAMED else None
@@ -80,4 +82,6 @@ def named(name: str, options: dict[str, Any]) -> Attack:
     unknown = [k for k in options if k not in inspect.signature(function).parameters]
     if unknown:
         raise ValueError(f"{name} has no option {', '.join(unknown)}")
-    return functools.partial(function, **options)
+    counts = {k: count(options[k], k, least) for k, least in LEAST.items() if k in options}
+    radius = {"eps": number(options["eps"], "eps", low=0)} if "eps" in options else {}
+    return functools.partial(function, **{**options, **counts, **radius})

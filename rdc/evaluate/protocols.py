@@ -1,21 +1,38 @@
-"""The row of one image: attacked alone, and judged by fresh verdicts under the protocols of :mod:`rdc.evaluate`."""
+"""The rows of a block of images: attacked, and judged by verdicts under the protocols of :mod:`rdc.evaluate`.
 
-__all__ = ["PROTOCOLS", "Judge", "Verdict", "together"]
+A deterministic model is attacked with a whole block. Of a randomised model each image is attacked by itself, with all randomness
+derived from seed and image: in a block its noise would depend on its company.
+"""
+
+__all__ = ["PROTOCOLS", "SCHEMA", "Judge", "Verdict", "together"]
 
 import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rdc.data import check_images
+from rdc.attack.norms import norm_of
+from rdc.door import Door, ask, check_images
 from rdc.evaluate.attack_spec import Attack, Given
-from rdc.randomness import owned_randomness
+from rdc.randomness import known_noise, owned_randomness
 from rdc.runs.fingerprint import describe, describe_attack, digest
 
 PROTOCOLS = ("once", "draws", "resubmit", "known")
 Row = dict[str, Any]
+VERDICT = {"once": bool, "wrong": int, "draws": int, "known": (bool, type(None))}
+#: The fields of a row (:mod:`rdc.runs.rowfile`).
+SCHEMA: dict[str, Any] = {
+    "label": int,
+    "clean": int,
+    "verdict": VERDICT,
+    "attacks": {str: {**VERDICT, "size": {"Linf": float, "L2": float}, "seconds": float}},
+    "right": {"once": bool, "draws": bool, "resubmit": bool, str: bool},
+    "seconds": float,
+}
 
 
 @dataclass(frozen=True)
@@ -33,108 +50,136 @@ class Verdict:
         return 2 * self.wrong >= self.draws
 
     def right(self) -> dict[str, bool]:
-        """The four protocols; ``known`` only where it was measured."""
+        """Return the four protocols; ``known`` only where it was measured."""
         found = {"once": self.once, "draws": not self.broken, "resubmit": self.wrong == 0}
         return found if self.known is None else {**found, "known": self.known}
 
 
 @dataclass(frozen=True)
+class Block:
+    """Some images with labels and indices."""
+
+    x: Tensor
+    y: Tensor
+    index: Tensor
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def take(self, at: Sequence[int]) -> "Block":
+        """Return the images at some positions."""
+        part = torch.tensor(at, dtype=torch.int64, device="cpu")
+        return Block(self.x[part], self.y[part], self.index[part])
+
+
+@dataclass(frozen=True)
 class Judge:
-    """Makes the row of one image, a function of its position only.
+    """Makes the rows of some images; a row is a function of its image only.
 
     The fields are those of :func:`rdc.evaluate.robust_accuracy`.
     """
 
     model: nn.Module
-    x: Tensor
-    y: Tensor
-    index: Tensor
+    images: Block
     attacks: dict[str, Attack]
     draws: int
     attempts: int
     seed: int
+    block: int
     random: bool
     freezable: bool
     counters: tuple[str, ...]
 
     def config(self) -> dict[str, Any]:
-        """What decides the rows."""
+        """Return what decides the rows."""
         return {
             "attacks": {name: describe_attack(a) for name, a in self.attacks.items()},
             "seed": self.seed,
             "draws": self.draws,
             "attempts": self.attempts,
+            "block": self.block,
             "random": self.random,
             "protocols": list(PROTOCOLS),
-            "images": digest(self.x),
-            "labels": digest(self.y),
-            "index": digest(self.index),
             "model": describe(self.model),
         }
 
-    def __call__(self, position: int) -> Row:
-        """The row: prediction and verdicts on the clean image and under every attack."""
-        start = time.perf_counter()
-        prediction, clean = self.clean(position)
-        attacks = {name: self.attacked(name, position, clean) for name in self.attacks}
-        verdicts = [clean, *(verdict for verdict, _ in attacks.values())]
-        return {
-            "index": int(self.index[position]),
-            "label": int(self.y[position]),
-            "clean": prediction,
-            "verdict": vars(clean),
-            "attacks": {name: {**vars(verdict), **more} for name, (verdict, more) in attacks.items()},
-            "right": together([v.right() for v in verdicts]),
-            "seconds": round(time.perf_counter() - start, 4),
-        }
+    def digests(self) -> dict[int, str]:
+        """Return the digest of each image and its label, by index."""
+        x, y = self.images.x.cpu(), self.images.y.cpu()
+        return {int(i): digest(x[n], y[n]) for n, i in enumerate(self.images.index)}
 
-    def clean(self, position: int) -> tuple[int, Verdict]:
-        """Prediction (of the first call) and verdict on the clean image."""
-        seen = self.predictions(self.model, self.x[position][None], position, "clean")
-        verdict = self.verdict(seen, position)
+    def __call__(self, positions: Sequence[int]) -> list[Row]:
+        """Return the rows: prediction and verdicts on each clean image and under every attack."""
+        start, block = time.perf_counter(), self.images.take(positions)
+        with Door(self.model):  # in evaluation mode also where an attack asks the model by itself
+            said, clean = self.clean(block)
+            found = {name: self.attacked(name, block, clean) for name in self.attacks}
+        seconds = round((time.perf_counter() - start) / len(block), 4)
+        rows = []
+        for n, (i, label) in enumerate(zip(block.index.tolist(), block.y.tolist(), strict=True)):
+            attacks = {name: {**vars(verdicts[n]), **more[n]} for name, (verdicts, more) in found.items()}
+            right = together([clean[n].right(), *(verdicts[n].right() for verdicts, _ in found.values())])
+            row = {"index": i, "image": digest(block.x[n], block.y[n]), "label": label, "clean": said[n]}
+            rows.append({**row, "verdict": vars(clean[n]), "attacks": attacks, "right": right, "seconds": seconds})
+        return rows
+
+    def clean(self, block: Block) -> tuple[list[int], list[Verdict]]:
+        """Return predictions (of the first call) and verdicts on the clean images."""
+        seen = self.predictions(self.model, block.x, block, "clean")
+        verdicts = self.verdicts(seen, block)
         if self.freezable:
-            said = self.predictions(self.frozen(), self.x[position][None], position, "known", draws=1)
-            verdict = replace(verdict, known=said[0] == int(self.y[position]))
-        return seen[0], verdict
+            said = self.predictions(self.frozen(), block.x, block, "known", draws=1)
+            known = [s == [label] for s, label in zip(said, block.y.tolist(), strict=True)]
+            verdicts = [replace(v, known=k) for v, k in zip(verdicts, known, strict=True)]
+        return [s[0] for s in seen], verdicts
 
-    def attacked(self, name: str, position: int, clean: Verdict) -> tuple[Verdict, dict[str, Any]]:
-        """Verdict after an attack, size of the change and seconds; of a deterministic model wrong images are left alone."""
-        from rdc.attack.norms import norm_of
+    def attacked(self, name: str, block: Block, clean: list[Verdict]) -> tuple[list[Verdict], list[dict[str, Any]]]:
+        """Return verdicts after an attack, with sizes of the changes and seconds.
 
-        start, x = time.perf_counter(), self.x[position][None]
-        x_adv, verdict = (
-            (x, clean) if not self.random and clean.wrong == clean.draws else self.search(self.model, name, position, self.draws)
-        )
+        Images that a deterministic model gets wrong as they are are left alone.
+        """
+        start, points, verdicts = time.perf_counter(), list(block.x), list(clean)
+        todo = [n for n, v in enumerate(clean) if self.random or v.wrong < v.draws]
+        if todo:
+            for n, (point, verdict) in zip(todo, self.search(self.model, name, block.take(todo), self.draws), strict=True):
+                points[n], verdicts[n] = point, verdict
         if self.random:
-            verdict = replace(verdict, known=self.known(name, position, clean))
-        size = {norm: float(norm_of(x_adv.double() - x.double(), norm)[0]) for norm in ("Linf", "L2")}
-        return verdict, {"size": size, "seconds": round(time.perf_counter() - start, 4)}
+            verdicts = [replace(v, known=self.known(name, block, clean)) for v in verdicts]
+        change = torch.stack([point.double() - x.double() for point, x in zip(points, block.x, strict=True)])
+        sizes = zip(*(norm_of(change, norm).tolist() for norm in ("Linf", "L2")), strict=True)
+        seconds = round((time.perf_counter() - start) / len(block), 4)
+        return verdicts, [{"size": {"Linf": a, "L2": b}, "seconds": seconds} for a, b in sizes]
 
-    def known(self, name: str, position: int, clean: Verdict) -> bool | None:
-        """Whether the frozen model stays right when it is attacked itself; None where that cannot be tried."""
+    def known(self, name: str, block: Block, clean: list[Verdict]) -> bool | None:
+        """Return whether the frozen model stays right on one image when attacked itself; None where that cannot be tried."""
         if not self.freezable or isinstance(self.attacks[name], Given):
             return None
-        return bool(clean.known) and not self.search(self.frozen(), name, position, 1)[1].broken
+        return bool(clean[0].known) and not self.search(self.frozen(), name, block, 1)[0][1].broken
 
-    def search(self, model: nn.Module, name: str, position: int, draws: int) -> tuple[Tensor, Verdict]:
-        """The best of the attempts, and what the model says of it."""
-        best = None
+    def search(self, model: nn.Module, name: str, block: Block, draws: int) -> list[tuple[Tensor, Verdict]]:
+        """Return for each image the best of the attempts, and what the model says of it; a broken one is not tried again."""
+        best: dict[int, tuple[Tensor, Verdict]] = {}
+        todo = list(range(len(block)))
         for attempt in range(1 if isinstance(self.attacks[name], Given) else self.attempts):
-            x_adv = self.run(model, name, position, attempt)
-            verdict = self.verdict(self.predictions(model, x_adv, position, name, attempt, draws=draws), position)
-            if best is None or verdict.wrong > best[1].wrong:
-                best = x_adv, verdict
-            if verdict.broken:
+            part = block.take(todo)
+            x_adv = self.run(model, name, part, attempt)
+            verdicts = self.verdicts(self.predictions(model, x_adv, part, name, attempt, draws=draws), part)
+            for n, point, verdict in zip(todo, x_adv, verdicts, strict=True):
+                if n not in best or verdict.wrong > best[n][1].wrong:
+                    best[n] = point, verdict
+            todo = [n for n in todo if not best[n][1].broken]
+            if not todo:
                 break
         if draws > 1 and attempt > 0:
-            again = self.predictions(model, best[0], position, name, "again", draws=draws)
-            best = best[0], self.verdict(again, position)
-        return best
+            points = torch.stack([best[n][0] for n in range(len(block))])
+            again = self.verdicts(self.predictions(model, points, block, name, "again", draws=draws), block)
+            best = dict(enumerate(zip(points, again, strict=True)))
+        return [best[n] for n in range(len(block))]
 
-    def run(self, model: nn.Module, name: str, position: int, attempt: int) -> Tensor:
-        """One run of an attack on one image, checked."""
-        x, y, index = self.x[position][None], self.y[position][None], self.index[position][None]
-        with self.owned(model, "attack", name, int(index), attempt):
+    def run(self, model: nn.Module, name: str, block: Block, attempt: int) -> Tensor:
+        """Return what one run of an attack found, checked."""
+        x, y, index = block.x.clone(), block.y.clone(), block.index.clone()
+        with self.owned(model, "attack", name, int(index[0]), attempt):
             x_adv = self.attacks[name](model, x, y, seed=self.seed + attempt, index=index)
         if not torch.is_tensor(x_adv) or x_adv.shape != x.shape:
             got = tuple(x_adv.shape) if torch.is_tensor(x_adv) else type(x_adv).__name__
@@ -142,34 +187,35 @@ class Judge:
         check_images(x_adv)
         return x_adv.detach()
 
-    def predictions(self, model: nn.Module, x: Tensor, position: int, *key: int | str, draws: int | None = None) -> list[int]:
-        """What the model says of one image, each time with random numbers of its own."""
-        from rdc.door import logits_of
-
-        y, i, found = self.y[position][None], int(self.index[position]), []
+    def predictions(
+        self, model: nn.Module, x: Tensor, block: Block, *key: int | str, draws: int | None = None
+    ) -> list[list[int]]:
+        """Return what the model says of each image, each time with random numbers of its own."""
+        first, found = int(block.index[0]), []
         for draw in range(self.draws if draws is None else draws):
-            with torch.no_grad(), self.owned(model, "verdict", i, *key, draw):
-                found.append(int(logits_of(model, x, y).argmax(dim=1)))
+            with self.owned(model, "verdict", first, *key, draw):
+                found.append(ask(model, x, block.y).argmax(dim=1))
+        said: list[list[int]] = torch.stack(found, dim=1).tolist()
+        return said
+
+    def verdicts(self, predictions: list[list[int]], block: Block) -> list[Verdict]:
+        """Return the verdicts that belong to some predictions."""
+        found = []
+        for said, label in zip(predictions, block.y.tolist(), strict=True):
+            wrong = sum(p != label for p in said)
+            known = wrong == 0 if not self.random and wrong in (0, len(said)) else None
+            found.append(Verdict(said[0] == label, wrong, len(said), known))
         return found
 
-    def verdict(self, predictions: list[int], position: int) -> Verdict:
-        """The verdict that belongs to some predictions."""
-        label = int(self.y[position])
-        wrong = sum(p != label for p in predictions)
-        known = wrong == 0 if not self.random and wrong in (0, len(predictions)) else None
-        return Verdict(predictions[0] == label, wrong, len(predictions), known)
-
-    def owned(self, model: nn.Module, *key: int | str) -> Any:
+    def owned(self, model: nn.Module, *key: int | str) -> AbstractContextManager[None]:
         """All randomness from ``(seed, *key)``; a frozen model has no counter to set."""
         return owned_randomness(model, self.seed, *key, counters=self.counters if model is self.model else ())
 
     def frozen(self) -> nn.Module:
-        """The deterministic model that an attacker faces who knows the noise."""
-        from rdc.randomness import known_noise
-
+        """Return the deterministic model that an attacker faces who knows the noise."""
         return known_noise(self.model, self.seed)
 
 
 def together(right: list[dict[str, bool]]) -> dict[str, bool]:
-    """Right under all of them, for each protocol that all of them know."""
+    """Return whether an image is right under all of them, for each protocol that all of them know."""
     return {p: all(r[p] for r in right) for p in PROTOCOLS if all(p in r for r in right)}

@@ -1,4 +1,4 @@
-r"""Accuracy and robust accuracy with their counts and 95 % intervals; image by image, so that a run can be resumed.
+r"""Accuracy and robust accuracy with their counts and 95 % intervals, in rows that can be resumed and extended.
 
 A randomised model has no single verdict about an image. With :math:`w` wrong ones of :math:`k` fresh draws, four protocols say
 when an image counts as right:
@@ -10,8 +10,10 @@ when an image counts as right:
 
 For a deterministic model they coincide. Under every protocol a clean image that is wrong counts as broken.
 
-An image is attacked alone, with ``index=[i]`` and ``seed + attempt``, and all random draws of the model meanwhile follow from
-seed and ``i`` (:func:`rdc.randomness.owned_randomness`): its row does not depend on batch, workers, order or resume point.
+Images are attacked in fixed blocks by index, those with the same ``index // block`` together, as
+``attack(model, x, y, seed=seed + attempt, index=index)``; the attacks of :mod:`rdc.attack` draw from seed and index, so that an
+image's row does not depend on its company (beyond rounding), workers, order or resume point. A randomised model is attacked image
+by image, and all its draws meanwhile follow from seed and index (:func:`rdc.randomness.owned_randomness`).
 
 References:
     | Towards Better Adversarial Purification via Adversarial Denoising Diffusion Training (Liu et al., 2024)
@@ -29,10 +31,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from rdc.data import check_images, check_labels
+from rdc.door import Door, check_images, check_labels, entry
 from rdc.evaluate.attack_spec import Attack, Given, listed
-from rdc.evaluate.protocols import PROTOCOLS, Judge, Row, Verdict, together
-from rdc.randomness import randomness
+from rdc.evaluate.protocols import PROTOCOLS, SCHEMA, Block, Judge, Row, Verdict, together
+from rdc.quantities import count
+from rdc.randomness import known_noise, randomness
+from rdc.rng import whole
 from rdc.runs.rowfile import fill
 from rdc.runs.rowfile import read_rows as read_rows
 from rdc.runs.statistics import Accuracy as Accuracy
@@ -40,13 +44,27 @@ from rdc.runs.statistics import Accuracy as Accuracy
 DRAWS = 20  # fresh verdicts about an image of a randomised model
 
 
+@entry
 def predict(model: nn.Module, x: Float[Tensor, "n c h w"], batch: int = 64, quiet: bool = True) -> Int64[Tensor, " n"]:
-    """Predicted classes, ``batch`` images at a time."""
-    with torch.no_grad():
-        parts = tqdm(x.split(batch), disable=quiet, desc="classify", unit="batch")
-        return torch.cat([model(part).argmax(dim=1) for part in parts])
+    """Return the predicted classes of images in [0, 1], asked ``batch`` at a time.
+
+    Raises:
+        ValueError: if the images are none, or the model returns no finite logits (:class:`rdc.door.Door`).
+    """
+    check_images(x)
+    return classes(model, x, None, batch, quiet)
 
 
+def classes(model: nn.Module, x: Tensor, y: Tensor | None, batch: int, quiet: bool = True) -> Tensor:
+    """Return the predicted classes; the labels must be among those of the model."""
+    size = count(batch, "batch")
+    labels = [None] * len(x) if y is None else y.split(size)
+    with Door(model) as door:
+        parts = tqdm(x.split(size), disable=quiet, desc="classify", unit="batch")
+        return torch.cat([door.ask(part, known).argmax(dim=1) for part, known in zip(parts, labels, strict=False)])
+
+
+@entry
 def accuracy(
     model: nn.Module,
     x: Float[Tensor, "n c h w"],
@@ -57,18 +75,20 @@ def accuracy(
     rows: str | Path | None = None,
     **options: Any,
 ) -> Accuracy:
-    """Accuracy on images ``x`` with labels ``y``.
+    """Return the accuracy on images ``x`` with labels ``y``.
 
     With ``rows`` (a file), or any ``options``, it is :func:`robust_accuracy` under no attack: one row per image, resumable, with
-    its ``workers``, ``protocol``, ``draws``, ``seed``, ``index`` and ``config``. Otherwise each image is judged once, in batches.
+    its ``workers``, ``protocol``, ``draws``, ``seed``, ``index``, ``block`` and ``config``. Otherwise each image is judged once,
+    in batches.
     """
     if rows is not None or options:
         return robust_accuracy(model, x, y, {}, rows=rows, quiet=quiet, **options)
     check_images(x)
     check_labels(y, len(x))
-    return Accuracy.of(int((predict(model, x, batch, quiet) == y).sum()), len(y))
+    return Accuracy.of(int((classes(model, x, y, batch, quiet) == y).sum()), len(y))
 
 
+@entry
 def robust_accuracy(
     model: nn.Module,
     x: Float[Tensor, "n c h w"],
@@ -79,6 +99,7 @@ def robust_accuracy(
     *,
     rows: str | Path | None = None,
     workers: int = 1,
+    block: int = 64,
     protocol: str = "draws",
     attempts: int = 1,
     seed: int = 0,
@@ -86,13 +107,14 @@ def robust_accuracy(
     config: dict[str, Any] | None = None,
     quiet: bool = True,
     norm: str | None = None,
-    eps: float | None = None,
+    eps: float | str | None = None,
     x_adv: Tensor | Sequence[Tensor] | None = None,
     **options: Any,
 ) -> Accuracy:
-    """Accuracy under the strongest of several attacks: an image counts only if no attack broke it.
+    """Return the accuracy under the strongest of several attacks: an image counts only if no attack broke it.
 
-    Killed at any instant and called again with the same ``rows``, it continues, and ends with the same rows.
+    Killed at any instant and called again with the same ``rows``, it continues, and ends with the same rows. Called with other
+    images (more of them, or another part) and the same ``rows``, it adds theirs; the result counts the images of this call.
 
     Arguments:
         model: The attacked model, images in [0, 1] to logits ``(N, K)``.
@@ -100,20 +122,23 @@ def robust_accuracy(
         y: True labels.
         attack: What to try, one or several: adversarial images, ``pgd``, ``autoattack``, ``stadv`` or ``square``, or a callable
             ``attack(model, x, y, seed=..., index=...) -> x_adv`` such as ``functools.partial(pgd, eps=0.1)``. A dict names them.
+            It gets the images of a block together and must treat each by itself, as those of :mod:`rdc.attack` do.
         draws: Fresh verdicts about each image; by default 20 for a randomised model and 1 for a deterministic one, which is one
-            whose first calls agree bit for bit. Give it for a model whose answer rarely changes.
-        batch: Images at a time, where adversarial images are given and no file of rows; otherwise images are taken alone.
-        rows: File of rows, one JSON line per image; None keeps them in memory.
-        workers: Processes that share the images; model and attacks must then be picklable.
+            whose first calls agree bit for bit. Give it for a model whose answer rarely changes; images are then taken alone.
+        batch: Images at a time, where adversarial images are given and no file of rows.
+        rows: File of rows, one JSON line per image (:mod:`rdc.runs.rowfile`); None keeps them in memory.
+        workers: Processes that share the blocks; model and attacks must then be picklable.
+        block: Images attacked together, those with the same ``index // block``. A kill loses at most the blocks in flight.
+            Images of a randomised model are taken alone.
         protocol: Which of ``once``, ``draws``, ``resubmit`` and ``known`` is returned; the rows hold all of them.
         attempts: An attack is repeated with other seeds until most verdicts are wrong; the attempt with most wrong verdicts is
             kept, and judged again on other draws, so that the choice does not flatter it.
-        seed: Owner of all random numbers.
+        seed: Seed of all random numbers.
         index: Identity of each image, by default its position.
         config: What else is to be in the header of the file, and to agree when it is continued.
         quiet: Whether to hide the progress bar.
         norm: For attacks given by name; by default theirs.
-        eps: Radius in image units, for attacks given by name; by default theirs.
+        eps: Radius in image units, for attacks given by name; by default theirs. A number, or text such as ``8/255``.
         x_adv: Another name for ``attack`` where it is images.
         options: Further options of attacks given by name.
 
@@ -122,17 +147,13 @@ def robust_accuracy(
         OSError: if the file cannot be written; the rows so far are intact.
         RuntimeError: if a worker died; the rows so far are kept.
     """
-    from rdc.randomness import known_noise
-
     check_images(x)
     check_labels(y, len(x))
     if protocol not in PROTOCOLS:
         raise ValueError(f"unknown protocol {protocol!r}; there are {', '.join(PROTOCOLS)}")
-    if min(workers, attempts, batch, 1 if draws is None else draws) < 1:
-        raise ValueError(f"workers, attempts, batch and draws must be positive, got {workers}, {attempts}, {batch}, {draws}")
-    ids = torch.arange(len(x)) if index is None else index.cpu()
-    if ids.shape != y.shape or len(ids.unique()) < len(ids):
-        raise ValueError(f"index must hold {len(y)} different numbers, one per image")
+    draws = None if draws is None else count(draws, "draws")
+    workers, block, attempts, seed = count(workers, "workers"), count(block, "block"), count(attempts, "attempts"), whole(seed)
+    ids = identities(index, len(y))
     attack = x_adv if attack is None else attack
     if attack is None:
         raise ValueError("no attack; give adversarial images, a name, a callable, or a list of them")
@@ -143,22 +164,32 @@ def robust_accuracy(
     if batched:
         return judge_images(model, x, y, [a.images for a in chosen.values() if isinstance(a, Given)], draws, batch, protocol)
     freezable = random and not randomness(known_noise(model, seed), x[:1], seed)[0]
-    judge = Judge(model, x.detach().clone(), y.clone(), ids, chosen, draws, attempts, seed, random, freezable, counters)
-    result = fill(judge, ids.tolist(), rows, {**judge.config(), **({"run": config} if config else {})}, workers, quiet)
-    return count([row["right"] for row in result], protocol)
+    block = 1 if random or draws > 1 else block
+    judge = Judge(model, Block(x, y, ids), chosen, draws, attempts, seed, block, random, freezable, counters)
+    header = {**judge.config(), **({"run": config} if config else {})}
+    result = fill(judge, judge.digests(), rows, header, SCHEMA, block, workers, quiet)
+    return counted([row["right"] for row in result], protocol)
+
+
+def identities(index: Tensor | None, n: int) -> Tensor:
+    """Return the index of each image, on the CPU; by default its position."""
+    ids = torch.arange(n, device="cpu") if index is None else index.cpu()
+    if ids.shape != (n,) or ids.is_floating_point() or len(ids.unique()) < n:
+        raise ValueError(f"index must hold {n} different numbers, one per image")
+    return ids
 
 
 def judge_images(model: nn.Module, x: Tensor, y: Tensor, images: list[Tensor], draws: int, batch: int, protocol: str) -> Accuracy:
-    """Verdicts on given images, in batches; a randomised model draws as it does by itself."""
+    """Return the verdict on given images, in batches; a randomised model draws as it does by itself."""
     alive = torch.ones(len(y), dtype=torch.bool, device=y.device)
     for candidate in [x, *images]:
-        wrong = torch.stack([predict(model, candidate, batch) != y for _ in range(1 if protocol == "once" else draws)])
+        wrong = torch.stack([classes(model, candidate, y, batch) != y for _ in range(1 if protocol == "once" else draws)])
         alive &= ~wrong.any(dim=0) if protocol == "resubmit" else wrong.float().mean(dim=0) < 0.5
     return Accuracy.of(int(alive.sum()), len(y))
 
 
-def count(right: list[dict[str, bool]], protocol: str) -> Accuracy:
-    """Accuracy under one protocol."""
+def counted(right: list[dict[str, bool]], protocol: str) -> Accuracy:
+    """Return the accuracy under one protocol."""
     if not right:
         raise ValueError("no rows yet")
     if not all(protocol in r for r in right):
@@ -168,20 +199,38 @@ def count(right: list[dict[str, bool]], protocol: str) -> Accuracy:
     return Accuracy.of(sum(r[protocol] for r in right), len(right))
 
 
-def protocols(rows: str | Path) -> dict[str, Accuracy]:
-    """Robust accuracy under every protocol that was measured, of the rows so far."""
-    right = [row["right"] for row in read_rows(rows)[1]]
-    return {p: count(right, p) for p in PROTOCOLS if all(p in r for r in right)}
+def rows_of(rows: str | Path, index: Tensor | None) -> tuple[dict[str, Any], list[Row]]:
+    """Return configuration and rows of a file, by default all, otherwise those of some images."""
+    config, found = read_rows(rows, SCHEMA)
+    kept = None if index is None else set(index.tolist())
+    return config, [row for row in found if kept is None or row["index"] in kept]
 
 
-def attack_table(rows: str | Path, protocol: str = "draws") -> dict[str, Accuracy]:
-    """Robust accuracy under each attack alone, and, as ``union``, under the strongest for each image, of the rows so far."""
-    config, found = read_rows(rows)
+def protocols(rows: str | Path, index: Int64[Tensor, " n"] | None = None) -> dict[str, Accuracy]:
+    """Return the robust accuracy under every protocol that was measured, of the rows so far.
+
+    Arguments:
+        rows: File of rows.
+        index: The images that count; by default all of the file.
+    """
+    right = [row["right"] for row in rows_of(rows, index)[1]]
+    return {p: counted(right, p) for p in PROTOCOLS if all(p in r for r in right)}
+
+
+def attack_table(rows: str | Path, protocol: str = "draws", index: Int64[Tensor, " n"] | None = None) -> dict[str, Accuracy]:
+    """Return the robust accuracy under each attack alone and, as ``union``, under the strongest for each image.
+
+    Arguments:
+        rows: File of rows.
+        protocol: One of ``once``, ``draws``, ``resubmit`` and ``known``.
+        index: The images that count; by default all of the file.
+    """
+    config, found = rows_of(rows, index)
 
     def right(row: Row, name: str) -> dict[str, bool]:
         fields = ("once", "wrong", "draws", "known")
         verdicts = [Verdict(*(v[f] for f in fields)).right() for v in (row["verdict"], row["attacks"][name])]
         return together(verdicts)
 
-    table = {name: count([right(row, name) for row in found], protocol) for name in config["attacks"]}
-    return {**table, "union": count([row["right"] for row in found], protocol)}
+    table = {name: counted([right(row, name) for row in found], protocol) for name in config["attacks"]}
+    return {**table, "union": counted([row["right"] for row in found], protocol)}

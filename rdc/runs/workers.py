@@ -1,4 +1,4 @@
-"""Processes that share the positions of a run: whoever is free takes the next; a kill loses one image of each."""
+"""Processes that share the blocks of a run: whoever is free takes the next; a kill loses one block of each."""
 
 __all__ = ["parallel"]
 
@@ -17,10 +17,11 @@ import torch
 from tqdm import tqdm
 
 Row = dict[str, Any]
+Work = Callable[[Sequence[int]], list[Row]]
 
 
-def parallel(work: Callable[[int], Row], todo: Sequence[int], workers: int) -> Iterator[Row]:
-    """Rows in the order in which the workers finish them.
+def parallel(work: Work, todo: Sequence[Sequence[int]], workers: int) -> Iterator[list[Row]]:
+    """Yield the rows of each block of positions, in the order in which the workers finish them.
 
     Each worker has its share of the threads. It ends when its pipe closes, and at once when this process is gone.
 
@@ -45,7 +46,7 @@ def parallel(work: Callable[[int], Row], todo: Sequence[int], workers: int) -> I
         busy = set(team)
         while busy:
             for pipe in multiprocessing.connection.wait(list(busy)):
-                yield receive(pipe, team[pipe])  # and is written before its worker gets more: a kill loses one image each
+                yield receive(pipe, team[pipe])  # and is written before its worker gets more: a kill loses one block each
                 if waiting:
                     assign(pipe, waiting)
                 else:
@@ -57,8 +58,8 @@ def parallel(work: Callable[[int], Row], todo: Sequence[int], workers: int) -> I
             process.join()
 
 
-def packed(work: Callable[[int], Row]) -> bytes:
-    """``work`` as bytes; plain pickle copies tensors, so that no shared memory outlives a kill."""
+def packed(work: Work) -> bytes:
+    """Return ``work`` as bytes; plain pickle copies tensors, so that no shared memory outlives a kill."""
     try:
         return pickle.dumps(work)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -66,27 +67,28 @@ def packed(work: Callable[[int], Row]) -> bytes:
         raise ValueError(text) from error
 
 
-def assign(pipe: Connection, waiting: list[int]) -> None:
-    """Send the next position; that a worker is dead shows when its answer is read."""
+def assign(pipe: Connection, waiting: list[Sequence[int]]) -> None:
+    """Send the next block; that a worker is dead shows when its answer is read."""
     with suppress(OSError):
         pipe.send(waiting.pop())
 
 
-def receive(pipe: Connection, process: Any) -> Row:
-    """A row of a worker, or its failure as an exception."""
+def receive(pipe: Connection, process: Any) -> list[Row]:
+    """Return the rows of a worker, or raise its failure."""
     try:
         kind, value = pipe.recv()
     except (EOFError, OSError):
         process.join(1)
         text = f"a worker died (exit code {process.exitcode}; -9 may mean that memory ran out); the rows so far are kept"
         raise RuntimeError(text) from None
-    if kind == "row":
-        return value
+    if kind == "rows":
+        rows: list[Row] = value
+        return rows
     raise (ValueError if kind == "ValueError" else RuntimeError)(value if kind == "ValueError" else f"{kind}: {value}")
 
 
 def serve(pipe: Connection, payload: bytes, threads: int) -> None:
-    """A worker: positions in, rows out, until the pipe closes."""
+    """Work: positions in, rows out, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     threading.Thread(target=leave_with_parent, daemon=True).start()
     tqdm.set_lock(threading.RLock())  # by default a named semaphore, which would outlive a worker that is killed
@@ -95,17 +97,17 @@ def serve(pipe: Connection, payload: bytes, threads: int) -> None:
         work = pickle.loads(payload)
         while True:
             try:
-                position = pipe.recv()
+                positions = pipe.recv()
             except (EOFError, OSError):
                 return
-            pipe.send(("row", work(position)))
+            pipe.send(("rows", work(positions)))
     except Exception as error:  # noqa: BLE001, whatever it is, the parent reports it
         with suppress(OSError):
             pipe.send((type(error).__name__, " ".join(str(error).split())))
 
 
 def leave_with_parent() -> None:
-    """End this process, even in the middle of an image, when its parent is gone."""
+    """End this process, even in the middle of a block, when its parent is gone."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         multiprocessing.connection.wait([parent.sentinel])
