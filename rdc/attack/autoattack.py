@@ -7,8 +7,8 @@ the exact bound. It decides on one call of the model; for a randomised model jud
 (:func:`rdc.evaluate.robust_accuracy`).
 
 In the package an image's random numbers depend on its company: a batch draws one tensor, and shrinks as its images are broken.
-Here all images of a batch share each draw (:class:`SharedDraws`), the one that an image alone would get. So what becomes of an image
-depends on neither its batch nor its place in it, and equals what the package alone makes of the image alone, with the same seed.
+Here all images of a batch share each draw (:class:`SharedDraws`), the one that an image alone would get. So what becomes of an
+image depends on neither its batch nor its place in it, and is what the package by itself makes of it alone, with the same seed.
 
 References:
     | Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free Attacks
@@ -109,8 +109,8 @@ def autoattack(
 class SharedDraws(TorchFunctionMode):
     """Within it all images of a batch share each random draw, and every draw is made on the CPU in float32.
 
-    Images have four dimensions, and so has a draw of numbers for each image: only those of the first image are drawn, as if it were
-    alone. The model's own draws, if it makes any, are left as they are.
+    Images have four dimensions, and so has a draw of numbers for each image: only those of the first image are drawn, as if it
+    were alone. The model's own draws, if it makes any, are left as they are.
 
     Arguments:
         door: The attacked model.

@@ -1,8 +1,8 @@
 """Files of rows, one JSON line an image, that are written so that nothing is lost and read so that nothing is believed.
 
 The first line is ``{"config": {...}, "format": 2}``: what decides the numbers, but not which images. Then comes one object a line
-with the ``index`` of its image, ``image`` (a digest of image and label), its fields, and ``check``: a hash of these with the
-configuration, so that a row that was edited, or copied from another file, is noticed.
+with the ``index`` of its image, ``image`` (a digest of image and label), its fields, and ``check``: a hash of these (times apart)
+with the configuration, so that a row that was edited, or copied from another file, is noticed.
 
 Rows are appended by one ``write`` and flushed to disk; a kill loses what is in flight. A last line that was torn is cut when the
 run starts again. A file may hold rows of other images than those of a run: they are kept, so that any run can be extended. When a
@@ -138,9 +138,14 @@ def key(config: dict[str, Any]) -> bytes:
 
 
 def seal(row: Row, secret: bytes) -> str:
-    """Return the hash of a row's content and its configuration."""
-    content = json.dumps({k: v for k, v in row.items() if k != "check"}, sort_keys=True)
+    """Return the hash of a row's content, times apart, and its configuration."""
+    content = json.dumps(timeless({k: v for k, v in row.items() if k != "check"}), sort_keys=True)
     return hashlib.blake2b(content.encode(), digest_size=8, key=secret).hexdigest()
+
+
+def timeless(value: Any) -> Any:
+    """Return a value of JSON without its ``seconds``."""
+    return {k: timeless(v) for k, v in value.items() if k != "seconds"} if isinstance(value, dict) else value
 
 
 class RowFile:
