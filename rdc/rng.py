@@ -4,7 +4,7 @@
 the CPU in float32 and then moved. A key consists of words and whole numbers; ``np.int64(3)`` is 3, and 3.0 is an error.
 """
 
-__all__ = ["generator", "rand", "randint", "randn", "randperm", "whole"]
+__all__ = ["generator", "rand", "randint", "randn", "randn_each", "randperm", "whole"]
 
 import hashlib
 import operator
@@ -35,14 +35,28 @@ def generator(*key: Any) -> torch.Generator:
     Raises:
         ValueError: if an entry of the key is neither a word nor a whole number.
     """
+    return torch.Generator(device="cpu").manual_seed(_seed(key))
+
+
+def _seed(key: Sequence[Any]) -> int:
     canonical = tuple(part if isinstance(part, str) else whole(part, "an entry of a random key") for part in key)
     digest = hashlib.blake2b(repr(canonical).encode(), digest_size=8).digest()
-    return torch.Generator(device="cpu").manual_seed(int.from_bytes(digest, "little") % 2**63)
+    return int.from_bytes(digest, "little") % 2**63
 
 
 def randn(shape: Sequence[int], *key: Any, like: Tensor | None = None) -> Tensor:
     """Standard normal numbers of the stream ``key``, on the device and in the dtype of ``like``."""
     return _moved(torch.randn(tuple(shape), generator=generator(*key), dtype=torch.float32, device="cpu"), like)
+
+
+def randn_each(shape: Sequence[int], keys: Sequence[Sequence[Any]], like: Tensor) -> Tensor:
+    """Standard normal numbers ``(len(keys), *shape)``, entry i of the stream ``keys[i]`` as by :func:`randn`, moved at once."""
+    pinned = like.device.type == "cuda"
+    drawn = torch.empty((len(keys), *shape), dtype=torch.float32, device="cpu", pin_memory=pinned)
+    source = torch.Generator(device="cpu")
+    for row, key in zip(drawn, keys, strict=True):
+        row.normal_(generator=source.manual_seed(_seed(key)))
+    return drawn.to(device=like.device, non_blocking=pinned).to(like.dtype)
 
 
 def rand(shape: Sequence[int], *key: Any, like: Tensor | None = None) -> Tensor:

@@ -451,16 +451,16 @@ def test_autoattack_restores_the_state_when_the_model_fails(cnn):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-ADAPTED = [("Linf", 0.06, "standard"), ("L2", 0.5, "standard"), ("Linf", 0.2, "rand"), ("L1", 4.0, "standard")]
+ADAPTED = [("Linf", 0.02, "standard"), ("L2", 0.1, "standard"), ("Linf", 0.03, "rand"), ("L1", 0.6, "standard")]
 
 
 @pytest.mark.parametrize(("norm", "eps", "version"), ADAPTED)
-def test_the_adapter_adds_nothing_to_autoattack(cnn, digits, norm, eps, version):
-    """In a batch an image gets what the package run bare makes of it alone, up to rounding and the shrink to the exact bound."""
+def test_the_adapter_adds_nothing_to_autoattack(digits, norm, eps, version):
+    """In a batch an image gets what the package run bare makes of it alone, bit for bit, up to the shrink to the exact bound."""
     from pyautoattack import AutoAttack
 
-    model = cnn[0]
-    x, y = digits.x[:8], digits.y[:8]
+    model, x = linear(3, 10, torch.float32, (1, 8, 8)), digits.x[:8]
+    y = model(x).argmax(1)
     found = autoattack(model, x, y, norm, eps, version, seed=5, batch=8, eot=2 if version == "rand" else None, **FAST)
     trace = sys.gettrace()
     with torch.random.fork_rng(), warnings.catch_warnings():
@@ -475,7 +475,7 @@ def test_the_adapter_adds_nothing_to_autoattack(cnn, digits, norm, eps, version)
             parts.append(bare.run_standard_evaluation(image, label, batch_size=1)[0])
         expected = torch.cat(parts)
     sys.settrace(trace)
-    assert torch.allclose(found, project(expected, x, norm, eps), rtol=0, atol=1e-6)
+    assert torch.equal(found, project(expected, x, norm, eps))
     assert torch.allclose(found, expected, rtol=0, atol=1e-6)
     broken = model(found).argmax(1) != y
     assert torch.equal(model(found).argmax(1), model(expected).argmax(1)) and 0 < int(broken.sum())
@@ -518,7 +518,7 @@ def test_bad_input(attack):
     model, x, y = linear(0, 4, torch.float32), draw((2, 1, 3, 3), 0, torch.float32), torch.tensor([0, 1])
     for options, message in (
         ({"eps": -0.1}, "eps must not be negative"),
-        ({"eps": float("nan")}, "eps must not be negative"),
+        ({"eps": float("nan")}, "eps must (not be negative|be a number)"),
         ({"norm": "L0"}, "unknown norm 'L0'"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -29,6 +29,7 @@ from rdc.train.classifiers import reference_cnn, train_classifier
 
 N = 12
 SETTINGS = {"sigma": 0.2, "n0": 10, "n": 60, "alpha": 0.01, "seed": 3}
+BLOCK = 2
 
 
 def images(n=N):
@@ -49,7 +50,7 @@ class Timed(Linear):
 def run(path, pause=0.0, **options):
     torch.set_num_threads(1)
     Timed.pause = pause
-    return certify_rows(Timed(draw((3, 1, 3, 3), 5) - 0.5), *images(), path, **SETTINGS | options)
+    return certify_rows(Timed(draw((3, 1, 3, 3), 5) - 0.5), *images(), path, **{"block": BLOCK, **SETTINGS, **options})
 
 
 def rows_of(path):
@@ -70,6 +71,7 @@ def test_a_row_is_the_certificate_of_its_image(whole):
     model = Linear(draw((3, 1, 3, 3), 5) - 0.5)
     config, rows = read_rows(whole)
     assert [row["index"] for row in rows] == list(range(N)) and config["certify"] == {**SETTINGS, "target": None}
+    assert config["block"] == BLOCK
     for i in (0, 7):
         found = certify(model, x[i], index=i, **SETTINGS)
         assert rows[i]["certificate"] == vars(found) and rows[i]["label"] == int(y[i])
@@ -81,6 +83,13 @@ def test_a_row_is_the_certificate_of_its_image(whole):
 def test_batch_and_workers_change_nothing(tmp_path, whole, options):
     run(tmp_path / "other.jsonl", **options)
     assert rows_of(tmp_path / "other.jsonl") == rows_of(whole)
+
+
+@pytest.mark.parametrize("options", [{}, {"target": 0.1}, {"target": 0.1, "stopping": "split"}])
+def test_the_block_decides_no_number(options):
+    """Draws of several images share batches; each image's certificate is the one that it gets alone."""
+    found = [[row["certificate"] for row in run(None, block=block, batch=13, **options)] for block in (1, 5, 64)]
+    assert found[0] == found[1] == found[2] and len({c["k"] for c in found[0]}) > 1
 
 
 def test_killed_it_continues_and_ends_with_the_same_rows(tmp_path, whole):
@@ -152,7 +161,7 @@ def test_bad_input_is_refused():
     x, y = images(2)
     with pytest.raises(ValueError, match="draws random numbers of its own; let it derive them from the keyword 'index'"):
         certify_rows(Jittery(), x, y)
-    with pytest.raises(ValueError, match="workers must be positive"):
+    with pytest.raises(ValueError, match="workers must be at least 1, got 0"):
         run(None, workers=0)
     with pytest.raises(ValueError, match="index must hold 12 different"):
         run(None, index=torch.zeros(12).long())

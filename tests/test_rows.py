@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 import torch
 from helpers import Linear, draw
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from rdc.attack import lagrange, pgd
@@ -26,7 +28,7 @@ from rdc.classify.diffusion_loss import diffusion_loss
 from rdc.evaluate import attack_table, protocols, read_rows, robust_accuracy
 from rdc.randomness import owned_randomness, randomness
 from rdc.runs.fingerprint import describe, describe_attack, differences
-from rdc.runs.rowfile import RowFile, fill
+from rdc.runs.rowfile import RowFile, fill, pieces
 from rdc.schedule import levels
 
 N = 40
@@ -66,7 +68,7 @@ def without_seconds(path):
 
     def strip(value):
         if isinstance(value, dict):
-            return {k: strip(v) for k, v in value.items() if k not in ("seconds", "log", "pause")}
+            return {k: strip(v) for k, v in value.items() if k not in ("seconds", "log", "pause", "check")}
         return value
 
     return [json.dumps(strip(json.loads(line))) for line in path.read_text().splitlines()]
@@ -147,7 +149,7 @@ def test_a_finished_file_is_only_read(tmp_path):
     assert evaluate(path, log) == first == protocols(path)["draws"] and path.read_bytes() == before
     assert started(log) == list(range(N))  # each image once, none by the second call
     config, rows = read_rows(path)
-    assert config["n"] == len(rows) == N and [row["index"] for row in rows] == list(range(N))
+    assert len(rows) == N and [row["index"] for row in rows] == list(range(N))
 
 
 def test_workers_make_the_same_rows(tmp_path, whole, children):
@@ -242,7 +244,6 @@ def small(path, **options):
         ({"attempts": 2, "seed": 1}, ["seed: 0 -> 1", "attempts: 1 -> 2"]),
         ({"pause": 0.001}, ["attacks.slow.pause: 0.0 -> 0.001"]),
         ({"model": Jittery(0.3)}, ["model.noise: 0.2 -> 0.3"]),
-        ({"index": torch.tensor([4, 5, 6])}, ["index: "]),
         ({"config": {"data": "digits"}}, ["run: (none) -> "]),
     ],
 )
@@ -318,17 +319,195 @@ def test_a_read_only_folder_gives_one_line(tmp_path, monkeypatch):
 
 def test_only_one_run_writes(tmp_path):
     path = tmp_path / "rows.jsonl"
-    with RowFile(path, {"n": 2}), pytest.raises(OSError, match="another run is writing to"):
-        RowFile(path, {"n": 2})
-    with RowFile(path, {"n": 2}) as table:
-        table.append({"index": 0})
+    with RowFile(path, {"a": 2}), pytest.raises(OSError, match="another run is writing to"):
+        RowFile(path, {"a": 2})
+    with RowFile(path, {"a": 2}) as table:
+        table.append({"index": 0, "image": ""})
 
 
 def test_rows_are_sorted_at_the_end(tmp_path):
     path = tmp_path / "rows.jsonl"
-    rows = fill(lambda position: {"index": 5 - position}, range(5, -1, -1), path, {})
+    images = {i: f"image {i}" for i in range(5, -1, -1)}
+    with RowFile(path, {}, images=images) as table:
+        table.append(*({"index": i, "image": image} for i, image in images.items()))
+        rows = table.finish()
     assert [row["index"] for row in rows] == [row["index"] for row in read_rows(path)[1]] == list(range(6))
-    assert fill(lambda position: {"index": position}, [2, 0], None, {}) == [{"index": 0}, {"index": 1}]
+
+
+# ------------------------------------------------------------------------------------------------- extended, and checked
+
+
+MODEL, IMAGES = Linear((draw((4, 1, 3, 3), 5, torch.float32) - 0.5), None), draw((20, 1, 3, 3), 1, torch.float32)
+
+
+def part_of(path, ids, block=4, workers=1, **options):
+    """One run over some images of a deterministic model, in any order."""
+    at = torch.tensor(ids)
+    x, attack = IMAGES[at], functools.partial(pgd, eps=0.05, steps=3)
+    return robust_accuracy(MODEL, x, MODEL(x).argmax(1), attack, rows=path, index=at, block=block, workers=workers, **options)
+
+
+@pytest.fixture(scope="module")
+def all_at_once(tmp_path_factory):
+    """The rows of all images from one run."""
+    path = tmp_path_factory.mktemp("parts") / "all.jsonl"
+    part_of(path, list(range(20)))
+    return path
+
+
+@settings(max_examples=15)
+@given(st.data())
+def test_however_a_run_is_extended_its_rows_are_the_same(tmp_path_factory, all_at_once, data):
+    """Any parts of the images, overlapping or not, in any order, with kills between: the file of one run."""
+    path = tmp_path_factory.mktemp("parts") / "parts.jsonl"
+    parts = data.draw(st.lists(st.lists(st.integers(0, 19), min_size=1, max_size=12, unique=True), min_size=1, max_size=3))
+    for ids in [*parts, list(range(20))]:
+        if path.exists() and data.draw(st.booleans()):
+            path.write_bytes(path.read_bytes()[: data.draw(st.integers(0, path.stat().st_size))])
+        assert part_of(path, ids).n == len(ids)
+    assert without_seconds(path) == without_seconds(all_at_once)
+
+
+def test_blocks_and_workers_decide_no_row(tmp_path, all_at_once):
+    rows = without_seconds(all_at_once)[1:]
+    for block, workers in ((1, 1), (7, 2), (64, 1)):
+        path = tmp_path / f"{block}.jsonl"
+        part_of(path, list(range(19, -1, -1)), block, workers)
+        assert without_seconds(path)[1:] == rows
+        with pytest.raises(ValueError, match=f"block: {block} -> 4"):
+            part_of(path, [0])
+
+
+def test_a_result_counts_the_images_of_its_call(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    whole, half = part_of(path, list(range(20))), part_of(path, list(range(8, 16)))
+    assert (whole.n, half.n) == (20, 8) and half == part_of(tmp_path / "other.jsonl", list(range(8, 16)))
+    assert protocols(path)["draws"] == whole and protocols(path, torch.arange(8, 16))["draws"] == half
+    assert attack_table(path, index=torch.arange(8, 16))["union"] == half
+    rows = read_rows(path)[1]
+    assert half.correct == sum(row["right"]["draws"] for row in rows[8:16]) and 0 < whole.correct < 20
+
+
+@given(st.lists(st.integers(-50, 200), unique=True), st.integers(1, 9), st.sets(st.integers(-50, 200)))
+def test_pieces_are_the_missing_images_of_each_block(ids, block, done):
+    found = pieces(ids, block, done)
+    blocks = [{ids[p] // block for p in part} for part in found]
+    assert all(len(b) == 1 for b in blocks) and len(set().union(*blocks, set())) == len(found)
+    assert [ids[p] for part in found for p in part] == sorted(set(ids) - done)
+
+
+def test_a_run_over_other_images_is_refused(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    part_of(path, [3, 4])
+    before = path.read_bytes()
+    x = IMAGES[[4, 5]]
+    with pytest.raises(ValueError, match="holds other images: image 4 of line 3 is not image 4 of this run; give another name"):
+        changed = x + torch.tensor([1e-3, 0]).reshape(2, 1, 1, 1)
+        attack = functools.partial(pgd, eps=0.05, steps=3)
+        robust_accuracy(MODEL, changed.clamp(0, 1), MODEL(x).argmax(1), attack, rows=path, index=torch.tensor([4, 5]), block=4)
+    assert path.read_bytes() == before
+
+
+def leaves(value, at=()):
+    """The places of all values of a row but its times."""
+    if isinstance(value, dict):
+        return [place for k, v in value.items() if k != "seconds" for place in leaves(v, (*at, k))]
+    return [at]
+
+
+@given(st.data())
+def test_whatever_is_changed_in_a_row_is_noticed(tmp_path_factory, all_at_once, data):
+    """A field edited, missing, or of another type, and a row that stands twice or comes from another file."""
+    path = tmp_path_factory.mktemp("edited") / "rows.jsonl"
+    lines = all_at_once.read_text().splitlines()
+    number = data.draw(st.integers(1, 20))
+    row = json.loads(lines[number])
+    *above, name = data.draw(st.sampled_from(leaves(row)))
+    inner = functools.reduce(lambda value, k: value[k], above, row)
+    how = data.draw(st.sampled_from(["gone", "text", "null", "moved", "twice"]))
+    if how == "gone":
+        del inner[name]
+    elif how == "twice":
+        lines.append(lines[number])
+    else:
+        old = inner[name]
+        moved = (not old) if isinstance(old, bool) else f"{old}0" if isinstance(old, str) else (old or 0) + 1
+        inner[name] = {"text": "yes", "null": [None], "moved": moved}[how]
+    lines[number] = lines[number] if how == "twice" else json.dumps(row)
+    path.write_text("\n".join(lines) + "\n")
+    at = len(lines) if how == "twice" else number + 1
+    for read in (lambda: read_rows(path), lambda: part_of(path, list(range(20))), lambda: protocols(path)):
+        with pytest.raises(ValueError, match=rf"rows.jsonl is damaged at line {at}: .*; remove that line to do its image again"):
+            read()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda row: row.pop("right"), "right is missing in it"),
+        (lambda row: row["attacks"]["pgd"].pop("wrong"), "wrong is missing in attacks.pgd"),
+        (lambda row: row["verdict"].update(once=1), "verdict.once is 1, not bool"),
+        (lambda row: row.update(label=True), "label is true, not int"),
+        (lambda row: row.update(attacks=[]), "attacks is no object"),
+        (lambda row: row.update(clean=0.5), "clean is 0.5, not int"),
+        (lambda row: row.update(clean=9), "the row of image 0 was edited or comes from another file"),
+        (lambda row: row["right"].update(draws=not row["right"]["draws"]), "the row of image 0 was edited"),
+    ],
+)
+def test_what_is_wrong_with_a_row_is_said(tmp_path, all_at_once, change, says):
+    path, lines = tmp_path / "rows.jsonl", all_at_once.read_text().splitlines()
+    row = json.loads(lines[1])
+    change(row)
+    path.write_text("\n".join([lines[0], json.dumps(row), *lines[2:]]) + "\n")
+    with pytest.raises(ValueError, match=f"damaged at line 2: {says}") as error:
+        protocols(path)
+    assert "\n" not in str(error.value)
+
+
+def test_rows_of_another_file_are_not_believed(tmp_path, all_at_once):
+    """The same images under a weaker attack: its rows do not fit into the file of the stronger one."""
+    path, weak = tmp_path / "rows.jsonl", tmp_path / "weak.jsonl"
+    part_of(weak, list(range(20)), seed=1)
+    lines = all_at_once.read_text().splitlines()
+    path.write_text("\n".join([*lines[:-1], weak.read_text().splitlines()[-1]]) + "\n")
+    with pytest.raises(ValueError, match="line 21: the row of image 19 was edited or comes from another file"):
+        read_rows(path)
+
+
+def test_a_file_of_the_first_format_gets_one_line(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"config": {"n": 1}}\n{"index": 0, "right": {"draws": true}}\n')
+    for read in (lambda: read_rows(path), lambda: part_of(path, [0])):
+        with pytest.raises(ValueError, match="is a file of rows of format 1, not 2; give another name"):
+            read()
+
+
+def late(model, x, y, seed=0, index=None):
+    """Fails at the block that begins with image 8."""
+    if int(index[0]) == 8:
+        raise RuntimeError("late")
+    return x
+
+
+def test_a_failure_loses_the_block_in_flight_and_no_more(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    with pytest.raises(RuntimeError, match="late"):
+        robust_accuracy(MODEL, IMAGES, MODEL(IMAGES).argmax(1), late, rows=path, block=4)
+    assert [row["index"] for row in read_rows(path)[1]] == list(range(8))
+
+
+def test_fill_makes_what_is_missing_in_blocks(tmp_path):
+    seen = []
+
+    def work(positions):
+        seen.append(tuple(positions))
+        return [{"index": 10 + p, "image": str(p)} for p in positions]
+
+    images, path = {10 + p: str(p) for p in range(6)}, tmp_path / "rows.jsonl"
+    fill(work, {i: images[i] for i in (10, 11, 12)}, path, {}, block=4)
+    found = fill(work, images, path, {}, block=4)
+    assert seen == [(0, 1), (2,), (3, 4, 5)] and [row["index"] for row in found] == list(images)
+    assert fill(work, {12: "2"}, path, {}) == found[2:3]
 
 
 # ------------------------------------------------------------------------------------------------- the description

@@ -152,7 +152,7 @@ class Switching(nn.Module):
     def forward(self, x):
         first = torch.arange(len(x)) < self.left
         self.left -= len(x)
-        return torch.stack([(~first).float(), first.float()], 1)
+        return 2 * torch.stack([(~first).float(), first.float()], 1)
 
 
 def test_the_draws_that_choose_do_not_count():
@@ -191,7 +191,7 @@ class Keyed(nn.Module):
 
     def forward(self, x, index):
         self.codes += index.tolist()
-        return torch.stack([index % 5 != 0, index % 5 == 0], 1).float()
+        return 2 * torch.stack([index % 5 != 0, index % 5 == 0], 1).float()
 
 
 def test_a_base_classifier_with_noise_of_its_own_gets_a_number_for_each_draw():
@@ -414,9 +414,9 @@ def test_the_repetitions_of_these_tests_are_those_of_certify():
     [
         ({"sigma": 0.0}, "sigma must be positive"),
         ({"alpha": 1.0}, "alpha must lie in"),
-        ({"n": 0}, "must be positive"),
-        ({"n0": 0}, "must be positive"),
-        ({"batch": 0}, "must be positive"),
+        ({"n": 0}, "n must be at least 1, got 0"),
+        ({"n0": 0}, "n0 must be at least 1, got 0"),
+        ({"batch": 0}, "batch must be at least 1, got 0"),
         ({"target": 0.0}, "target must be positive"),
         ({"target": 1.0, "n": 10_000}, "do not reach the target at alpha 0.001; it takes about"),
         ({"target": 0.1, "stopping": "peek"}, "unknown stopping"),
@@ -432,7 +432,7 @@ def test_bad_options_are_refused(options, says):
 def test_bad_images_and_logits_are_refused():
     with pytest.raises(ValueError, match=r"images must lie in \[0, 1\]"):
         certify(HalfSpaces(), GREY + 1)
-    with pytest.raises(ValueError, match="NaN for 4 of 4 noisy images"):
+    with pytest.raises(ValueError, match="NaN for 4 of 4 images"):
         certify(Always([math.nan, 1.0]), GREY, n0=4)
     with pytest.raises(ValueError, match=r"must return logits \(4, K\)"):
         certify(lambda x: x.flatten(1)[:, 0], GREY, n0=4)

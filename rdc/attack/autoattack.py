@@ -30,10 +30,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
+from rdc.attack.budget import Budget, budget
 from rdc.attack.losses import check_classes
-from rdc.attack.norms import check_eps, project
+from rdc.attack.norms import project
 from rdc.door import Door, check_images, check_labels, entry
-from rdc.quantities import count, number
+from rdc.quantities import count
 from rdc.rng import whole
 
 VERSIONS = ("standard", "rand", "custom")
@@ -81,28 +82,26 @@ def autoattack(
     """
     check_images(x)
     check_labels(y, len(x))
-    eps = number(eps, "eps", low=0)
-    check_eps(norm, eps, ("Linf", "L2", "L1"))
+    effort = budget(norm, eps, norms=("Linf", "L2", "L1"), steps=steps, queries=queries, eot=1 if eot is None else eot)
+    size, seed = count(batch, "batch"), whole(seed)
     if version not in VERSIONS or (version == "custom") != (attacks is not None):
         raise ValueError(
             f"version must be one of {', '.join(VERSIONS)}, with attacks exactly for custom; got {version!r}, {attacks}"
         )
     if not set(attacks or ()) <= set(ATTACKS):
         raise ValueError(f"attacks must be of {', '.join(ATTACKS)}; got {', '.join(attacks or ())}")
-    steps, queries, size = count(steps, "steps"), count(queries, "queries"), count(batch, "batch")
-    eot, seed = None if eot is None else count(eot, "eot"), whole(seed)
     found = []
     with Door(model) as door, contained():
         with torch.random.fork_rng():
             classes = door.ask(x[:1], y.amax().reshape(1)).shape[1]
         parts = list(zip(x.split(size), y.split(size), strict=True))
-        for images, labels in tqdm(parts, disable=quiet, desc=f"autoattack {norm} {eps:.4g}", unit="batch"):
+        for images, labels in tqdm(parts, disable=quiet, desc=f"autoattack {norm} {effort.eps:.4g}", unit="batch"):
             draws = SharedDraws(door)
-            tool = prepare(Asked(draws), images, norm, eps, version, attacks, seed)
-            configure(tool, classes, steps, queries, eot)
+            tool = prepare(Asked(draws), images, norm, effort.eps, version, attacks, seed)
+            configure(tool, classes, effort, None if eot is None else effort.eot)
             with draws:
                 adversarial, _ = tool.run_standard_evaluation(images.contiguous(), labels, batch_size=len(images))
-            found.append(project(adversarial.detach(), images, norm, eps))
+            found.append(project(adversarial.detach(), images, norm, effort.eps))
     return torch.cat(found)
 
 
@@ -161,13 +160,13 @@ def prepare(model: nn.Module, x: Tensor, norm: str, eps: float, version: str, at
     return AutoAttack(model, norm=norm, eps=eps, seed=seed % 2**31, version=version, attacks=chosen, device=x.device)
 
 
-def configure(tool: Any, num_classes: int, steps: int, queries: int, eot: int | None) -> None:
+def configure(tool: Any, num_classes: int, effort: Budget, eot: int | None) -> None:
     """Set the budget of the attacks, and as many target classes as the model has."""
     for attack in tool.attacks_to_run:
         if attack in ("apgd-t", "apgd-dlr"):
             check_classes("dlr", int(attack == "apgd-t"), num_classes)
-    tool.apgd.n_iter = tool.apgd_targeted.n_iter = tool.fab.n_iter = steps
-    tool.square.n_queries = queries
+    tool.apgd.n_iter = tool.apgd_targeted.n_iter = tool.fab.n_iter = effort.steps
+    tool.square.n_queries = effort.queries
     tool.apgd_targeted.n_target_classes = min(tool.apgd_targeted.n_target_classes, num_classes - 1)
     tool.fab.n_target_classes = min(tool.fab.n_target_classes, num_classes - 1)
     if eot is not None:

@@ -21,10 +21,10 @@ from tqdm import tqdm
 
 from rdc.attack.ascent import Worst, standing, worse
 from rdc.attack.autoattack import autoattack
-from rdc.attack.norms import check_eps, random_start
+from rdc.attack.budget import budget, identities
+from rdc.attack.norms import random_start
 from rdc.attack.pgd import pgd
 from rdc.door import Door, check_images, check_labels, entry
-from rdc.quantities import count, number
 
 
 @entry
@@ -60,7 +60,7 @@ def square(
     check_images(x)
     if norm in ("L2", "L1") and x.shape[2] < 5:
         raise ValueError(f"Square tiles images in {norm} with fifths of their height; {x.shape[2]} rows are too few, it needs 5")
-    options: dict[str, Any] = {"queries": count(queries, "queries"), "seed": seed, "index": index, "batch": batch, "quiet": quiet}
+    options: dict[str, Any] = {"queries": queries, "seed": seed, "index": index, "batch": batch, "quiet": quiet}
     with torch.no_grad():
         return autoattack(model, x, y, norm, eps, version="custom", attacks=["square"], **options)
 
@@ -126,15 +126,13 @@ def uniform_noise(
     """
     check_images(x)
     check_labels(y, len(x))
-    eps, queries = number(eps, "eps", low=0), count(queries, "queries")
-    check_eps(norm, eps)
-    index = torch.arange(len(x), device="cpu") if index is None else index.cpu()
+    effort, ids = budget(norm, eps, queries=queries), identities(index, len(x))
     with Door(model):
         worst = Worst(x.clone(), *standing(model, x, y))
-        for query in tqdm(range(queries), disable=quiet, desc=f"noise {norm} {eps:.4g}", unit="query"):
+        for query in tqdm(range(effort.queries), disable=quiet, desc=f"noise {norm} {effort.eps:.4g}", unit="query"):
             todo = worst.todo
             if not len(todo):
                 break
-            found = random_start(x[todo], norm, eps, index[todo.cpu()], seed, query)
+            found = random_start(x[todo], norm, effort.eps, ids[todo.cpu()], seed, query)
             worst.offer(found, *standing(model, found, y[todo]), todo)
     return worst.point

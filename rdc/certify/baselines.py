@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from rdc.classify.networks import CNN
 from rdc.denoise.base import Denoiser, from_model, to_model
+from rdc.quantities import number
 
 
 class Carlini(nn.Module):
@@ -31,19 +32,17 @@ class Carlini(nn.Module):
         sigma: Smoothing noise, image units.
     """
 
-    def __init__(self, denoiser: Denoiser, network: nn.Module, sigma: float) -> None:
+    def __init__(self, denoiser: Denoiser, network: nn.Module, sigma: float | str) -> None:
         super().__init__()
-        if not sigma > 0:
-            raise ValueError(f"sigma must be positive, got {sigma}")
-        self.denoiser, self.network, self.sigma = denoiser, network, sigma
+        self.denoiser, self.network, self.sigma = denoiser, network, number(sigma, "sigma", low=0, strict=True)
 
     def denoised(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-        """The estimate of the clean images, in [0, 1]."""
+        """Return the estimate of the clean images, in [0, 1]."""
         tau = torch.full((len(x),), 2 * self.sigma, dtype=x.dtype, device=x.device)
         return from_model(self.denoiser(to_model(x), tau, None)).clamp(0, 1)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
-        """Logits of the denoised images."""
+        """Return the logits of the denoised images."""
         return self.network(self.denoised(x))
 
 
@@ -59,7 +58,7 @@ class Cohen(nn.Module):
         self.network = network
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
-        """Logits of noisy images."""
+        """Return the logits of noisy images."""
         return self.network.layers(x)
 
 
@@ -75,5 +74,5 @@ class Clipped(nn.Module):
         self.network = network
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
-        """Logits of the clipped images."""
+        """Return the logits of the clipped images."""
         return self.network(x.clamp(0, 1))

@@ -21,7 +21,7 @@ References:
 
 __all__ = ["Certificate", "certify", "clopper_pearson", "predict"]
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,9 @@ from rdc.certify.clopper_pearson import check_alpha, radius
 from rdc.certify.clopper_pearson import clopper_pearson as clopper_pearson
 from rdc.certify.confidence_sequence import Plan
 from rdc.certify.monte_carlo import Draws, settled
-from rdc.data import check_images
+from rdc.door import Door, check_images, entry
+from rdc.quantities import count, number
+from rdc.rng import whole
 
 ABSTAIN = -1
 
@@ -74,42 +76,46 @@ class Certificate:
     calls: int
 
     def holds(self, label: int, radius: float) -> bool:
-        """Whether this image counts as certified at a radius: the right label, and a radius that is not smaller."""
+        """Return whether this image counts as certified at a radius: the right label, and a radius that is not smaller."""
         return self.label == label and self.radius >= radius
 
 
+@entry
 def certify(
     model: Callable[..., Tensor],
     x: Float[Tensor, "*n c h w"],
     *,
-    sigma: float = 0.25,
+    sigma: float | str = 0.25,
     n0: int = 100,
     n: int = 10_000,
-    alpha: float = 0.001,
+    alpha: float | str = 0.001,
     seed: int = 0,
     index: int | Sequence[int] | Tensor | None = None,
     batch: int = 64,
-    target: float | None = None,
+    target: float | str | None = None,
     stopping: str = "sequence",
     give_up: float = 0.01,
     progress: Callable[[int, float], Any] | None = None,
 ) -> Certificate | list[Certificate]:
-    """The smoothed class of an image and a radius within which it does not change, wrong with probability at most ``alpha``.
+    """Return the smoothed class of an image and a radius within which it does not change.
+
+    Each certificate is wrong with probability at most ``alpha``.
 
     Arguments:
         model: Base classifier: noisy images ``(N, C, H, W)``, not clipped, to logits ``(N, K)``, each row by itself.
-        x: One image, ``(C, H, W)`` or ``(1, C, H, W)``, or a batch of several, in [0, 1].
-        sigma: Standard deviation of the smoothing noise, image units.
+        x: One image, ``(C, H, W)`` or ``(1, C, H, W)``, or several, in [0, 1]. Draws of several share batches.
+        sigma: Standard deviation of the smoothing noise, image units; a number, or text such as ``1/4``, as are ``alpha`` and
+            ``target``.
         n0: Draws that choose the class.
         n: Draws that bound its probability; with a target the most that may be made.
         alpha: Probability of error, for each image.
-        seed: Owner of the noise.
+        seed: Seed of the noise.
         index: Identity of each image, by default its position.
         batch: Noisy images at a time; it decides no number.
         target: A radius, image units: stop as soon as it is clear whether it can be certified.
         stopping: How early stopping keeps the guarantee, ``sequence`` or ``split``; only with a target.
         give_up: With a target: probability of stopping with "no" although the class is probable enough for it.
-        progress: Called after every batch with the draws made so far and the radius that they would certify.
+        progress: Called after every batch with the draws made so far and the mean radius that they would certify.
 
     Returns:
         One certificate, or for several images a list of them.
@@ -117,101 +123,147 @@ def certify(
     Raises:
         ValueError: for bad input, logits that are none, or a target that n draws cannot reach.
     """
-    images, ids = checked(x, index, sigma, alpha, n0, n, batch)
-    if target is not None and not target > 0:
-        raise ValueError(f"target must be positive, got {target}")
-    plan = None if target is None else Plan(stopping, n, float(norm.cdf(target / sigma)), alpha, give_up)
-    model, found = settled(model, seed), []
-    for image, i in zip(images, ids, strict=True):
-        draws = Draws(model, image, sigma, seed, i, batch)
-        candidate = int(np.bincount(np.concatenate(list(draws.answers(0, n0)))).argmax())
-        told = progress or (lambda made, radius: None)
-        asked = fixed(draws, candidate, n0, n, alpha, told) if plan is None else stopped(draws, candidate, n0, plan, told)
-        k, made, p_low, met = asked
-        reached = max(radius(p_low, sigma), target if met else 0.0)
-        found.append(
-            Certificate(
-                label=candidate if p_low > 0.5 else ABSTAIN,
-                radius=reached,
-                candidate=candidate,
-                k=k,
-                n=made,
-                p_low=p_low,
-                sigma=sigma,
-                alpha=alpha,
-                n0=n0,
-                target=target,
-                met=met,
-                stopping="fixed" if plan is None else stopping,
-                calls=n0 + made,
-            )
-        )
+    images, ids = checked(x, index)
+    settings = Settings.of(sigma, n0, n, alpha, seed, target, stopping, give_up, batch)
+    with Door(settled(model, settings.seed), checked=False) as door:
+        found = certificates(door, images, ids, settings, progress)
     return found[0] if len(found) == 1 else found
 
 
-def checked(
-    x: Tensor, index: int | Sequence[int] | Tensor | None, sigma: float, alpha: float, n0: int, n: int, batch: int
-) -> tuple[Tensor, list[int]]:
-    """Images ``(N, C, H, W)`` and their indices."""
+@dataclass(frozen=True)
+class Settings:
+    """The options of :func:`certify` that decide numbers, and the batch; ``plan`` where there is a target."""
+
+    sigma: float
+    n0: int
+    n: int
+    alpha: float
+    seed: int
+    target: float | None
+    stopping: str
+    batch: int
+    plan: Plan | None
+
+    @classmethod
+    def of(
+        cls, sigma: Any, n0: Any, n: Any, alpha: Any, seed: Any, target: Any, stopping: str, give_up: float, batch: Any
+    ) -> "Settings":
+        """Return the settings, checked."""
+        noise, least = number(sigma, "sigma", low=0, strict=True), number(alpha, "alpha")
+        check_alpha(least)
+        first, most = count(n0, "n0"), count(n, "n")
+        if first + most > 2**31:
+            raise ValueError("n0 + n must be at most 2^31")
+        asked = None if target is None else number(target, "target", low=0, strict=True)
+        plan = None if asked is None else Plan(stopping, most, float(norm.cdf(asked / noise)), least, give_up)
+        kind = "fixed" if plan is None else stopping
+        return cls(noise, first, most, least, whole(seed), asked, kind, count(batch, "batch"), plan)
+
+
+def checked(x: Tensor, index: int | Sequence[int] | Tensor | None) -> tuple[Tensor, list[int]]:
+    """Return images ``(N, C, H, W)`` and their indices."""
     images = x[None] if x.ndim == 3 else x
     check_images(images)
-    check_alpha(alpha)
-    if not sigma > 0:
-        raise ValueError(f"sigma must be positive, got {sigma}")
-    if min(n0, n, batch) < 1:
-        raise ValueError(f"n0, n and batch must be positive, got {n0}, {n}, {batch}")
     ids = range(len(images)) if index is None else [index] if isinstance(index, int) else index
-    ids = [int(i) for i in ids]
-    if len(set(ids)) != len(images):
+    ids = [whole(i, "an index") for i in ids]
+    if len(set(ids)) != len(images) or len(ids) != len(images):
         raise ValueError(f"index must hold {len(images)} different numbers, one per image, got {ids}")
-    if min(ids) < 0 or max(ids) >= 2**31 or n0 + n > 2**31:
-        raise ValueError("index must lie in 0...2^31 - 1, and n0 + n be at most 2^31")
+    if min(ids) < 0 or max(ids) >= 2**31:
+        raise ValueError("index must lie in 0...2^31 - 1")
     return images, ids
 
 
-def fixed(
-    draws: Draws, label: int, n0: int, n: int, alpha: float, progress: Callable[[int, float], Any]
-) -> tuple[int, int, float, None]:
-    """All n draws: successes, draws, bound, and no verdict about a target."""
-    for made, k in draws.count(label, n0, n0 + n):
-        progress(n0 + made, radius(clopper_pearson(k, made, alpha), draws.sigma))
-    return k, n, clopper_pearson(k, n, alpha), None
+def certificates(
+    door: Door, x: Tensor, ids: Sequence[int], settings: Settings, progress: Callable[[int, float], Any] | None = None
+) -> list[Certificate]:
+    """Return the certificates of some images, whose draws share batches."""
+    draws = Draws(door, x, ids, settings.sigma, settings.seed, settings.batch)
+    *_, (_, votes) = draws.tallies([(at, 0, settings.n0) for at in range(len(x))])
+    candidates = votes.argmax(axis=1).tolist()
+    rounds = fixed(draws, candidates, settings) if settings.plan is None else stopped(draws, candidates, settings, settings.plan)
+    for made, state in rounds:
+        if progress:
+            radii = [radius(bound, settings.sigma) for _, _, bound, _ in state]
+            progress(settings.n0 * len(x) + made, sum(radii) / len(radii))
+    return [certificate(c, *found, settings) for c, found in zip(candidates, state, strict=True)]
 
 
-def stopped(draws: Draws, label: int, n0: int, plan: Plan, progress: Callable[[int, float], Any]) -> tuple[int, int, float, bool]:
-    """Draws from look to look until the target is met or given up: successes, draws, bound, verdict."""
-    k = made = 0
+def certificate(candidate: int, k: int, n: int, p_low: float, met: bool | None, settings: Settings) -> Certificate:
+    """Return the certificate of an image from its counts."""
+    reached = max(radius(p_low, settings.sigma), settings.target or 0.0) if met else radius(p_low, settings.sigma)
+    return Certificate(
+        label=candidate if p_low > 0.5 else ABSTAIN,
+        radius=reached,
+        candidate=candidate,
+        k=k,
+        n=n,
+        p_low=p_low,
+        sigma=settings.sigma,
+        alpha=settings.alpha,
+        n0=settings.n0,
+        target=settings.target,
+        met=met,
+        stopping=settings.stopping,
+        calls=settings.n0 + n,
+    )
+
+
+#: Of each image: successes, draws, bound, and whether the target is met (None without one).
+State = list[tuple[int, int, float, bool | None]]
+
+
+def fixed(draws: Draws, candidates: list[int], settings: Settings) -> Iterator[tuple[int, State]]:
+    """Make all n draws of each image; after every batch yield the draws made and where each image stands."""
+    requests = [(at, settings.n0, settings.n0 + settings.n) for at in range(len(candidates))]
+    for made, votes in draws.tallies(requests):
+        total = votes.sum(axis=1).tolist()
+        hits = [int(votes[at, c]) for at, c in enumerate(candidates)]
+        bounds = [clopper_pearson(k, n, settings.alpha) if n else 0.0 for k, n in zip(hits, total, strict=True)]
+        yield made, [(k, n, float(low), None) for k, n, low in zip(hits, total, bounds, strict=True)]
+
+
+def stopped(draws: Draws, candidates: list[int], settings: Settings, plan: Plan) -> Iterator[tuple[int, State]]:
+    """Draw from look to look, each image until its target is met or given up; after every look yield where each image stands."""
+    state: State = [(0, 0, 0.0, False)] * len(candidates)
+    pending, before = list(range(len(candidates))), 0
     for look, size in enumerate(plan.looks):
-        *_, (_, more) = draws.count(label, n0 + made, n0 + size)
-        k, made = k + more, size
-        p_low, met = plan.lower(k, look), bool(plan.met(k, look))
-        progress(n0 + made, radius(p_low, draws.sigma))
-        if met or plan.futile(k, look):
-            break
-    return k, made, max(p_low, plan.p) if met else p_low, met  # bisection may end a rounding error below p
+        *_, (_, votes) = draws.tallies([(at, settings.n0 + before, settings.n0 + size) for at in pending])
+        for at in pending:
+            k = state[at][0] + int(votes[at, candidates[at]])
+            p_low, met = float(plan.lower(k, look)), bool(plan.met(k, look))
+            state[at] = k, size, max(p_low, plan.p) if met else p_low, met  # bisection may end a rounding error below p
+        pending, before = [at for at in pending if not (state[at][3] or plan.futile(state[at][0], look))], size
+        yield sum(n for _, n, _, _ in state), list(state)
+        if not pending:
+            return
 
 
+@entry
 def predict(
     model: Callable[..., Tensor],
     x: Float[Tensor, "*n c h w"],
     *,
-    sigma: float = 0.25,
+    sigma: float | str = 0.25,
     n: int = 100,
-    alpha: float = 0.001,
+    alpha: float | str = 0.001,
     seed: int = 0,
     index: int | Sequence[int] | Tensor | None = None,
     batch: int = 64,
 ) -> int | list[int]:
-    """The smoothed class of an image, or -1: an answer is another one than the smoothed class with probability <= ``alpha``.
+    """Return the smoothed class of an image, or -1.
 
-    The class answered most often in n draws, unless the exact two-sided test of its count against that of the next class,
-    with p = 1/2, has a p-value above ``alpha``. Arguments are those of :func:`certify`; its draws are others.
+    An answer is another one than the smoothed class with probability at most ``alpha``: it is the class answered most often in n
+    draws, unless the exact two-sided test of its count against the next class's, with p = 1/2, has a p-value above ``alpha``.
+    Arguments are those of :func:`certify`; its draws are others.
     """
-    images, ids = checked(x, index, sigma, alpha, 1, n, batch)
-    model, found = settled(model, seed), []
-    for image, i in zip(images, ids, strict=True):
-        counts = np.bincount(np.concatenate(list(Draws(model, image, sigma, seed, i, batch, "predict").answers(0, n))))
-        top, second = np.sort(np.append(counts, 0))[::-1][:2].tolist()
-        clear = binomtest(top, top + second, 0.5).pvalue <= alpha
+    images, ids = checked(x, index)
+    settings = Settings.of(sigma, 1, n, alpha, seed, None, "fixed", 0.0, batch)
+    with Door(settled(model, settings.seed), checked=False) as door:
+        draws = Draws(door, images, ids, settings.sigma, settings.seed, settings.batch, "predict")
+        *_, (_, votes) = draws.tallies([(at, 0, settings.n) for at in range(len(images))])
+    found = []
+    for counts in votes:
+        top, second = np.sort(counts)[::-1][:2].tolist()
+        clear = binomtest(top, top + second, 0.5).pvalue <= settings.alpha
         found.append(int(counts.argmax()) if clear else ABSTAIN)
     return found[0] if len(found) == 1 else found

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rdc.attack.budget import budget
 from rdc.door import check_images
-from rdc.quantities import count, number
 
 NAMED = ("pgd", "autoattack", "stadv", "square")
-LEAST = {"steps": 1, "restarts": 1, "eot": 1, "queries": 1, "batch": 1, "targets": 0}  # an attack makes an effort, or is none
+BUDGET = ("eps", "steps", "restarts", "eot", "targets", "queries", "step_size", "scale")
 Attack = Callable[..., Tensor]
 
 
@@ -82,6 +82,6 @@ def named(name: str, options: dict[str, Any]) -> Attack:
     unknown = [k for k in options if k not in inspect.signature(function).parameters]
     if unknown:
         raise ValueError(f"{name} has no option {', '.join(unknown)}")
-    counts = {k: count(options[k], k, least) for k, least in LEAST.items() if k in options}
-    radius = {"eps": number(options["eps"], "eps", low=0)} if "eps" in options else {}
-    return functools.partial(function, **{**options, **counts, **radius})
+    limits = {k: options[k] for k in BUDGET if k in options}
+    found = budget("L2", **limits)  # of the norm the attack itself decides
+    return functools.partial(function, **{**options, **{k: getattr(found, k) for k in limits}})
