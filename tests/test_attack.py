@@ -582,7 +582,7 @@ def on_two_devices(_):
 
 ANSWERS = {
     "nan": (lambda f: f.masked_fill(torch.ones_like(f, dtype=torch.bool), torch.nan), "the model returned NaN for . of ."),
-    "vector": (lambda f: f[:, 0], r"must return logits \(., K\) for . images, got \(.,\)"),
+    "vector": (lambda f: f[:, 0], r"must return logits \(., K\) for . images, got shape \(.,\)"),
     "tuple": (lambda f: (f, f), "must return logits .* got tuple"),
     "rows": (lambda f: torch.cat([f, f]), "must return logits"),
     "device": (on_two_devices, r"the model is on another device than the images \(cpu\); move one of them with .to\(\)"),
@@ -613,7 +613,7 @@ def test_a_model_on_another_device_is_named_also_where_torch_does_not_say_so():
 @pytest.mark.parametrize("attack", [pgd, autoattack])
 def test_labels_and_probabilities(attack):
     model, x = linear(0, 4, torch.float32), draw((2, 1, 3, 3), 0, torch.float32)
-    with pytest.raises(ValueError, match="labels go up to 7, the model has 4 classes"):
+    with pytest.raises(ValueError, match="labels go beyond the 4 classes of the model"):
         attack(model, x, torch.tensor([0, 7]), steps=2)
     options = {"steps": 2} if attack is pgd else {"version": "custom", "attacks": ["apgd-ce"], "steps": 2}
     with pytest.warns(UserWarning, match="returns probabilities"):

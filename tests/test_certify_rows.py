@@ -267,7 +267,10 @@ def test_rows_of_the_command_line_continue(monkeypatch, capsys, tmp_path):
     ("arguments", "says"),
     [
         (["--model", "fashion-mini"], "unknown base classifier 'fashion-mini'; there are apndc, epndc, carlini, cohen, dc"),
-        (["--sigma", "0"], "--sigma and --n must be positive"),
+        (["--sigma", "0"], "--sigma must be positive, got 0"),
+        (["--sigma", "much"], "--sigma must be a number or a fraction such as 8/255"),
+        (["--target", "-1/4"], "--target must be positive"),
+        (["--n0", "0"], "--n0 must be at least 1, got 0"),
         (["--alpha", "2"], "alpha must lie in (0, 1)"),
         (["--count", "0"], "--count must lie in 1...400, got 0"),
         (["--model", "dc", "--target", "1", "--count", "1"], "20 draws that all succeed do not reach the target"),

@@ -1,6 +1,7 @@
 """The command line: examples in the help, one clear line and exit code 2 for every mistake, nothing half-written."""
 
 import inspect
+import json
 import re
 import sys
 from dataclasses import replace
@@ -11,11 +12,11 @@ import torch
 from rdc.attack import autoattack, lagrange, pgd, stadv
 from rdc.cli import main
 from rdc.cli.attack import RADII, STANDARD
-from rdc.cli.options import parse_eps
 from rdc.denoise.checkpoints import load_denoiser, read_checkpoint, save_denoiser
 from rdc.denoise.edm import EDMConfig, build
 from rdc.denoise.multihead import MultiHead
 from rdc.denoise.unet import UNetConfig
+from rdc.quantities import number
 from rdc.train import TrainConfig
 from rdc.train.heads import DistilConfig
 from rdc.train.recipes import MULTIHEAD
@@ -67,10 +68,18 @@ def test_each_command_shows_an_example(monkeypatch, capsys, command):
         (["accuracy", "--device", "cuda:77"], "no device 'cuda:77' here"),
         (["attack", "--eps", "8/0"], "--eps must be a number or a fraction"),
         (["attack", "--attack", "square", "--steps", "5"], "square has no --steps; it has queries"),
+        (["attack", "--steps", "0"], "--steps must be at least 1, got 0"),
+        (["attack", "--restarts", "0"], "--restarts must be at least 1, got 0"),
+        (["attack", "--eot", "0", "--attack", "stadv"], "--eot must be at least 1, got 0"),
+        (["attack", "--attack", "square", "--queries", "0"], "--queries must be at least 1, got 0"),
+        (["attack", "--targets", "-1"], "--targets must be at least 0, got -1"),
+        (["attack", "--model", "optimal", "--data", "digits", "--start", "400"], "--start must lie in 0...399, got 400"),
+        (["attack", "--model", "optimal", "--data", "digits", "--start", "399", "--n", "2"], "--n must lie in 1...1, got 2"),
+        (["attack", "--model", "optimal", "--data", "digits", "--n", "2", "--block", "0"], "block must be at least 1"),
         (["attack", "--attack", "stadv", "--norm", "L2"], "stadv has no --norm"),
         (["attack", "--attack", "autoattack", "--loss", "ce"], "autoattack has no --loss"),
         (["attack", "--queries", "5", "--attack", "lagrange"], "lagrange has no --queries"),
-        (["attack", "--eps", "-1", "--model", "optimal", "--data", "digits", "--n", "2"], "eps must not be negative"),
+        (["attack", "--eps", "-1", "--model", "optimal", "--data", "digits", "--n", "2"], "--eps must not be negative"),
         (["run", "99"], "no notebook '99'"),
         (["train", "denoiser", "--recipe", "nothing"], "unknown recipe 'nothing'; there are fashion-mini, digits"),
         (["train", "classifier", "--recipe", "nothing"], "unknown recipe 'nothing'; there are fashion-mini, digits"),
@@ -160,13 +169,6 @@ def test_a_folder_that_cannot_be_written(monkeypatch, capsys, tmp_path):
     assert code == 2 and len(err.strip().splitlines()) == 1
 
 
-def test_parse_eps():
-    assert parse_eps("8/255") == pytest.approx(8 / 255)
-    assert parse_eps("0.5") == 0.5
-    with pytest.raises(ValueError, match="fraction"):
-        parse_eps("eight")
-
-
 SMALL = ["--model", "optimal", "--data", "digits", "--levels", "4", "-q"]
 
 
@@ -182,6 +184,22 @@ def test_an_attack_with_rows_continues_and_refuses_another_run(monkeypatch, caps
     code, _, err = run(monkeypatch, capsys, *command[:-3], "4", "--rows", rows)
     assert code == 2 and "steps" in err and len(err.strip().splitlines()) == 1
     assert rows.read_text() == content
+
+
+def test_more_images_and_another_part_of_them_extend_a_file(monkeypatch, capsys, tmp_path):
+    rows, at_once = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    common = ["attack", *SMALL, "--eps", "0.1", "--steps", "2", "--targets", "1", "--block", "4"]
+    for images in (["--n", "3"], ["--count", "5"], ["--start", "8", "--n", "2"]):
+        code, out, err = run(monkeypatch, capsys, *common, *images, "--rows", rows)
+        assert (code, err) == (0, "") and f"/{images[-1]} = " in out
+    for images in (["--start", "8", "--n", "2"], ["--n", "5"]):
+        run(monkeypatch, capsys, *common, *images, "--rows", at_once)
+    found = [[json.loads(line) for line in path.read_text().splitlines()[1:]] for path in (rows, at_once)]
+    for one, other in zip(*found, strict=True):
+        sizes = [row["attacks"]["pgd"]["size"] for row in (one, other)]
+        assert all(one[k] == other[k] for k in ("index", "image", "label", "clean", "verdict", "right"))
+        assert sizes[0] == pytest.approx(sizes[1], abs=1e-6)
+    assert [row["index"] for row in found[0]] == [0, 1, 2, 3, 4, 8, 9]
 
 
 @pytest.mark.parametrize(
@@ -218,8 +236,8 @@ def bound(monkeypatch, capsys, *arguments):
 @pytest.mark.parametrize(
     ("attack", "norm", "standard"),
     [
-        ("pgd", "Linf", {"eps": 8 / 255, "steps": 20, "restarts": 1, "eot": 1, "loss": "margin"}),
-        ("pgd", "L2", {"eps": 0.5, "steps": 20, "restarts": 1, "eot": 1, "loss": "margin"}),
+        ("pgd", "Linf", {"eps": 8 / 255, "steps": 20, "restarts": 1, "eot": 1, "loss": "margin", "targets": 0}),
+        ("pgd", "L2", {"eps": 0.5, "steps": 20, "restarts": 1, "eot": 1, "loss": "margin", "targets": 0}),
         ("autoattack", "Linf", {"eps": 8 / 255, "steps": 100, "queries": 5000, "eot": 1}),
         ("autoattack", "L1", {"eps": 12, "steps": 100, "queries": 5000, "eot": 1}),
         ("stadv", None, {"eps": 0.05, "steps": 100, "restarts": 1, "eot": 1, "loss": "margin"}),
@@ -261,7 +279,7 @@ def test_the_standards_are_those_of_the_functions_and_in_the_help(monkeypatch, c
         assert STANDARD[name]["steps"] == inspect.signature(function).parameters["steps"].default
     assert STANDARD["autoattack"]["queries"] == inspect.signature(autoattack).parameters["queries"].default
     assert STANDARD["square"]["queries"] == STANDARD["autoattack"]["queries"]
-    assert parse_eps(RADII["flow"]) == inspect.signature(stadv).parameters["eps"].default
+    assert number(RADII["flow"], "eps") == inspect.signature(stadv).parameters["eps"].default
     _, out, _ = run(monkeypatch, capsys, "attack", "--help")
     text = " ".join(re.sub("[│╭╮╰╯─]", " ", out).split())
     for option, says in (

@@ -205,7 +205,7 @@ def test_a_base_classifier_with_noise_of_its_own_gets_a_number_for_each_draw():
     with torch.no_grad():
         other = Keyed()
         certify(other, GREY, index=1, n0=10, n=40)
-    assert other.codes == codes[0][50:100]
+    assert other.codes == [c for c in codes[0] if c >= 2**32]  # those of the image with index 1
 
 
 def test_noise_that_is_new_at_every_call_is_fixed_once_for_all_draws():

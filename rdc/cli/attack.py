@@ -14,6 +14,7 @@ from torch import nn
 from tyro.conf import arg
 
 from rdc.cli.options import (
+    Block,
     Count,
     Data,
     Device,
@@ -21,15 +22,16 @@ from rdc.cli.options import (
     Model,
     Noise,
     Quiet,
+    Start,
     first_images,
     make_classifier,
-    parse_eps,
     pick_device,
 )
+from rdc.quantities import count, number
 
 #: Options of each attack and their standard values, used where an option is left out.
 STANDARD: dict[str, dict[str, Any]] = {
-    "pgd": {"steps": 20, "restarts": 1, "eot": 1, "loss": "margin"},
+    "pgd": {"steps": 20, "restarts": 1, "eot": 1, "loss": "margin", "targets": 0},
     "autoattack": {"steps": 100, "queries": 5000, "eot": 1},
     "stadv": {"steps": 100, "restarts": 1, "eot": 1, "loss": "margin"},
     "square": {"queries": 5000},
@@ -54,6 +56,7 @@ def accuracy_command(
     model: Model = "fashion-mini",
     data: Data = "fashion-mini",
     n: Count = 100,
+    start: Start = 0,
     levels: Levels = 16,
     draws: Annotated[int, arg(help="Noise draws per level.")] = 1,
     seed: int = 0,
@@ -69,10 +72,10 @@ def accuracy_command(
     from rdc.evaluate import accuracy
 
     place = pick_device(device)
-    classifier, (x, y) = make_classifier(model, data, levels, draws, seed, place), first_images(data, n)
-    start = time.perf_counter()
+    classifier, (x, y) = make_classifier(model, data, levels, draws, seed, place), first_images(data, n, start)
+    began = time.perf_counter()
     result = accuracy(classifier, x.to(place), y.to(place), batch=16, quiet=quiet)
-    print(f"{model} on {data}: {result} in {time.perf_counter() - start:.1f} s")
+    print(f"{model} on {data}: {result} in {time.perf_counter() - began:.1f} s")
 
 
 def attack_command(
@@ -90,18 +93,21 @@ def attack_command(
         ),
     ] = None,
     n: Count = 16,
+    start: Start = 0,
+    block: Block = 64,
     steps: Annotated[int | None, arg(help=told("Iterations", "steps"))] = None,
     queries: Annotated[int | None, arg(help=told("Queries of Square", "queries"))] = None,
     loss: Annotated[Literal["margin", "ce", "dlr"] | None, arg(help=told("What is climbed", "loss"))] = None,
     restarts: Annotated[int | None, arg(help=told("Random starts", "restarts"))] = None,
     eot: Annotated[int | None, arg(help=told("Gradients averaged at each step", "eot"))] = None,
+    targets: Annotated[int | None, arg(help=told("Wrong classes climbed towards, one after the other", "targets"))] = None,
     levels: Levels = 16,
     draws: Annotated[int, arg(help="Noise draws per level.")] = 1,
     noise: Noise = "shared",
     verdicts: Annotated[int | None, arg(help="Fresh verdicts on each image; by default 20 for fresh noise.")] = None,
     protocol: Annotated[Literal["once", "draws", "resubmit", "known"], arg(help="Whose result is the headline.")] = "draws",
-    rows: Annotated[Path | None, arg(help="File of rows, one JSON line per image; the same command continues it.")] = None,
-    workers: Annotated[int, arg(help="Processes that share the images.")] = 1,
+    rows: Annotated[Path | None, arg(help="File of rows, one an image; the same command continues it, also for more.")] = None,
+    workers: Annotated[int, arg(help="Processes that share the blocks.")] = 1,
     seed: int = 0,
     device: Device = "auto",
     quiet: Quiet = False,
@@ -115,29 +121,29 @@ def attack_command(
     """
     from rdc.evaluate import protocols, robust_accuracy
 
-    given = {"steps": steps, "queries": queries, "loss": loss, "restarts": restarts, "eot": eot}
+    given = {"steps": steps, "queries": queries, "loss": loss, "restarts": restarts, "eot": eot, "targets": targets}
     ball, radius, options = attack_options(attack, norm, eps, given)
     place = pick_device(device)
-    classifier, (x, y) = make_classifier(model, data, levels, draws, seed, place, noise), first_images(data, n)
-    chosen = make_attack(attack, classifier, ball, parse_eps(radius), options, seed)
-    start = time.perf_counter()
+    classifier, (x, y) = make_classifier(model, data, levels, draws, seed, place, noise), first_images(data, n, start)
+    chosen = make_attack(attack, classifier, ball, number(radius, "--eps", low=0), options, seed)
+    began, index = time.perf_counter(), torch.arange(start, start + n, device="cpu")
     with tempfile.TemporaryDirectory() as folder:
         path = rows or Path(folder, "rows.jsonl")
         config = {"model": model, "data": data}
         robust_accuracy(
             classifier, x.to(place), y.to(place), {attack: chosen}, verdicts, rows=path, workers=workers, seed=seed,
-            config=config, quiet=quiet,
+            block=block, index=index, config=config, quiet=quiet,
         )  # fmt: skip
-        found, clean = protocols(path), clean_accuracy(path)
+        found, clean = protocols(path, index), clean_accuracy(path, index)
     text = ", ".join([attack, ball, f"eps {radius}", *(f"{name} {value}" for name, value in options.items())])
     print(f"clean    {clean}")
     for name, value in found.items():
         print(f"{'attacked' if name == protocol else '        '} {value}  ({name}; {text})")
-    print(f"{time.perf_counter() - start:.1f} s")
+    print(f"{time.perf_counter() - began:.1f} s")
 
 
 def attack_options(attack: str, norm: str | None, eps: str | None, given: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
-    """Norm, radius and options of an attack: what was given, otherwise the standard of the attack and the norm.
+    """Return norm, radius and options of an attack: what was given, otherwise the standard of the attack and the norm.
 
     Raises:
         ValueError: if an option or a norm is given to an attack that has none.
@@ -150,13 +156,15 @@ def attack_options(attack: str, norm: str | None, eps: str | None, given: dict[s
         raise ValueError(f"{attack} has no {', '.join(f'--{name}' for name in foreign)}; it has {', '.join(standard)}")
     ball = "flow" if attack == "stadv" else norm or "Linf"
     options = {name: value if given[name] is None else given[name] for name, value in standard.items()}
+    least = {"steps": 1, "queries": 1, "restarts": 1, "eot": 1, "targets": 0}
+    options |= {name: count(options[name], f"--{name}", least[name]) for name in options if name in least}
     return ball, RADII[ball] if eps is None else eps, options
 
 
 def make_attack(
     name: str, classifier: nn.Module, norm: str, eps: float, options: dict[str, Any], seed: int
 ) -> Callable[..., torch.Tensor]:
-    """The attack of the command line with its options bound."""
+    """Return the attack of the command line with its options bound."""
     from rdc.attack import autoattack, lagrange, pgd, square, stadv
     from rdc.attack.norms import check_eps
     from rdc.classify.diffusion_loss import diffusion_loss
@@ -171,9 +179,10 @@ def make_attack(
     return partial(lagrange, penalty=diffusion_loss(classifier.denoiser, classifier.levels, seed), norm=norm, eps=eps, **options)
 
 
-def clean_accuracy(path: Path) -> object:
-    """Accuracy of the clean predictions in a file of rows."""
+def clean_accuracy(path: Path, index: torch.Tensor) -> object:
+    """Return the accuracy of the clean predictions of some images of a file of rows."""
     from rdc.evaluate import Accuracy, read_rows
 
-    _, rows = read_rows(path)
+    kept = set(index.tolist())
+    rows = [row for row in read_rows(path)[1] if row["index"] in kept]
     return Accuracy.of(sum(row["clean"] == row["label"] for row in rows), len(rows))

@@ -18,9 +18,9 @@ from rdc.cli.options import (
     Quiet,
     first_images,
     make_classifier,
-    parse_eps,
     pick_device,
 )
+from rdc.quantities import number
 
 
 def audit_command(
@@ -47,7 +47,7 @@ def audit_command(
     """
     from rdc.evaluate.audit import audit
 
-    radius, place = parse_eps(RADII[norm] if eps is None else eps), pick_device(device)
+    radius, place = number(RADII[norm] if eps is None else eps, "--eps", low=0), pick_device(device)
     classifier, (x, y) = make_classifier(model, data, levels, draws, seed, place, noise), first_images(data, n)
     report = audit(
         classifier, x.to(place), y.to(place), norm, radius, steps, eot=eot, queries=queries, seed=seed, quiet=quiet

@@ -11,7 +11,9 @@ import torch
 from torch import nn
 from tyro.conf import arg
 
-from rdc.cli.options import pick_device
+from rdc.cli.options import Block, Start, first_images, pick_device
+from rdc.quantities import count as whole_number
+from rdc.quantities import number
 
 BASES = ("apndc", "epndc", "carlini", "cohen", "dc")
 #: Radii at which the certified accuracy is printed, image units.
@@ -30,15 +32,17 @@ def certify_command(
         str, arg(help="A shipped checkpoint, a .safetensors file, or 'optimal' (the closed form over the train split).")
     ] = "fashion-mini",
     data: Annotated[str, arg(help="digits, fashion-mini or fashion.")] = "fashion-mini",
-    sigma: Annotated[float, arg(help="Smoothing noise, images in [0, 1].")] = 0.25,
+    sigma: Annotated[str, arg(help="Smoothing noise, images in [0, 1]: a number or a fraction.")] = "0.25",
     n0: Annotated[int, arg(help="Noise draws that choose the class.")] = 100,
     n: Annotated[int, arg(help="Noise draws that bound its probability; with a target the most.")] = 10_000,
-    alpha: Annotated[float, arg(help="Probability that a radius is too large, for each image.")] = 0.001,
-    target: Annotated[float | None, arg(help="Stop as soon as it is clear whether this radius can be certified.")] = None,
+    alpha: Annotated[str, arg(help="Probability that a radius is too large, for each image.")] = "0.001",
+    target: Annotated[str | None, arg(help="Stop as soon as it is clear whether this radius can be certified.")] = None,
     stopping: Annotated[
         Literal["sequence", "split"], arg(help="What keeps the guarantee: a confidence sequence, or a split alpha.")
     ] = "sequence",
-    count: Annotated[int, arg(help="How many of the first test images.")] = 10,
+    count: Annotated[int, arg(help="How many test images.")] = 10,
+    start: Start = 0,
+    block: Block = 8,
     levels: Annotated[int, arg(help="Number of noise levels of a diffusion classifier.")] = 16,
     network: Annotated[
         Path | None,
@@ -46,8 +50,8 @@ def certify_command(
     ] = None,
     epochs: Annotated[int, arg(help="Passes over the train split in training that network.")] = 10,
     batch: Annotated[int, arg(help="Noisy images at a time.")] = 64,
-    rows: Annotated[Path | None, arg(help="File of rows, one JSON line per image; the same command continues it.")] = None,
-    workers: Annotated[int, arg(help="Processes that share the images.")] = 1,
+    rows: Annotated[Path | None, arg(help="File of rows, one an image; the same command continues it, also for more.")] = None,
+    workers: Annotated[int, arg(help="Processes that share the blocks.")] = 1,
     seed: int = 0,
     device: Annotated[str, arg(help="auto, cpu, cuda, ...")] = "auto",
     quiet: Annotated[bool, arg(aliases=["-q"], help="No progress bar.")] = False,
@@ -61,28 +65,27 @@ def certify_command(
     """
     from rdc.certify.clopper_pearson import check_alpha, reach
     from rdc.certify.rows import certified_accuracy, certify_rows
-    from rdc.data import load
-
     if model not in BASES:
         raise ValueError(f"unknown base classifier {model!r}; there are {', '.join(BASES)}; a checkpoint goes to --denoiser")
-    if not (sigma > 0 and n >= 1):
-        raise ValueError(f"--sigma and --n must be positive, got {sigma:g} and {n}")
-    check_alpha(alpha)
-    images, place = load(data, "test"), pick_device(device)
-    if not 1 <= count <= len(images):
-        raise ValueError(f"--count must lie in 1...{len(images)}, got {count}")
-    base = base_classifier(model, denoiser, data, sigma, levels, network, epochs, seed, place, quiet)
-    start = time.perf_counter()
+    noise, level = number(sigma, "--sigma", low=0, strict=True), number(alpha, "--alpha")
+    asked = None if target is None else number(target, "--target", low=0, strict=True)
+    for name, value in {"--n": n, "--n0": n0, "--batch": batch, "--block": block, "--workers": workers}.items():
+        whole_number(value, name)
+    check_alpha(level)
+    (x, y), place = first_images(data, count, start, "--count"), pick_device(device)
+    base = base_classifier(model, denoiser, data, noise, levels, network, epochs, seed, place, quiet)
+    began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         path = rows or Path(folder, "rows.jsonl")
         found = certify_rows(
-            base, images.x[:count].to(place), images.y[:count].to(place), path, sigma=sigma, n0=n0, n=n, alpha=alpha, seed=seed,
-            target=target, stopping=stopping, batch=batch, workers=workers,
+            base, x.to(place), y.to(place), path, sigma=noise, n0=n0, n=n, alpha=level, seed=seed,
+            target=asked, stopping=stopping, batch=batch, block=block, workers=workers,
+            index=torch.arange(start, start + count, device="cpu"),
             config={"model": model, "denoiser": denoiser, "data": data}, quiet=quiet,
         )  # fmt: skip
-    text = f"{model}, sigma {sigma:g}, n0 {n0}, n {n}, alpha {alpha:g}"
-    limit = reach(n, sigma, alpha)
-    radii = [0.0, target] if target is not None else [r for r in RADII if r <= limit]
+    text = f"{model}, sigma {noise:g}, n0 {n0}, n {n}, alpha {level:g}"
+    limit = reach(n, noise, level)
+    radii = [0.0, asked] if asked is not None else [r for r in RADII if r <= limit]
     for radius, value in certified_accuracy(found, radii).items():
         print(f"certified {value}  (radius {radius:g}; {text})")
     calls = sum(row["certificate"]["calls"] for row in found) / len(found)
@@ -90,7 +93,7 @@ def certify_command(
     print(
         f"{abstained} abstentions; {calls:.0f} noisy images an image{'' if target else f'; {n} draws reach {limit:.3f} at most'}"
     )
-    print(f"{time.perf_counter() - start:.1f} s")
+    print(f"{time.perf_counter() - began:.1f} s")
 
 
 def base_classifier(
@@ -105,7 +108,7 @@ def base_classifier(
     device: torch.device,
     quiet: bool,
 ) -> nn.Module:
-    """The base classifier of a name."""
+    """Return the base classifier of a name."""
     from rdc.certify.baselines import Carlini, Clipped, Cohen
     from rdc.certify.noised import APNDC, EPNDC
     from rdc.classify import DiffusionClassifier
@@ -127,7 +130,7 @@ def base_classifier(
 
 
 def find_denoiser(name: str, data: str, device: torch.device) -> nn.Module:
-    """The denoiser of a checkpoint, or the optimal one over the train split."""
+    """Return the denoiser of a checkpoint, or the optimal one over the train split."""
     from rdc.data import load
     from rdc.denoise import OptimalDenoiser, fast_dtype
     from rdc.denoise.checkpoints import load_denoiser

@@ -1,6 +1,7 @@
 """What the commands share: options, and what they stand for."""
 
 __all__ = [
+    "Block",
     "Count",
     "Data",
     "Device",
@@ -8,13 +9,12 @@ __all__ = [
     "Model",
     "Noise",
     "Quiet",
+    "Start",
     "first_images",
     "make_classifier",
-    "parse_eps",
     "pick_device",
 ]
 
-from fractions import Fraction
 from typing import Annotated, Literal
 
 import torch
@@ -26,7 +26,9 @@ Model = Annotated[
     str, arg(help="A shipped checkpoint, a .safetensors file, or 'optimal' (the closed form over the train split).")
 ]
 Data = Annotated[str, arg(help="digits, fashion-mini or fashion.")]
-Count = Annotated[int, arg(help="How many of the first test images.")]
+Count = Annotated[int, arg(aliases=["--count"], help="How many test images.")]
+Start = Annotated[int, arg(help="The first of them.")]
+Block = Annotated[int, arg(help="Images taken together; a kill loses the blocks in flight.")]
 Levels = Annotated[int, arg(help="Number of noise levels.")]
 Device = Annotated[str, arg(help="auto, cpu, cuda, ...")]
 Noise = Annotated[Literal["shared", "fresh"], arg(help="shared: fixed, known to the attacker. fresh: new at every call.")]
@@ -51,22 +53,16 @@ def make_classifier(
     return DiffusionClassifier(denoiser, levels("elbo", count), noise=noise, seed=seed, draws=draws)
 
 
-def first_images(data: str, n: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The first ``n`` test images and their labels."""
+def first_images(data: str, n: int, start: int = 0, option: str = "--n") -> tuple[torch.Tensor, torch.Tensor]:
+    """Return ``n`` test images and their labels, from the image ``start`` on."""
     from rdc.data import load
 
     images = load(data, "test")
-    if not 1 <= n <= len(images):
-        raise ValueError(f"--n must lie in 1...{len(images)}, got {n}")
-    return images.x[:n], images.y[:n]
-
-
-def parse_eps(text: str) -> float:
-    """A radius from ``0.03`` or ``8/255``."""
-    try:
-        return float(Fraction(text))
-    except (ValueError, ZeroDivisionError):
-        raise ValueError(f"--eps must be a number or a fraction such as 8/255, got {text!r}") from None
+    if not 0 <= start < len(images):
+        raise ValueError(f"--start must lie in 0...{len(images) - 1}, got {start}")
+    if not 1 <= n <= len(images) - start:
+        raise ValueError(f"{option} must lie in 1...{len(images) - start}, got {n}")
+    return images.x[start : start + n], images.y[start : start + n]
 
 
 def pick_device(name: str) -> torch.device:
