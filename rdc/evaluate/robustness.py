@@ -12,8 +12,9 @@ For a deterministic model they coincide. Under every protocol a clean image that
 
 Images are attacked in fixed blocks by index, those with the same ``index // block`` together, as
 ``attack(model, x, y, seed=seed + attempt, index=index)``; the attacks of :mod:`rdc.attack` draw from seed and index, so that an
-image's row does not depend on its company (beyond rounding), workers, order or resume point. A randomised model is attacked image
-by image, and all its draws meanwhile follow from seed and index (:func:`rdc.randomness.owned_randomness`).
+image's row does not depend on its company, workers, order or resume point, beyond rounding (which a sign step enlarges at pixels
+whose gradient is zero). A randomised model is attacked image by image, and all its draws meanwhile follow from seed and index
+(:func:`rdc.randomness.owned_randomness`).
 
 References:
     | Towards Better Adversarial Purification via Adversarial Denoising Diffusion Training (Liu et al., 2024)
