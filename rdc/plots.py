@@ -3,6 +3,7 @@
 __all__ = ["image_grid", "plot_accuracy", "style"]
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import seaborn as sns
@@ -50,7 +51,7 @@ def image_grid(
     return figure
 
 
-def plot_accuracy(ax: Axes, at: Sequence[float], values: Sequence[Accuracy], label: str, **line: str | float) -> None:
+def plot_accuracy(ax: Axes, at: Sequence[float], values: Sequence[Accuracy], label: str, **line: Any) -> None:
     """Accuracy in percent with its 95 % interval against ``at``."""
     middle = [100 * a.value for a in values]
     bars = [[100 * (a.value - a.low) for a in values], [100 * (a.high - a.value) for a in values]]

@@ -15,6 +15,7 @@ References:
 __all__ = ["compression_rate", "jacobian_rms", "top_singular_value"]
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -95,7 +96,7 @@ def top_singular_value(
     v = ascend(randn(tuple(x.shape[1:]), seed, "direction", 0, like=x).expand_as(x), "L2")
     for _ in range(iterations):
         u = along(run, x, v, step)
-        _, back = value_and_gradient(lambda point, u=u: (run(point) * u).flatten(1).sum(1), inside(x, step))
+        _, back = value_and_gradient(partial(product, run, u), inside(x, step))
         v = torch.where(length(back).reshape(-1, 1, 1, 1) > 0, ascend(back, "L2"), v)
     return length(along(run, x, v, step)).to(x.dtype), v
 
@@ -115,6 +116,11 @@ def along(run: Process, x: Tensor, v: Tensor, step: float) -> Tensor:
     middle = inside(x, step)
     with torch.no_grad():
         return (run(middle + step * v) - run(middle - step * v)) / (2 * step)
+
+
+def product(run: Callable[[Tensor], Tensor], u: Tensor, point: Tensor) -> Tensor:
+    """The inner product of ``run(point)`` and ``u``, for each image."""
+    return (run(point) * u).flatten(1).sum(1)
 
 
 def inside(x: Tensor, step: float) -> Tensor:

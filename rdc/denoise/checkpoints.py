@@ -180,5 +180,5 @@ def tensors_sha256(tensors: dict[str, Tensor]) -> str:
     for name in sorted(tensors):
         t = tensors[name]
         digest.update(f"{name} {t.dtype} {tuple(t.shape)}".encode())
-        digest.update(t.contiguous().view(-1).view(torch.uint8).numpy())
+        digest.update(t.contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -55,6 +55,9 @@ class OptimalDenoiser(nn.Module):
         self.register_buffer("points", flat - self.center)
         self.register_buffer("squares", self.points.square().sum(dim=1))
 
+    center: Tensor
+    points: Tensor
+    squares: Tensor
     one_pass = True  # all classes cost about as much as one
 
     @property

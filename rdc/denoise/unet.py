@@ -22,6 +22,7 @@ __all__ = ["UNet", "UNetConfig"]
 
 import math
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 MOST_BLOCKS = 1000
+Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,7 @@ def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
     return initialise(nn.Linear(inputs, outputs, bias=bias), 1.0)
 
 
-def initialise(layer: nn.Module, gain: float) -> nn.Module:
+def initialise(layer: Layer, gain: float) -> Layer:
     nn.init.xavier_uniform_(layer.weight, gain=gain)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

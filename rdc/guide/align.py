@@ -23,6 +23,7 @@ __all__ = ["Alignment", "Shifted", "alignment", "alignment_table", "climb", "dir
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -118,7 +119,7 @@ def alignment_table(
                 parts.append(alignment(guide, denoiser, noisy, level, label))
             cosine, strength = torch.cat([p.cosine for p in parts]), torch.cat([p.strength for p in parts])
             there = ~cosine.isnan()
-            row = {
+            row: dict[str, Any] = {
                 "guide": name,
                 "sigma": sigma,
                 "n": int(there.sum()),
@@ -181,7 +182,7 @@ def shift_effect(
     """
     found = []
     for h in (classifier, Shifted(classifier, shift)):
-        raw, normal = (log_gradient(lambda point, h=h: h(point, sigma), z, y, n) for n in (False, True))
+        raw, normal = (log_gradient(partial(h, sigma=sigma), z, y, n) for n in (False, True))
         point = perturb(h, z, sigma, y, threat)
         with torch.no_grad():
             found.append((raw, normal, point - z, F.cross_entropy(h(point, sigma), y)))

@@ -129,7 +129,7 @@ class AtLevel(nn.Module):
         seed: Owner of the noise.
     """
 
-    def __init__(self, classifier: nn.Module, sigma: float, seed: int = 0) -> None:
+    def __init__(self, classifier: TimeClassifier, sigma: float, seed: int = 0) -> None:
         super().__init__()
         self.classifier, self.sigma, self.seed = classifier, float(sigma), seed
 

@@ -33,6 +33,11 @@ from rdc.denoise.optimal import OptimalDenoiser
 Guide = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
+def of_model_space(model: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """A classifier of images in [0, 1] as a function of images in model units."""
+    return lambda point: model(from_model(point))
+
+
 def log_gradient(
     logits: Callable[[Tensor], Tensor], z: Float[Tensor, "n c h w"], y: Int64[Tensor, " n"], normalised: bool = True
 ) -> Float[Tensor, "n c h w"]:
@@ -125,5 +130,5 @@ class DiffusionGuide:
         sigma, found = expand_sigma(sigma, z).flatten(), torch.empty_like(z)
         for level in sigma.unique().tolist():
             here, model = (sigma == level).nonzero()[:, 0], self.classifier(level)
-            found[here] = log_gradient(lambda point, model=model: model(from_model(point)), z[here], y[here])
+            found[here] = log_gradient(of_model_space(model), z[here], y[here])
         return found

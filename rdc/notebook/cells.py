@@ -19,12 +19,10 @@ def check_parameters() -> None:
     Raises:
         ValueError: if a name is unknown to the parameters cell, or a value is not of its type.
     """
-    from IPython.core.getipython import get_ipython
-
     for known, given in _injected():
         skipped = {key for path in profiles().glob("*.yaml") for key in profile_values(path.stem)} - known.keys()
         values = check_values({name: p.default for name, p in given.items() if name not in skipped}, known)
-        get_ipython().user_ns.update(values)
+        _shell().user_ns.update(values)
 
 
 def claim(holds: object, text: str = "") -> None:
@@ -62,20 +60,24 @@ def needs(holds: object, text: str) -> None:
 
 def glue(name: str, value: Any) -> None:
     """Store ``value`` as ``name`` in this notebook's outputs; array scalars become Python numbers, which format well."""
-    from IPython.core.getipython import get_ipython
     from IPython.display import display
 
     value = value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
-    data, meta = get_ipython().display_formatter.format(value)
+    data, meta = _shell().display_formatter.format(value)
     record = {"scrapbook": {"name": name, "mime_prefix": PASTE}}
     display({PASTE + kind: text for kind, text in data.items()}, metadata={**meta, **record}, raw=True)
 
 
 def _injected() -> Iterator[tuple[dict[str, Parameter], dict[str, Parameter]]]:
     """The parameters cell and what papermill injected after it, if it did."""
-    from IPython.core.getipython import get_ipython
-
-    inputs = shell.user_ns["In"] if (shell := get_ipython()) else []
+    inputs = shell.user_ns["In"] if (shell := _shell()) else []
     for cell, injected in zip(inputs, inputs[1:], strict=False):
         if injected.startswith("# Parameters\n"):  # papermill's own cell, right after the parameters cell
             yield declared(cell), declared(injected)
+
+
+def _shell() -> Any:
+    """IPython's shell; None outside a notebook."""
+    from IPython.core.getipython import get_ipython
+
+    return get_ipython()

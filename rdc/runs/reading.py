@@ -49,7 +49,7 @@ class Reading:
 
     def rows(self, name: str) -> list[Row]:
         """The rows of a part."""
-        return self.part(name).get("rows", [])
+        return list(self.part(name).get("rows", []))
 
     def missing(self, name: str) -> str:
         """What to say of a part that was not run."""

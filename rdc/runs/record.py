@@ -138,7 +138,7 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 def unfold(value: Any) -> Any:  # noqa: ANN401, the hook of json
     """Dataclasses and tensors as JSON."""
-    if is_dataclass(value):
+    if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     if isinstance(value, torch.Tensor):
         return value.tolist()
