@@ -14,7 +14,9 @@ book: $(READY) ## execute every notebook (tutorial profile), render the book, pr
 	@$(PY) tools/run_notebooks.py --out _build/executed
 	@$(PY) tools/build_book.py
 
-test: $(READY) ## unit tests, doctests, committed notebooks (nbval), book build, page checks
+test: $(READY) ## style, types, unit tests, doctests, committed notebooks (nbval), book build, page checks
+	@$(PY) -m ruff check -q .
+	@$(PY) -m mypy
 	@$(PY) -m pytest -q
 	@$(PY) tools/check_notebooks.py
 	@$(PY) tools/build_book.py --committed
@@ -25,8 +27,9 @@ notebooks: $(READY) ## re-execute the notebooks and store their outputs (one of 
 bench: $(READY) ## measure speed; writes results/bench.json
 	@$(PY) -m benchmarks
 
-lint: $(READY) ## check style and annotations
+lint: $(READY) ## check style and types
 	@$(PY) -m ruff check .
+	@$(PY) -m mypy
 
 student: $(READY) ## write the book without solutions to _build/student
 	@rm -rf _build/student && mkdir -p _build

@@ -91,7 +91,7 @@ def iterate(step: Callable[[Tensor, int], Tensor], x: Tensor, steps: int, recomp
         if not (torch.is_grad_enabled() and x.requires_grad):
             x = run_step(step, x, i)
         elif recompute:
-            x = _Step.apply(x, step, i)
+            x = _Step.apply(x, step, i)  # type: ignore[no-untyped-call]
         else:
             x = step(x, i)
     return x
@@ -128,7 +128,7 @@ def chunked(f: Callable[[Tensor], Tensor], x: Tensor, size: int) -> Tensor:
 
     Peak memory is that of one piece; the gradient costs one more forward pass and is defined once.
     """
-    return _Chunked.apply(x, f, size)
+    return _Chunked.apply(x, f, size)  # type: ignore[no-untyped-call]
 
 
 class _Chunked(torch.autograd.Function):

@@ -212,7 +212,7 @@ def entry(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def entered(*args: P.args, **kwargs: P.kwargs) -> R:
         with torch.inference_mode(False), torch.enable_grad():
-            return function(*map(_own, args), **{k: _own(v) for k, v in kwargs.items()})  # type: ignore[arg-type]
+            return function(*map(_own, args), **{k: _own(v) for k, v in kwargs.items()})
 
     entered.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
     return entered

@@ -57,12 +57,13 @@ def randomness(model: nn.Module, image: Tensor, seed: int = 0, calls: int = 8) -
     A model whose answer rarely changes may pass: then more ``calls`` are needed.
     """
     names = tuple(n for n, m in model.named_modules() if isinstance(getattr(m, "calls", None), int))
-    before: list[int] = [model.get_submodule(n).calls for n in names]
+    counters: list[Any] = [model.get_submodule(n) for n in names]
+    before: list[int] = [counter.calls for counter in counters]
     seen: list[Tensor] = []
     with Door(model) as door:
         with owned_randomness(model, seed, "counters", counters=names):
-            for n, number in zip(names, before, strict=True):
-                model.get_submodule(n).calls = number
+            for counter, number in zip(counters, before, strict=True):
+                counter.calls = number
             if names:
                 door.ask(image)
             moving = tuple(n for n, number in zip(names, before, strict=True) if model.get_submodule(n).calls != number)

@@ -131,6 +131,7 @@ def ascent(
     broken, value, gradient = measure(point, steps > 0)
     worst = Worst(start.clone(), broken, value)
     for i in range(steps):
+        assert gradient is not None  # it was asked for
         point = step(point, gradient, first * (1 - 0.9 * i / max(steps - 1, 1)))
         broken, value, gradient = measure(point, i < steps - 1)
         worst.offer(point, broken, value)

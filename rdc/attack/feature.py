@@ -159,6 +159,8 @@ def constant_steps(measure: Measure, start: Tensor, x: Tensor, norm: str, eps: f
     """Steps of ``eps / 8``; the last iterate."""
     point, step = start, ball_step(x, norm, eps)
     for _ in range(steps):
-        point = step(point, measure(point, True)[2], eps / RELEASED_STEPS)
+        gradient = measure(point, True)[2]
+        assert gradient is not None  # it was asked for
+        point = step(point, gradient, eps / RELEASED_STEPS)
         bar.update()
     return point

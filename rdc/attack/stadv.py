@@ -184,7 +184,9 @@ def released(model: nn.Module, x: Tensor, y: Tensor, bound: float, steps: int, e
         return margin(logits, y) - SMOOTHNESS * variation(u)
 
     for _ in range(steps):
-        flow.grad = -measured(model, partial(warp, x), score, y, eot, flow)[2]
+        gradient = measured(model, partial(warp, x), score, y, eot, flow)[2]
+        assert gradient is not None  # it was asked for
+        flow.grad = -gradient
         adam.step()
         flow.clamp_(-bound, bound)
         bar.update()
@@ -198,7 +200,8 @@ def variation(flow: Float[Tensor, "n 2 h w"], floor: float = 1e-5) -> Float[Tens
     Each distance ``d`` enters as ``sqrt(d^2 + floor^2) - floor``, which has a gradient where neighbours agree.
     """
     pairs = [flow.diff(dim=2).square().sum(dim=1), flow.diff(dim=3).square().sum(dim=1)]
-    return sum(2 * ((squares + floor**2).sqrt() - floor).flatten(1).sum(dim=1) for squares in pairs)
+    across, down = (2 * ((squares + floor**2).sqrt() - floor).flatten(1).sum(dim=1) for squares in pairs)
+    return across + down
 
 
 def warp(x: Float[Tensor, "n c h w"], flow: Float[Tensor, "n 2 h w"]) -> Float[Tensor, "n c h w"]:

@@ -71,6 +71,13 @@ class Steps:
         return len(self.levels)
 
     @property
+    def left_ends(self) -> Float64[Tensor, " t"]:
+        """Return the left ends; steps without a chain raise ``ValueError``."""
+        if self.left is None:
+            raise ValueError("these steps have no left ends: there is no chain")
+        return self.left
+
+    @property
     def spread(self) -> Float64[Tensor, " t"]:
         """``u = sqrt(s'^2 - tau^2)``, standard deviation of the noise added to the noisy image."""
         return (self.levels.sigma**2 - self.tau**2).sqrt()
@@ -229,7 +236,7 @@ def constant(steps: Steps, form: str, square: Tensor, dim: int) -> Tensor:
     pseudo = float((steps.levels.weight * tau**4 / u**2).sum())
     if form == "specific":
         return -kl - dim * pseudo - 0.5 * dim * math.log(2 * math.pi * float(u[0]) ** 2)
-    left = steps.left
+    left = steps.left_ends
     chain = left**2 * (s**2 - left**2) / s**2
     bridge = (left**2 - tau**2)[1:] * (s**2 - left**2)[1:] / u[1:] ** 2
     mismatch = bridge / chain[1:] - 1 - (bridge / chain[1:]).log()
@@ -252,11 +259,12 @@ def walk(steps: Steps, coupling: str, eps: Callable[[int], Tensor]) -> Float[Ten
     noise = torch.stack([eps(t) for t in range(len(steps))]).double()
     if coupling != "path":
         return torch.stack([u * noise, -(tau**2 / u) * noise if steps.pseudo else torch.zeros_like(noise)])
-    left = steps.left[:, None, None, None]
+    ends = steps.left_ends
+    left = ends[:, None, None, None]
     jump = (s**2 - left**2).sqrt() * noise
     path = jump.cumsum(dim=0)
-    if float(steps.left[0]) > tau:
-        path = path + math.sqrt(float(steps.left[0]) ** 2 - tau**2) * eps(-1).double()
+    if float(ends[0]) > tau:
+        path = path + math.sqrt(float(ends[0]) ** 2 - tau**2) * eps(-1).double()
     return torch.stack([path, path - s**2 / (s**2 - left**2) * jump])
 
 

@@ -42,7 +42,7 @@ References:
 __all__ = ["COUPLINGS", "VARIANTS", "APNDC", "EPNDC", "check_noisy"]
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from jaxtyping import Float, Float64, Int64
@@ -132,8 +132,12 @@ class Engine:
         """Noise for owners, moved once."""
         shape, noise = self.denoiser.shape, self.noise
         labels = range(self.denoiser.num_classes if noise.per_class else 1)
+
+        def drawn(owner: tuple[int | str, ...], r: int, k: int, t: int) -> Tensor:
+            return noise.eps(shape, owner, t, r, k)
+
         walks = [
-            walk(self.steps, self.coupling, lambda t, who=(owner, r, k): noise.eps(shape, who[0], t, *who[1:]))
+            walk(self.steps, self.coupling, partial(drawn, owner, r, k))
             for owner in owners
             for k in labels
             for r in range(noise.samples)

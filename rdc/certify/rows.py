@@ -6,7 +6,7 @@ A row depends on its image, the seed and the settings only, not on batch, block,
 __all__ = ["SCHEMA", "Certifier", "certified_accuracy", "certify_rows"]
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -145,6 +145,8 @@ def certify_rows(
     workers, block, ids = count(workers, "workers"), count(block, "block"), identities(index, len(y))
     settings = Settings.of(sigma, n0, n, alpha, seed, target, stopping, give_up, batch)
     fixed = settled(model, settings.seed)
+    if not isinstance(fixed, nn.Module):
+        raise ValueError(f"the base classifier must be an nn.Module, got {type(fixed).__name__}")
     if not takes_index(fixed) and randomness(fixed, x[:1], settings.seed)[0]:
         raise ValueError("the base classifier draws random numbers of its own; let it derive them from the keyword 'index'")
     said = {"sigma": settings.sigma, "n0": settings.n0, "n": settings.n, "alpha": settings.alpha, "seed": settings.seed}
@@ -166,7 +168,7 @@ def certify_rows(
         return table.finish()
 
 
-def serial(work: Certifier, todo: Sequence[Sequence[int]], bar: Any) -> Iterator[list[Row]]:
+def serial(work: Certifier, todo: Sequence[Sequence[int]], bar: Any) -> Generator[list[Row], None, None]:
     """Yield rows made in this process, with the radius so far in the bar."""
     for positions in todo:
         yield work(positions, None if bar.disable else partial(tell, bar, bar.n))

@@ -213,7 +213,7 @@ class Losses:
 
 def denoising_losses(losses: Losses) -> Float64[Tensor, "n k t"]:
     """Return the losses of all items, averaged over draws, ``(N, K, T)``; differentiable once in start and centre."""
-    return _Table.apply(losses.start, losses.centre, losses)
+    return _Table.apply(losses.start, losses.centre, losses)  # type: ignore[no-untyped-call]
 
 
 def denoising_gradient(losses: Losses, label: Int64[Tensor, " n"] | None = None) -> Float[Tensor, "n c h w"]:
@@ -307,7 +307,8 @@ def _wanted(losses: Losses, pairs: Tensor, kept: list[_Graph] | None) -> Iterato
         else:
             yield from kept
     elif kept is None:
-        yield from _graphs(losses, *pairs.nonzero(as_tuple=True))
+        image, label = pairs.nonzero(as_tuple=True)
+        yield from _graphs(losses, image, label)
     else:
         for graph, wanted in zip(kept, pairs.flatten().tolist(), strict=True):
             if wanted:

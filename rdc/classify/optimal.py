@@ -84,6 +84,10 @@ class OptimalClassifier(nn.Module):
         self.register_buffer("projections", projections)
         self.register_buffer("tables", torch.stack([table(projections, s) for s in self.wide] or [projections[:0]]))
 
+    eps: Tensor
+    projections: Tensor
+    tables: Tensor
+
     @property
     def wide(self) -> list[float]:
         """The nodes at which all images enter the softmax."""
@@ -202,6 +206,8 @@ class ReleasedOptimalClassifier(nn.Module):
         alpha = vp_alphas()
         self.alphas = alpha[(torch.arange(1, steps + 1) * len(alpha)).div(steps, rounding_mode="floor") - 1].tolist()
         self.register_buffer("eps", randn((steps, self.data.points.shape[1]), seed, "released", like=self.data.points))
+
+    eps: Tensor
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
         """Logits ``(N, K)``."""

@@ -167,14 +167,15 @@ def make_attack(
     """Return the attack of the command line with its options bound."""
     from rdc.attack import autoattack, lagrange, pgd, square, stadv
     from rdc.attack.norms import check_eps
+    from rdc.classify import DiffusionClassifier
     from rdc.classify.diffusion_loss import diffusion_loss
 
     if name != "stadv":
         check_eps(norm, eps, ("Linf", "L2", "L1") if name in ("autoattack", "square") else ("Linf", "L2"))
     if name != "lagrange":
-        function = {"pgd": pgd, "autoattack": autoattack, "stadv": stadv, "square": square}[name]
-        return partial(function, norm=norm, eps=eps, **options)
-    if not hasattr(classifier, "denoiser"):
+        known: dict[str, Callable[..., torch.Tensor]] = {"pgd": pgd, "autoattack": autoattack, "stadv": stadv, "square": square}
+        return partial(known[name], norm=norm, eps=eps, **options)
+    if not isinstance(classifier, DiffusionClassifier):
         raise ValueError("lagrange needs the diffusion loss of a trained denoiser; give --model a checkpoint")
     return partial(lagrange, penalty=diffusion_loss(classifier.denoiser, classifier.levels, seed), norm=norm, eps=eps, **options)
 

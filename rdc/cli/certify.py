@@ -86,8 +86,8 @@ def certify_command(
     text = f"{model}, sigma {noise:g}, n0 {n0}, n {n}, alpha {level:g}"
     limit = reach(n, noise, level)
     radii = [0.0, asked] if asked is not None else [r for r in RADII if r <= limit]
-    for radius, value in certified_accuracy(found, radii).items():
-        print(f"certified {value}  (radius {radius:g}; {text})")
+    for radius, share in certified_accuracy(found, radii).items():
+        print(f"certified {share}  (radius {radius:g}; {text})")
     calls = sum(row["certificate"]["calls"] for row in found) / len(found)
     abstained = sum(row["certificate"]["label"] < 0 for row in found)
     print(

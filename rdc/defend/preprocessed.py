@@ -15,11 +15,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rdc.autograd import BPDA, Process
+from rdc.denoise.base import Denoiser
 
 GRADIENTS = ("exact", "bpda", "denoise")
 
 
-def one_denoising_step(denoiser: nn.Module, sigma: float, label: int | None = None) -> Process:
+def one_denoising_step(denoiser: Denoiser, sigma: float, label: int | None = None) -> Process:
     """``x -> D(z; sigma)`` in image units, with the noise level in model units: a surrogate of a purification.
 
     Only its Jacobian is used; no noise is added to the image.

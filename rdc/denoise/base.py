@@ -22,7 +22,9 @@ from torch import Tensor
 class Denoiser(Protocol):
     """What every denoiser offers: a trained network, a closed form, a multi-head network, a VP network."""
 
-    one_pass: bool  # whether all_classes costs about as much as one class
+    @property
+    def one_pass(self) -> bool:
+        """Whether ``all_classes`` costs about as much as one class."""
 
     @property
     def num_classes(self) -> int:

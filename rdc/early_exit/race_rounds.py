@@ -13,6 +13,7 @@ learned by heart; it is ``ridge`` times the mean of the squares that a level has
 __all__ = ["learn_rounds"]
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float64
@@ -59,7 +60,7 @@ def learn_rounds(
     order, _ = greedy(each, margin, sizes[-1], ridge, free=True)
     for i, (before, size) in enumerate(zip((0, *sizes[1:-1]), sizes[1:], strict=True)):
         found = regress(*moments(each, margin), order[:size], ridge, free=True)
-        rule = {"gap": gaps[i + 1], "keep": keep[i + 1]} if i + 1 < len(gaps) else {}
+        rule: dict[str, Any] = {"gap": gaps[i + 1], "keep": keep[i + 1]} if i + 1 < len(gaps) else {}
         rounds.append(Round(tuple(order[before:size]), tuple(found[:-1].tolist()), float(found[-1]), **rule))
     return tuple(rounds)
 
@@ -100,7 +101,8 @@ def regress(gram: Tensor, cross: Tensor, chosen: Sequence[int], ridge: float, fr
 def greedy(each: Tensor, margin: Tensor, count: int, ridge: float, free: bool = False) -> tuple[list[int], list[float]]:
     """Levels one by one, each the one that leaves the smallest error, and the weights of all (of the free column too)."""
     gram, cross = moments(each, margin)
-    levels, chosen = each.shape[1] - free, []
+    levels = each.shape[1] - free
+    chosen: list[int] = []
 
     def gain(t: int) -> float:
         columns = [*chosen, t, len(gram) - 1] if free else [*chosen, t]

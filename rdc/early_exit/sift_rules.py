@@ -184,7 +184,7 @@ def sift_table(table: Table, rule: Rule, generators: Sequence[torch.Generator]) 
         ValueError: if the rule does not fit the table.
     """
     n, k, t = table.shape
-    steps = {Threshold: by_threshold, Leader: by_leader, Paired: by_pairs}
+    steps: dict[type, Callable[..., Tensor]] = {Threshold: by_threshold, Leader: by_leader, Paired: by_pairs}
     alive = steps[type(rule)](table, rule, generators)
     several = alive & (alive.sum(dim=1, keepdim=True) > 1)
     total = table.rows(several).sum(dim=2)

@@ -17,6 +17,7 @@ import html
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -155,7 +156,7 @@ def check_monotone(case: Case) -> Iterator[Row]:
     yield Row("monotone in eps", verdict, f"broken at eps/2, eps, 2 eps: {', '.join(map(str, counts))} of {len(case)}")
 
 
-def compare(case: Case, name: str, what: str, **changes: object) -> Iterator[Row]:
+def compare(case: Case, name: str, what: str, **changes: Any) -> Iterator[Row]:
     """How many images that the audited attack left does a variation of it break?"""
     left = (~case.base).nonzero()[:, 0]
     if not len(left):
@@ -177,7 +178,7 @@ def check_rescaling(case: Case, most: int = 8) -> Iterator[Row]:
 def check_black_box(case: Case, queries: int) -> Iterator[Row]:
     """Attacks that see no gradient break nothing that the gradient left."""
     left = (~case.base).nonzero()[:, 0]
-    options = {"norm": case.norm, "eps": case.eps, "queries": queries, "seed": case.seed}
+    options: dict[str, Any] = {"norm": case.norm, "eps": case.eps, "queries": queries, "seed": case.seed}
     for name, tool in (("black box (noise)", uniform_noise), ("black box (Square)", square)):
         more = 0 if not len(left) else int(case.judge(tool(case.model, case.x[left], case.y[left], **options), left).sum())
         verdict = "pass" if more == 0 else "warn" if more <= case.slack else "fail"
@@ -190,7 +191,7 @@ def check_transfer(case: Case, surrogate: nn.Module | None) -> Iterator[Row]:
         yield Row("transfer", "warn", "not run: give surrogate=, a classifier trained without the defence")
         return
     left = (~case.base).nonzero()[:, 0]
-    options = {"norm": case.norm, "eps": case.eps, "steps": case.steps, "seed": case.seed}
+    options: dict[str, Any] = {"norm": case.norm, "eps": case.eps, "steps": case.steps, "seed": case.seed}
     more = 0
     if len(left):
         found = transfer(case.model, case.x[left], case.y[left], surrogate, **options)

@@ -23,7 +23,6 @@ __all__ = ["Alignment", "Shifted", "alignment", "alignment_table", "climb", "dir
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -166,6 +165,11 @@ class Shifted(nn.Module):
         return self.classifier(z, sigma) + self.shift(z)[:, None]
 
 
+def at_level(classifier: Callable[[Tensor, Tensor], Tensor], sigma: Tensor) -> Callable[[Tensor], Tensor]:
+    """A classifier of noisy images as a function of the image."""
+    return lambda z: classifier(z, sigma)
+
+
 def shift_effect(
     classifier: Callable[[Tensor, Tensor], Tensor],
     shift: Callable[[Tensor], Tensor],
@@ -182,7 +186,7 @@ def shift_effect(
     """
     found = []
     for h in (classifier, Shifted(classifier, shift)):
-        raw, normal = (log_gradient(partial(h, sigma=sigma), z, y, n) for n in (False, True))
+        raw, normal = (log_gradient(at_level(h, sigma), z, y, n) for n in (False, True))
         point = perturb(h, z, sigma, y, threat)
         with torch.no_grad():
             found.append((raw, normal, point - z, F.cross_entropy(h(point, sigma), y)))

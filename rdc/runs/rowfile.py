@@ -79,7 +79,7 @@ def parse(content: bytes, path: str | Path, schema: Schema = None) -> Content:
     wanted = {"index": int, "image": str, **(schema or {}), "check": str}
     for number, line in enumerate(lines[1:], 2):
         try:
-            row = json.loads(line) if line.endswith(b"\n") else None
+            row: Any = json.loads(line) if line.endswith(b"\n") else None
         except ValueError:
             row = None
         if row is None and number == len(lines):

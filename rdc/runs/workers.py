@@ -8,7 +8,7 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
@@ -20,7 +20,7 @@ Row = dict[str, Any]
 Work = Callable[[Sequence[int]], list[Row]]
 
 
-def parallel(work: Work, todo: Sequence[Sequence[int]], workers: int) -> Iterator[list[Row]]:
+def parallel(work: Work, todo: Sequence[Sequence[int]], workers: int) -> Generator[list[Row], None, None]:
     """Yield the rows of each block of positions, in the order in which the workers finish them.
 
     Each worker has its share of the threads. It ends when its pipe closes, and at once when this process is gone.
@@ -31,7 +31,7 @@ def parallel(work: Work, todo: Sequence[Sequence[int]], workers: int) -> Iterato
     """
     payload, waiting = packed(work), list(reversed(todo))
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(method)
+    context: Any = multiprocessing.get_context(method)  # one of two classes that share no base with Process
     threads, team = max(1, torch.get_num_threads() // workers), {}
     if method == "forkserver":
         context.set_forkserver_preload(["rdc.evaluate.robustness"])  # one import of torch for all
@@ -45,7 +45,8 @@ def parallel(work: Work, todo: Sequence[Sequence[int]], workers: int) -> Iterato
             assign(here, waiting)
         busy = set(team)
         while busy:
-            for pipe in multiprocessing.connection.wait(list(busy)):
+            ready: list[Any] = multiprocessing.connection.wait(list(busy))
+            for pipe in ready:
                 yield receive(pipe, team[pipe])  # and is written before its worker gets more: a kill loses one block each
                 if waiting:
                     assign(pipe, waiting)

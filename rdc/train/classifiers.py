@@ -59,7 +59,8 @@ def train_classifier(
     """
     if noise < 0 or (noise and attack is not None):
         raise ValueError(f"noise must not be negative and comes without an attack, got {noise}")
-    model = CNN(tuple(images.x.shape[1:]), len(images.classes), width, seed).to(device)
+    channels, high, wide = images.x.shape[1:]
+    model = CNN((channels, high, wide), len(images.classes), width, seed).to(device)
     steps = epochs * len(images) // batch
     if steps < 1:
         raise ValueError(
@@ -114,6 +115,7 @@ def reference_cnn(
     tensors, meta = read_checkpoint(path, "classifier")
     if meta["config"] != config:
         raise CheckpointError(f"{path} is a network of {meta['config']}, not of {config}; give another name, or remove it")
-    model = CNN(tuple(images.x.shape[1:]), len(images.classes))
+    channels, high, wide = images.x.shape[1:]
+    model = CNN((channels, high, wide), len(images.classes))
     model.load_state_dict(tensors)
     return model.to(device).eval().requires_grad_(False)

@@ -87,7 +87,10 @@ def distil(
     if config.objective not in OBJECTIVES:
         raise ValueError(f"unknown objective {config.objective!r}; there are {', '.join(OBJECTIVES)}")
     if config.objective == "distil" and teacher is None:
-        teacher = load_denoiser(config.teacher, device)
+        loaded = load_denoiser(config.teacher, device)
+        if not isinstance(loaded, EDM):
+            raise ValueError(f"the teacher {config.teacher} must have a single head")
+        teacher = loaded
     images = load(config.train.denoiser.data, "train") if images is None else images
     student = build_multihead(config.train.denoiser, config.train.seed).to(device)
     heads = trained_heads(student)
@@ -119,7 +122,7 @@ def trained_heads(student: MultiHead) -> int:
 
 def objective(config: DistilConfig, teacher: nn.Module | None) -> Loss:
     """The loss of a recipe."""
-    if config.objective == "distil":
+    if config.objective == "distil" and teacher is not None:
         return partial(distil_loss, teacher=teacher, subset=config.subset, seed=config.train.seed, gamma=config.gamma)
     if config.objective == "denoise":
         return denoise_loss

@@ -112,7 +112,7 @@ def begin(
         optimizer: Makes Adam or AdamW from a list of parameters.
         more: Further lists to keep, by name.
     """
-    weights = {k: v for k, v in model.named_parameters() if v.requires_grad}
+    weights: dict[str, Tensor] = {k: v for k, v in model.named_parameters() if v.requires_grad}
     average = {k: v.detach().clone() for k, v in model.named_parameters()}
     return State(json.loads(json.dumps(recipe)), weights, average, optimizer(list(weights.values())), more=more)
 
@@ -162,7 +162,7 @@ def state_path(out: Path) -> Path:
     return out.with_name(out.name + ".state")
 
 
-def difference(a: dict, b: dict, prefix: str = "") -> str:
+def difference(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> str:
     """The entries in which two nested configurations differ, as ``name: old -> new``."""
     rows = []
     for key in sorted(a.keys() | b.keys()):
