@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -481,11 +482,16 @@ def test_the_adapter_adds_nothing_to_autoattack(digits, norm, eps, version):
     assert torch.equal(model(found).argmax(1), model(expected).argmax(1)) and 0 < int(broken.sum())
 
 
-def test_autoattack_treats_each_image_alone(cnn):
-    model, x, y = cnn
-    together = autoattack(model, x, y, eps=0.05, **FAST)
-    alone = [autoattack(model, x[i : i + 1], y[i : i + 1], eps=0.05, index=torch.tensor([i]), **FAST) for i in range(3)]
-    assert torch.equal(together, torch.cat(alone))
+@pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.02), ("L2", 0.1), ("L1", 0.6)])
+def test_autoattack_treats_each_image_alone(norm, eps):
+    """Of a model whose rows do not depend on each other: bit-equal alone, in any batch, and in any order."""
+    model, x = linear(3, 5, torch.float32, (1, 5, 5)), 0.2 + 0.6 * draw((5, 1, 5, 5), 4, torch.float32)
+    y = model(x).argmax(1)
+    run = partial(autoattack, model, norm=norm, eps=eps, seed=2, **FAST)
+    together, order = run(x, y), torch.tensor([3, 0, 4, 2, 1])
+    assert torch.equal(together[:2], torch.cat([run(x[i : i + 1], y[i : i + 1]) for i in range(2)]))
+    assert torch.equal(together[order], run(x[order], y[order], batch=2))
+    assert 0 < int((model(together).argmax(1) != y).sum())
 
 
 def test_autoattack_takes_images_in_any_layout(cnn):

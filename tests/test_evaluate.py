@@ -370,6 +370,46 @@ def test_images_that_are_wrong_from_the_start_are_not_attacked():
     assert robust_accuracy(Sees(), images([0.1, 0.2]), torch.tensor([1, 1]), failing).correct == 0
 
 
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"restarts": 0}, "restarts must be at least 1, got 0"),
+        ({"eot": -1}, "eot must be at least 1, got -1"),
+        ({"targets": -1}, "targets must be at least 0, got -1"),
+        ({"eps": "8/0"}, "eps must be a number or a fraction such as 8/255, got '8/0'"),
+        ({"eps": -1}, "eps must not be negative, got -1"),
+    ],
+)
+def test_an_attack_without_effort_is_no_attack(options, text):
+    """It raises before the model is asked."""
+    with pytest.raises(ValueError, match=text):
+        robust_accuracy(nn.Identity(), images([0.1]), torch.tensor([0]), "pgd", **options)
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
+def test_the_callers_autograd_mode_does_not_matter(mode):
+    model = Linear(draw((3, 1, 3, 3), 1, torch.float32) - 0.5)
+    x = draw((6, 1, 3, 3), 2, torch.float32)
+    y = model(x).argmax(1)
+    expected = robust_accuracy(model, x, y, "pgd", eps="1/20", steps=3)
+    with mode():
+        x, y = x.clone(), y.clone()
+        assert robust_accuracy(model, x, y, "pgd", eps=0.05, steps=3) == expected
+        assert accuracy(model, x, y).correct == 6 and predict(model, x).tolist() == y.tolist()
+
+
+def test_a_model_in_training_mode_is_asked_in_evaluation_mode_and_told_of():
+    model = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(9, 3)).train()
+    x, before = draw((6, 1, 3, 3), 2, torch.float32), [b.clone() for b in model.buffers()]
+    with pytest.warns(UserWarning, match="BatchNorm2d of the model is in training mode"):
+        y = predict(model, x)
+    with pytest.warns(UserWarning, match="BatchNorm2d of the model is in training mode"):
+        found = robust_accuracy(model, x, y, "pgd", eps=0.05, steps=2, block=4)
+    assert model.training and all(map(torch.equal, before, model.buffers()))
+    assert found == robust_accuracy(model.eval(), x, y, "pgd", eps=0.05, steps=2, block=5)
+
+
 @pytest.mark.parametrize(("logits", "text"), [(torch.full((1, 2), torch.nan), "NaN"), (torch.zeros(2), "must return logits")])
 def test_a_model_that_returns_nonsense(logits, text):
     class Nonsense(nn.Module):

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from helpers import Linear, draw
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.optimize import brentq
 from scipy.stats import binom, binomtest, norm
 from torch import nn
@@ -15,6 +17,7 @@ from rdc.certify.clopper_pearson import radius, radius_from_counts, reach
 from rdc.certify.confidence_sequence import Plan
 from rdc.classify import CNN, DiffusionClassifier
 from rdc.denoise import OptimalDenoiser
+from rdc.rng import randn, randn_each
 from rdc.schedule import levels
 
 SIGMA = 0.25
@@ -105,6 +108,12 @@ def test_batch_order_and_company_change_nothing(options):
     assert alone == together and certify(model, x[2:3], index=[2], **settings) == together[2]
     assert certify(model, x.flip(0), index=[3, 2, 1, 0], **settings) == together[::-1]
     assert certify(model, x, **{**settings, "seed": 6}) != together
+
+
+@given(st.integers(0, 2**40), st.integers(1, 5), st.sampled_from([(3,), (1, 4, 5), (2, 3, 4)]))
+def test_noise_made_at_once_is_that_of_each_stream(seed, n, shape):
+    keys, like = [(seed, "smoothing", i) for i in range(n)], torch.zeros(1, dtype=torch.float64)
+    assert torch.equal(randn_each(shape, keys, like=like), torch.stack([randn(shape, *k, like=like) for k in keys]))
 
 
 def test_the_global_random_state_is_left_alone():

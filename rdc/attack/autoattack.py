@@ -91,7 +91,7 @@ def autoattack(
     if not set(attacks or ()) <= set(ATTACKS):
         raise ValueError(f"attacks must be of {', '.join(ATTACKS)}; got {', '.join(attacks or ())}")
     found = []
-    with Door(model) as door, contained():
+    with Door(model) as door:
         with torch.random.fork_rng():
             classes = door.ask(x[:1], y.amax().reshape(1)).shape[1]
         parts = list(zip(x.split(size), y.split(size), strict=True))
@@ -99,7 +99,7 @@ def autoattack(
             draws = SharedDraws(door)
             tool = prepare(Asked(draws), images, norm, effort.eps, version, attacks, seed)
             configure(tool, classes, effort, None if eot is None else effort.eot)
-            with draws:
+            with contained(), draws:
                 adversarial, _ = tool.run_standard_evaluation(images.contiguous(), labels, batch_size=len(images))
             found.append(project(adversarial.detach(), images, norm, effort.eps))
     return torch.cat(found)
