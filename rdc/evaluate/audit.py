@@ -2,8 +2,13 @@
 
 Every check asks for a fact that must hold if the attack is near its optimum and the model is what it seems. A check ends in
 ``pass``, ``warn`` (read the reason before you quote a number) or ``fail`` (the number says more about the attack than about
-the model). Checks of the model and of its gradient are in :mod:`rdc.evaluate.checks`, the binarisation test is in
-:mod:`rdc.evaluate.binarise`; those that compare attacks are here. A stronger attack only runs on the images that the first left.
+the model). Checks run from fast to slow and stop at the first ``fail``, unless everything is asked for. What a model raises, and
+what it answers off the data, is a row like any other.
+
+| :mod:`rdc.evaluate.checks`           the model as a function: the same answer however, and whenever, it is asked
+| :mod:`rdc.evaluate.gradient_checks`  the gradient against itself and against finite differences
+| :mod:`rdc.evaluate.attack_checks`    other attacks, on the images that the audited one left
+| :mod:`rdc.evaluate.binarise`         the binarisation test
 
 References:
     | On Evaluating Adversarial Robustness (Carlini et al., 2019), https://arxiv.org/abs/1902.06705
@@ -17,46 +22,64 @@ import html
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from rdc.attack.blackbox import square, transfer, uniform_noise
 from rdc.attack.norms import check_eps
 from rdc.attack.pgd import pgd
-from rdc.data import check_images, check_labels
+from rdc.door import ask, check_images, check_labels, entry
+from rdc.evaluate import checks, gradient_checks
+from rdc.evaluate.attack_checks import attack_checks, check_attack, check_monotone, check_scale, check_unbounded
 from rdc.evaluate.binarise import check_binarisation
-from rdc.evaluate.checks import (
-    Case,
-    Row,
-    check_batch,
-    check_eot,
-    check_gradient,
-    check_logits,
-    check_loss_noise,
-    check_random_state,
-    check_slope,
-    right,
-)
+from rdc.evaluate.bundled import other_images
+from rdc.evaluate.case import Case, Count, Failed, Row, told
+from rdc.evaluate.frozen import Memory
+from rdc.quantities import count, number
+from rdc.randomness import owned_randomness
+
+Check = Callable[[Case], Iterator[Row]]
+HELD_OUT = 8  # other images
 
 
 @dataclass(frozen=True)
 class Report:
-    """The rows of an audit. ``ok`` is true if none failed; the report prints as a table, also in a notebook."""
+    """The rows of an audit. ``ok`` is true if none failed; the report prints as a table, also in a notebook.
+
+    ``skipped`` names the checks that were not run after the first failure, ``images`` and ``calls`` say how many images were
+    pushed through the model in how many calls, ``gradients`` how many of the images with a gradient, and ``audited`` how many
+    images the model got right.
+    """
 
     rows: tuple[Row, ...]
+    skipped: tuple[str, ...] = ()
+    audited: int = 0
+    images: int = 0
+    gradients: int = 0
+    calls: int = 0
 
     @property
     def ok(self) -> bool:
         """Whether no check failed."""
         return all(row.verdict != "fail" for row in self.rows)
 
+    @property
+    def cost(self) -> str:
+        """What was asked of the model, in one line."""
+        each = self.images / max(self.audited, 1)
+        return (
+            f"{each:.0f} images pushed per audited image ({self.audited} audited, {self.images} pushed, "
+            f"{self.gradients} with a gradient, {self.calls} model calls)"
+        )
+
     def __str__(self) -> str:
         width = max(len(row.name) for row in self.rows)
-        return "\n".join(f"{row.verdict:4}  {row.name:{width}}  {row.reason}" for row in self.rows)
+        lines = [f"{row.verdict:4}  {row.name:{width}}  {row.reason}" for row in self.rows]
+        if self.skipped:
+            lines.append(f"not run after the first failure: {', '.join(self.skipped)}")
+        return "\n".join([*lines, self.cost] if self.audited else lines)
 
     def _repr_html_(self) -> str:
         cells = "".join(
@@ -67,6 +90,7 @@ class Report:
         return f"<table><thead><tr><th>verdict</th><th>check</th><th>reason</th></tr></thead><tbody>{cells}</tbody></table>"
 
 
+@entry
 def audit(
     model: nn.Module,
     x: Float[Tensor, "n c h w"],
@@ -77,9 +101,11 @@ def audit(
     attack: Callable[..., Tensor] = pgd,
     eot: int = 1,
     surrogate: nn.Module | None = None,
+    held_out: tuple[Tensor, Tensor] | None = None,
     features: Callable[[Tensor], Tensor] | None = None,
-    queries: int = 200,
+    queries: int = 50,
     seed: int = 0,
+    everything: bool = False,
     quiet: bool = True,
 ) -> Report:
     """Audit the attack ``attack(model, ..., steps, eot)`` on these images.
@@ -93,120 +119,89 @@ def audit(
         steps: Gradient steps of the audited attack.
         attack: Takes the arguments of :func:`rdc.attack.pgd`.
         eot: Calls averaged by the audited attack.
-        surrogate: Another classifier for the transfer attack; without it that row is a warning.
+        surrogate: Another classifier for the transfer attack; by default one made on the spot from images of the same shape.
+        held_out: Other images of the same data and their labels; by default from the embedded data, if ``x`` comes from there.
         features: Representation for the binarisation test; by default the logits.
-        queries: Queries of the black-box attacks.
-        seed: Owner of the random numbers.
+        queries: Queries of the black-box attack.
+        seed: Seed of the random numbers.
+        everything: Whether to go on after the first failure.
         quiet: Whether to hide the progress bar.
 
     Raises:
-        ValueError: for bad images, labels or radius, and if the model gets every image wrong.
+        ValueError: for bad images, labels, radius or budget, and if the model gets every image wrong.
     """
     check_images(x)
     check_labels(y, len(x))
     check_eps(norm, eps)
-    with warnings.catch_warnings(), torch.random.fork_rng():
+    eps, steps, eot = number(eps, "eps", low=0), count(steps, "steps"), count(eot, "eot")
+    queries = count(queries, "queries")
+    if held_out is not None:
+        check_images(held_out[0], tuple(x.shape[1:]))
+        check_labels(held_out[1], len(held_out[0]))
+    else:
+        held_out = other_images(x, y, HELD_OUT)
+    names = order(surrogate, held_out, features, queries)
+    counted = Count()
+    with warnings.catch_warnings(), owned_randomness(model, seed, "audit"), counted.of(model), Memory(model).held():
         warnings.simplefilter("ignore")
-        torch.random.manual_seed(seed)
-        keep = right(model, x, y)
+        try:
+            first = ask(model, x[:2])  # before anything else
+            keep = ask(model, x, y).argmax(dim=1) == y
+        except Exception as error:
+            row = Row("answers", "fail", f"the model does not answer on the images themselves: {told(error)}")
+            return Report((row,), tuple(n for n in names if n != row.name), len(x), counted.images, counted.gradients, counted.calls)
         if not bool(keep.any()):
             raise ValueError("the model gets every image wrong; there is nothing to attack (are the labels those of the images?)")
-        case = Case(model, x[keep], y[keep], norm, eps, steps, eot, attack, seed)
-        parts = [*model_checks(features), *attack_checks(surrogate, queries)]
-        rows = [row for check in tqdm(parts, disable=quiet, desc="audit", unit="check") for row in check(case)]
-    return Report(tuple(rows))
+        share = float(keep.float().mean())
+        case = Case(model, x[keep], y[keep], norm, eps, steps, eot, attack, seed, share, (x[:2], first))
+        rows, skipped = run(case, names, everything, quiet)
+    return Report(rows, skipped, len(case), counted.images, counted.gradients, counted.calls)
 
 
-Check = Callable[[Case], Iterator[Row]]
+def run(case: Case, names: dict[str, Check], everything: bool, quiet: bool) -> tuple[tuple[Row, ...], tuple[str, ...]]:
+    """The rows of the checks, and the names of those that were not run."""
+    rows: list[Row] = []
+    for name, check in tqdm(names.items(), disable=quiet, desc="audit", unit="check"):
+        if rows and rows[-1].verdict == "fail" and not everything:
+            break
+        try:
+            rows.extend(check(case))
+        except Failed as error:
+            rows.append(Row(name, "fail", str(error)))
+        except Exception as error:  # whatever the model or the attack does is a finding
+            rows.append(Row(name, "fail", f"raised {told(error)}"))
+    return tuple(rows), tuple(names)[len(rows) :]
 
 
-def model_checks(features: Callable[[Tensor], Tensor] | None) -> list[Check]:
-    """Checks of the model, its gradient and its randomness."""
-    first: list[Check] = [check_batch, check_random_state, check_logits, check_gradient, check_slope]
-    return [*first, check_eot, check_loss_noise, lambda case: check_binarisation(case, features)]
-
-
-def attack_checks(surrogate: nn.Module | None, queries: int) -> list[Check]:
-    """Checks that compare the audited attack with others."""
-    return [
-        check_large_eps,
-        check_monotone,
-        lambda case: compare(case, "more steps", "three times the steps", steps=3 * case.steps),
-        lambda case: compare(case, "restarts", "three restarts", restarts=3, seed=case.seed + 1),
-        lambda case: compare(case, "other loss", "cross-entropy on rescaled logits", loss="ce", scale="auto"),
-        check_rescaling,
-        lambda case: check_black_box(case, queries),
-        lambda case: check_transfer(case, surrogate),
-    ]
-
-
-def check_large_eps(case: Case) -> Iterator[Row]:
-    """A ball that holds every image leaves nothing right."""
-    whole = 1.0 if case.norm == "Linf" else float(case.x[0].numel()) ** 0.5
-    left = int((~case.broken(eps=whole)).sum())
-    verdict = "pass" if left == 0 else "warn" if left <= 0.1 * len(case) else "fail"
-    yield Row("unbounded eps", verdict, f"{left} of {len(case)} images survive eps {whole:.3g}, which allows every image")
-
-
-def check_monotone(case: Case) -> Iterator[Row]:
-    """A larger ball breaks at least as many images."""
-    counts = [int(case.base.sum()) if f == 1 else int(case.broken(eps=f * case.eps).sum()) for f in (0.5, 1, 2)]
-    drop = max(counts[0] - counts[1], counts[1] - counts[2], 0)
-    verdict = "pass" if drop == 0 else "warn" if drop <= case.slack else "fail"
-    yield Row("monotone in eps", verdict, f"broken at eps/2, eps, 2 eps: {', '.join(map(str, counts))} of {len(case)}")
-
-
-def compare(case: Case, name: str, what: str, **changes: Any) -> Iterator[Row]:
-    """How many images that the audited attack left does a variation of it break?"""
-    left = (~case.base).nonzero()[:, 0]
-    if not len(left):
-        yield Row(name, "pass", "the attack left no image")
-        return
-    more = int(case.broken(left, **changes).sum())
-    verdict = "pass" if more == 0 else "warn" if more <= max(case.slack, 0.2 * len(case)) else "fail"
-    yield Row(name, verdict, f"{what}: {more} more of {len(case)} broken, {int(case.base.sum())} before")
-
-
-def check_rescaling(case: Case, most: int = 8) -> Iterator[Row]:
-    """Logits times 1e-3 and 1e3 leave the outcome as it is."""
-    some = torch.arange(min(most, len(case)), device=case.x.device)
-    changed = [int((case.broken(some, model=Scaled(case.model, f)) != case.base[some]).sum()) for f in (1e-3, 1e3)]
-    verdict = "pass" if max(changed) == 0 else "warn" if max(changed) <= 1 else "fail"
-    yield Row("logit scale", verdict, f"logits x 1e-3, x 1e3: {changed[0]}, {changed[1]} of {len(some)} outcomes change")
-
-
-def check_black_box(case: Case, queries: int) -> Iterator[Row]:
-    """Attacks that see no gradient break nothing that the gradient left."""
-    left = (~case.base).nonzero()[:, 0]
-    options: dict[str, Any] = {"norm": case.norm, "eps": case.eps, "queries": queries, "seed": case.seed}
-    for name, tool in (("black box (noise)", uniform_noise), ("black box (Square)", square)):
-        more = 0 if not len(left) else int(case.judge(tool(case.model, case.x[left], case.y[left], **options), left).sum())
-        verdict = "pass" if more == 0 else "warn" if more <= case.slack else "fail"
-        yield Row(name, verdict, f"{queries} queries break {more} of the {len(left)} images that the attack left")
-
-
-def check_transfer(case: Case, surrogate: nn.Module | None) -> Iterator[Row]:
-    """Adversarial images of another model break nothing that the gradient left."""
-    if surrogate is None:
-        yield Row("transfer", "warn", "not run: give surrogate=, a classifier trained without the defence")
-        return
-    left = (~case.base).nonzero()[:, 0]
-    options: dict[str, Any] = {"norm": case.norm, "eps": case.eps, "steps": case.steps, "seed": case.seed}
-    more = 0
-    if len(left):
-        found = transfer(case.model, case.x[left], case.y[left], surrogate, **options)
-        more = int(case.judge(found, left).sum())
-    verdict = "pass" if more == 0 else "warn" if more <= case.slack else "fail"
-    yield Row("transfer", verdict, f"images made on the surrogate break {more} of the {len(left)} images that the attack left")
-
-
-class Scaled(nn.Module):
-    """The logits of a model times a factor."""
-
-    def __init__(self, model: nn.Module, factor: float) -> None:
-        super().__init__()
-        self.model, self.factor = model, factor
-
-    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
-        """``factor`` times the logits."""
-        return self.model(x) * self.factor
+def order(
+    surrogate: nn.Module | None,
+    held_out: tuple[Tensor, Tensor] | None,
+    features: Callable[[Tensor], Tensor] | None,
+    queries: int,
+) -> dict[str, Check]:
+    """The checks by name, from fast to slow."""
+    first: dict[str, Check] = {
+        "repeats": checks.check_repeats,
+        "random state": checks.check_random_state,
+        "autograd": checks.check_modes,
+        "training mode": checks.check_training,
+        "batch": checks.check_batch,
+        "answers": checks.check_answers,
+        "logits": checks.check_logits,
+        "grey levels": checks.check_grid,
+        "gradient": gradient_checks.check_gradient,
+        "same gradient": gradient_checks.check_same_gradient,
+        "gradient noise": gradient_checks.check_gradient_noise,
+        "loss noise": gradient_checks.check_loss_noise,
+        "audited attack": check_attack,
+        "slope": gradient_checks.check_slope,
+        "held out": lambda case: checks.check_held_out(case, held_out),
+        "unbounded eps": check_unbounded,
+        "monotone in eps": check_monotone,
+        "logit scale": check_scale,
+    }
+    last: dict[str, Check] = {
+        "binarisation": lambda case: check_binarisation(case, features),
+        "memory": checks.check_memory,
+    }
+    return {**first, **attack_checks(surrogate, queries), **last}

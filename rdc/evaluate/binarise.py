@@ -17,7 +17,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rdc.attack.norms import ascend, project
-from rdc.evaluate.checks import Case, Row
+from rdc.door import ask
+from rdc.evaluate.case import Case, Failed, Row, told
 from rdc.rng import generator
 
 Features = Callable[[Tensor], Tensor]
@@ -51,8 +52,9 @@ def binarise(
     points = project(x + 0.5 * eps * size * noise.to(x), x.expand(inner, -1, -1, -1), norm, eps)
     boundary = project(x + eps * corner.to(x), x, norm, eps)
     with torch.no_grad():
-        f = features(torch.cat([points, boundary])).flatten(1).double()
-    centre, centred = f[:-1].mean(dim=0), f[:-1] - f[:-1].mean(dim=0)
+        found = features(torch.cat([points, x, boundary])).flatten(1)
+    f = found.double()
+    centre, centred = f[:inner].mean(dim=0), f[:inner] - f[:inner].mean(dim=0)
     covariance = centred.T @ centred / inner
     ridge = 1e-3 * covariance.diagonal().mean() * torch.eye(f.shape[1], dtype=f.dtype, device=f.device)
     if not bool(f.isfinite().all()) or not float(ridge.abs().max()) > 0:
@@ -60,16 +62,11 @@ def binarise(
     weight = torch.linalg.solve(covariance + ridge, f[-1] - centre)
     weight = weight / weight.norm().clamp(min=1e-300)
     values = f @ weight
-    top, goal = float(values[:-1].max()), float(values[-1])
-    if not goal > top:
-        return None
-    model = Binarised(features, weight.to(x.dtype), top + 0.9 * (goal - top))
-    with torch.no_grad():
-        separates = bool(model(boundary)[0].argmax() == 1) and bool((model(points).argmax(dim=1) == 0).all())
-    return model if separates and int(model(x)[0].argmax()) == 0 else None
+    top, goal = float(values[:-1].max()), float(values[-1])  # the image itself among the inner points
+    return Binarised(features, weight.to(found.dtype), top + 0.9 * (goal - top)) if goal > top else None
 
 
-def check_binarisation(case: Case, features: Features | None = None, most: int = 8, inner: int = 60) -> Iterator[Row]:
+def check_binarisation(case: Case, features: Features | None = None, most: int = 4, inner: int = 30) -> Iterator[Row]:
     """The attack finds the planted adversarial example of nearly every image."""
     if case.random and features is None:
         features = case.frozen
@@ -80,15 +77,14 @@ def check_binarisation(case: Case, features: Features | None = None, most: int =
         if model is None:
             continue
         tried += 1
+        label = torch.zeros(1, dtype=torch.int64, device=x.device)
         try:
-            label = torch.zeros(1, dtype=torch.int64, device=x.device)
             x_adv = case.attack(model, x, label, norm=case.norm, eps=case.eps, steps=case.steps, seed=case.seed)
-        except (ValueError, RuntimeError):
-            continue
-        with torch.no_grad():
-            found += int(model(x_adv)[0].argmax() == 1)
+        except Exception as error:
+            raise Failed(f"the attack raised {told(error)} on a readout of the features") from error
+        found += int(ask(model, x_adv.detach().clamp(0, 1))[0].argmax() == 1)
     if tried == 0:
         yield Row("binarisation", "warn", "undecided: no readout of the features separates the planted points")
         return
-    verdict = "pass" if found >= 0.95 * tried else "warn" if found >= 0.75 * tried else "fail"
+    verdict = "pass" if found == tried else "warn" if found >= 0.5 * tried else "fail"
     yield Row("binarisation", verdict, f"finds {found} of {tried} planted adversarial examples")

@@ -1,129 +1,63 @@
-"""Checks of an audit that need no second attack: the model, its logits, its gradient and its randomness."""
+"""Checks of an audit that look at the model as a function: its answers, on the data and off it, however it is asked."""
 
 __all__ = [
-    "Case",
-    "Row",
+    "check_answers",
     "check_batch",
-    "check_eot",
-    "check_gradient",
+    "check_grid",
+    "check_held_out",
     "check_logits",
-    "check_loss_noise",
+    "check_memory",
+    "check_modes",
     "check_random_state",
-    "check_slope",
-    "right",
+    "check_repeats",
+    "check_training",
 ]
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from rdc.attack.losses import margin
-from rdc.attack.norms import ascend, project, random_start
-from rdc.autograd import value_and_gradient
-from rdc.randomness import known_noise, randomness
+from rdc.attack.pgd import pgd
+from rdc.door import MODAL, ask
+from rdc.evaluate.case import Case, Failed, Row, differs
+from rdc.rng import rand
 
-VERDICTS = 9  # of a randomised model on one image
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the report; ``verdict`` is ``pass``, ``warn`` or ``fail``."""
-
-    name: str
-    verdict: str
-    reason: str
+NEARLY = 1e-3  # of the spread of the logits: what kernels may change by rounding
 
 
-@dataclass(frozen=True)
-class Case:
-    """A model, the images it gets right, and the attack that is audited."""
-
-    model: nn.Module
-    x: Tensor
-    y: Tensor
-    norm: str
-    eps: float
-    steps: int
-    eot: int
-    attack: Callable[..., Tensor]
-    seed: int
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    @property
-    def slack(self) -> int:
-        """Images that may differ by chance."""
-        return max(1, len(self) // 20)
-
-    @cached_property
-    def random(self) -> bool:
-        """Whether calls of the model on the same image differ, each with its own seed (:func:`rdc.randomness.randomness`)."""
-        return randomness(self.model, self.x[:1], self.seed)[0]
-
-    @cached_property
-    def frozen(self) -> nn.Module:
-        """The model with its randomness fixed; the model itself if it has none."""
-        return known_noise(self.model, self.seed) if self.random else self.model
-
-    @cached_property
-    def base(self) -> Tensor:
-        """Which images the audited attack breaks."""
-        return self.broken()
-
-    def broken(self, index: Tensor | None = None, model: nn.Module | None = None, **changes: object) -> Tensor:
-        """Which images (of ``index``) the attack breaks, with some of its arguments changed; none if it cannot run."""
-        index = torch.arange(len(self), device=self.x.device) if index is None else index
-        options = {"norm": self.norm, "eps": self.eps, "steps": self.steps, "eot": self.eot, "seed": self.seed, **changes}
-        model = self.model if model is None else model
-        try:
-            found = self.attack(model, self.x[index], self.y[index], index=index.cpu(), **options)
-        except (ValueError, RuntimeError):
-            return torch.zeros(len(index), dtype=torch.bool, device=index.device)
-        return self.judge(found, index, model)
-
-    def judge(self, x_adv: Tensor, index: Tensor, model: nn.Module | None = None) -> Tensor:
-        """Whether the model gets each image wrong; a randomised model by majority."""
-        return ~right(self.model if model is None else model, x_adv, self.y[index], VERDICTS if self.random else 1)
-
-    def points(self) -> Tensor:
-        """One random point of the ball around each image."""
-        return random_start(self.x, self.norm, self.eps, torch.arange(len(self)), self.seed, 77)
-
-
-def right(model: nn.Module, x: Tensor, y: Tensor, verdicts: int = 1) -> Tensor:
-    """Whether most of the verdicts on each image are right."""
-    with torch.no_grad():
-        return torch.stack([model(x).argmax(dim=1) == y for _ in range(verdicts)]).float().mean(dim=0) > 0.5
-
-
-def check_batch(case: Case) -> Iterator[Row]:
-    """The logits of an image do not depend on its neighbours."""
-    others = torch.cat([case.x[:1], 1 - case.x[:1], case.x[:1].flip(3)])
-    same = torch.cat([case.x[:1]] * 3)
-    with torch.no_grad():
-        a, b = case.frozen(others)[0], case.frozen(same)[0]
-    change, spread = float((a - b).abs().max()), float(a.max() - a.min())
-    good = change <= 1e-3 * spread
-    text = "logits of an image do not depend on the rest of the batch"
-    fault = f"other images in the batch change the logits by {change:.2g} (their spread is {spread:.2g}): information leaks"
-    yield Row("batch", "pass" if good else "fail", text if good else fault)
+def check_repeats(case: Case) -> Iterator[Row]:
+    """Calls that follow each other agree, or differ as noise does: neither by the number of the call nor by the clock."""
+    same = [differs(a, b) for a, b in zip(case.answers[1:], case.answers, strict=False)]
+    count = len(case.answers)
+    periods = [p for p in (2, 3, 4) if not any(differs(a, b) for a, b in zip(case.answers[p:], case.answers, strict=False))]
+    twice = [ask(case.frozen, case.probes) for _ in range(2)]
+    if not any(same) and case.first is not None and differs(ask(case.model, case.first[0]), case.first[1]):
+        yield Row("repeats", "fail", "the first answer was another one than those that followed")
+    elif not any(same):
+        yield Row("repeats", "pass", f"{count} calls agree")
+    elif periods:
+        yield Row("repeats", "fail", f"the answer depends on the number of the call: it comes back every {periods[0]} calls")
+    elif sum(same) == 1:
+        yield Row("repeats", "fail", f"the answer changes once and for all after {same.index(True) + 1} of {count} calls")
+    elif differs(*twice):
+        text = "answers differ although every seed, generator and counter is fixed (the clock?): nobody can repeat its numbers"
+        yield Row("repeats", "fail", text)
+    else:
+        yield Row("repeats", "pass", "randomised, and its noise can be fixed")
 
 
 def check_random_state(case: Case) -> Iterator[Row]:
     """The model neither reads nor changes the global random state, which attack tools reseed."""
-    with torch.random.fork_rng(), torch.no_grad():
+    with torch.random.fork_rng():
         logits = []
         for seed in (1, 1, 2):
             torch.random.manual_seed(seed)
             state = torch.random.get_rng_state()
-            logits.append(case.model(case.x[:1]))
+            logits.append(ask(case.model, case.probes))
         moved = not torch.equal(state, torch.random.get_rng_state())
-    if torch.equal(logits[0], logits[1]) and not torch.equal(logits[0], logits[2]):
+    if not differs(logits[0], logits[1]) and differs(logits[0], logits[2]):
         fault = "noise from the global random state: a tool that reseeds it (AutoAttack does) attacks one and judges another"
         yield Row("random state", "fail", fault)
     elif moved:
@@ -133,20 +67,52 @@ def check_random_state(case: Case) -> Iterator[Row]:
         yield Row("random state", "pass", f"the model is {kind}")
 
 
+def check_modes(case: Case) -> Iterator[Row]:
+    """The answer does not depend on whether somebody wants a gradient."""
+    answers = {"no_grad": case.logits(case.probes), "a gradient": case.differentiable(case.probes.clone().requires_grad_()).detach()}
+    answers["a graph without a gradient"] = case.differentiable(case.probes).detach()
+    changed = [name for name, value in answers.items() if differs(value, answers["no_grad"], NEARLY)]
+    if changed:
+        yield Row("autograd", "fail", f"other logits with {' and '.join(changed)} than under no_grad: it knows who asks")
+    else:
+        yield Row("autograd", "pass", "the same logits with autograd on and off")
+
+
+def check_batch(case: Case) -> Iterator[Row]:
+    """The logits of an image depend neither on its neighbours, nor on its place, nor on being alone."""
+    x = case.probes[1:4]
+    orders = {"other images": torch.cat([x[:1], 1 - x[:1], x[:1].flip(3)]), "copies": x[:1].repeat(3, 1, 1, 1)}
+    first = case.logits(x)[:1]
+    changed = [name for name, batch in orders.items() if differs(case.logits(batch)[:1], first, NEARLY)]
+    alone = [torch.cat([ask(case.model, part) for part in x.split(1)]) for _ in range(8 if case.random else 1)]
+    many = [ask(case.model, x) for _ in range(8)] if case.random else [case.logits(x)]
+    if case.random:
+        noise = (torch.stack(alone).var(dim=0) + torch.stack(many).var(dim=0)).div(8).sqrt()
+        gap = (torch.stack(alone).mean(dim=0) - torch.stack(many).mean(dim=0)).abs()
+        odd = bool((gap > 6 * noise + NEARLY * float(many[0].max() - many[0].min())).any())
+    else:
+        odd = differs(alone[0], many[0], NEARLY) or differs(case.logits(x.flip(0)).flip(0), many[0], NEARLY)
+    if changed:
+        fault = f"{' and '.join(changed)} in the batch change the logits of an image: information leaks"
+        yield Row("batch", "fail", fault)
+    elif odd:
+        yield Row("batch", "fail", "an image alone has other logits than in a batch, or in another place of it")
+    else:
+        yield Row("batch", "pass", "logits of an image do not depend on the rest of the batch")
+
+
 def check_logits(case: Case) -> Iterator[Row]:
     """Logits are logits, on a scale that losses can see."""
-    with torch.no_grad():
-        logits = case.model(case.x)
-    if not bool(logits.isfinite().all()):
-        yield Row("logits", "fail", "not all logits are finite")
-        return
+    logits = ask(case.model, case.x)
     top = logits.topk(2, dim=1).values
     gap = float((top[:, 0] - top[:, 1]).median())
     sums = bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < 1e-4).all())
     if sums:
         yield Row("logits", "fail", "the model returns probabilities: attack the logits, a saturated softmax has no gradient")
-    elif gap < 1e-2:
+    elif gap < 1e-4:
         yield Row("logits", "fail", f"flat: median lead {gap:.1g}; losses that see the scale (CE, CW with a penalty) are blind")
+    elif gap < 1e-2:
+        yield Row("logits", "warn", f"flat: median lead {gap:.1g}; use losses that do not see the scale")
     elif gap > 50:
         zero = float((F.softmax(logits, dim=1).amax(dim=1) == 1).float().mean())
         text = f"median lead {gap:.0f}: softmax is exactly 1 for {100 * zero:.0f} % of images, so use the margin, not plain CE"
@@ -155,69 +121,84 @@ def check_logits(case: Case) -> Iterator[Row]:
         yield Row("logits", "pass", f"median lead of the first class {gap:.2g}")
 
 
-def check_gradient(case: Case) -> Iterator[Row]:
-    """The gradient of the margin exists, is finite and is not zero."""
-    try:
-        _, gradient = value_and_gradient(lambda p: margin(case.frozen(p), case.y), case.points())
-    except (ValueError, RuntimeError) as error:
-        yield Row("gradient", "fail", str(error).splitlines()[0])
+def check_answers(case: Case) -> Iterator[Row]:
+    """The model answers everywhere in [0, 1], alone and in batches: it neither raises nor returns NaN."""
+    x = case.x[:1]
+    noise = rand((2, *x.shape[1:]), case.seed, "off the data", like=x)
+    constants = torch.stack([torch.full_like(x[0], v) for v in (0.0, 0.5, 1.0)])
+    batches = {
+        "constant images": constants, "noise": noise, "random corners": noise.round(), "an inverted image": 1 - x,
+        "a flipped image": x.flip(3), "a shifted image": x.roll((1, 1), (2, 3)), "the corners of the ball": _corners(case),
+    }  # fmt: skip
+    for name, batch in batches.items():
+        try:
+            ask(case.model, batch)
+        except Exception as error:
+            raise Failed(f"on {name}: {error}") from error
+    yield Row("answers", "pass", f"finite logits on {', '.join(batches)}")
+
+
+def _corners(case: Case) -> Tensor:
+    """Images with every pixel moved by the radius (a pixel's share of it in L2)."""
+    size = case.eps if case.norm == "Linf" else case.eps / case.x[0].numel() ** 0.5
+    return (case.x[:2] + size * (2 * rand(case.x[:2].shape, case.seed, "corners", like=case.x) - 1).sign()).clamp(0, 1)
+
+
+def check_grid(case: Case) -> Iterator[Row]:
+    """Images that differ by less than anybody sees keep their class: the data are not looked up."""
+    noise = 2 * rand(case.x.shape, case.seed, "grey", like=case.x) - 1
+    moved = {"one grey level up": case.x + 1 / 255, "one down": case.x - 1 / 255, "noise of one grey level": case.x + noise / 255}
+    counts = {name: int(case.wrong(x.clamp(0, 1), case.y, sure=True).sum()) for name, x in moved.items()}
+    name, worst = max(counts.items(), key=lambda item: item[1])
+    verdict = "pass" if worst == 0 else "warn" if worst <= max(1, 0.15 * len(case)) else "fail"
+    yield Row("grey levels", verdict, f"{worst} of {len(case)} images wrong after {name}" if worst else "right one grey level away")
+
+
+def check_held_out(case: Case, held_out: tuple[Tensor, Tensor] | None) -> Iterator[Row]:
+    """Other images of the same data are classified as well, and are as hard to attack."""
+    if held_out is None:
+        yield Row("held out", "warn", "not run: give held_out=(x, y), other images of the same data")
         return
-    dead = int((gradient.flatten(1) == 0).all(dim=1).sum())
-    verdict = "pass" if dead == 0 else "warn" if dead <= 0.05 * len(case) else "fail"
-    yield Row("gradient", verdict, f"exactly zero for {dead} of {len(case)} images")
-
-
-def check_slope(case: Case) -> Iterator[Row]:
-    """A step along the gradient, as long as the attack's, raises the loss about as much as the gradient says."""
-    start = case.points()
-    try:
-        _, gradient = value_and_gradient(lambda p: margin(case.frozen(p), case.y), start)
-    except (ValueError, RuntimeError):
-        yield Row("slope", "fail", "there is no gradient to follow")
+    x, y = held_out
+    right = ~case.wrong(x, y)
+    clean = int(right.sum())
+    if _far_below(clean, len(y), len(case), round(len(case) / case.clean)):
+        text = f"right on {clean} of {len(y)} other images, on the given ones {100 * case.clean:.0f} %: were they looked up?"
+        yield Row("held out", "fail", text)
         return
-    step = case.eps / 4
-    up, down = (project(start + s * step * ascend(gradient, case.norm), start, case.norm, step) for s in (1, -1))
-    with torch.no_grad():
-        rise = margin(case.frozen(up), case.y) - margin(case.frozen(down), case.y)
-    predicted = ((up - down) * gradient).flatten(1).sum(dim=1)
-    rises = float((rise > 0).float().mean())
-    ratio = float((rise / predicted.clamp(min=torch.finfo(rise.dtype).tiny)).median())
-    verdict = "fail" if rises < 0.8 or ratio < 0.1 else "pass" if 0.3 <= ratio <= 3 else "warn"
-    text = f"a step of eps/4 raises the loss on {100 * rises:.0f} % of images, by {ratio:.2f} of the forecast (median)"
-    yield Row("slope", verdict, text)
+    found = pgd(case.model, x[right], y[right], case.norm, case.eps, max(1, case.steps // 2), eot=case.eot, seed=case.seed)
+    left, here = int((~case.wrong(found, y[right])).sum()), int((~case.base).sum())
+    text = f"right on {clean} of {len(y)} other images, of which {left} survive PGD; of the audited {here} of {len(case)} do"
+    yield Row("held out", "fail" if _far_below(left, clean, here, len(case)) else "pass", text)
 
 
-def check_eot(case: Case, draws: int = 4) -> Iterator[Row]:
-    """Gradients agree between draws, or averaging more of them breaks no more images."""
-    if not case.random:
-        yield Row("gradient noise", "pass", "deterministic: every gradient is the same")
-        return
-    try:
-        slopes = [
-            value_and_gradient(lambda p: margin(case.model(p), case.y), case.x, case.eot)[1].flatten(1) for _ in range(draws)
-        ]
-    except (ValueError, RuntimeError) as error:
-        yield Row("gradient noise", "fail", str(error).splitlines()[0])
-        return
-    pairs = [F.cosine_similarity(a, b, dim=1) for i, a in enumerate(slopes) for b in slopes[:i]]
-    cosine = float(torch.stack(pairs).mean())
-    left = (~case.base).nonzero()[:, 0]
-    more = int(case.broken(left, eot=5 * case.eot).sum()) if len(left) else 0
-    verdict = "fail" if cosine < 0.3 or more > case.slack else "pass" if cosine > 0.7 and more == 0 else "warn"
-    text = f"cosine between draws {cosine:.2f} at EOT {case.eot}; five times the EOT breaks {more} more"
-    yield Row("gradient noise", verdict, text)
+def _far_below(a: int, n: int, b: int, m: int) -> bool:
+    """Whether the share ``a / n`` is less than ``b / m`` by a half, or by three standard errors if that is more."""
+    pooled = (a + b) / (n + m)
+    return b / m - a / n > max(0.5, 3 * (pooled * (1 - pooled) * (1 / n + 1 / m)) ** 0.5)
 
 
-def check_loss_noise(case: Case, draws: int = 8) -> Iterator[Row]:
-    """The loss differs more between two points an attack step apart than between two draws at one point."""
-    if not case.random:
-        yield Row("loss noise", "pass", "deterministic: the loss has no noise")
-        return
-    near = project(case.points(), case.x, case.norm, case.eps / 4)
-    with torch.no_grad():
-        here, there = (torch.stack([margin(case.model(p), case.y) for _ in range(draws)]) for p in (case.x, near))
-    noise = float(here.std(dim=0).median())
-    step = float((there.mean(dim=0) - here.mean(dim=0)).abs().median())
-    verdict = "pass" if noise <= step else "warn"
-    text = f"noise {noise:.2g} against differences of {step:.2g} between points eps/4 apart"
-    yield Row("loss noise", verdict, text if verdict == "pass" else text + ": average losses before comparing them")
+def check_memory(case: Case) -> Iterator[Row]:
+    """After all these calls the model answers as it did at first."""
+    if case.random:
+        yield Row("memory", "pass", "randomised: there is nothing to compare")
+    elif differs(ask(case.model, case.probes), case.answers[0], NEARLY):
+        yield Row("memory", "fail", "the model answers otherwise than before it was attacked: it remembers")
+    else:
+        yield Row("memory", "pass", "after the attacks the model answers as before")
+
+
+def check_training(case: Case) -> Iterator[Row]:
+    """Attack tools that switch a model to training see the same function; layers that are meant to change stay as they are."""
+    modules = [(m, m.training) for m in case.model.modules() if not isinstance(m, MODAL)]
+    with torch.random.fork_rng(), torch.no_grad():
+        try:
+            for module, _ in modules:
+                module.training = True
+            found = case.frozen(case.probes.clone())
+        finally:
+            for module, training in modules:
+                module.training = training
+    changed = differs(found, case.logits(case.probes), NEARLY)
+    text = "other logits in training mode: a tool that calls train() attacks another model" if changed else "no effect"
+    yield Row("training mode", "warn" if changed else "pass", text)
