@@ -5,6 +5,7 @@ __all__ = ["audit_command"]
 import sys
 from typing import Annotated, Literal
 
+import torch
 from tyro.conf import arg
 
 from rdc.cli.attack import RADII
@@ -31,7 +32,8 @@ def audit_command(
     n: Count = 8,
     steps: Annotated[int, arg(help="Gradient steps of the audited attack.")] = 20,
     eot: Annotated[int, arg(help="Gradients averaged at each step.")] = 1,
-    queries: Annotated[int, arg(help="Queries of the black-box attacks.")] = 100,
+    queries: Annotated[int, arg(help="Queries of the black-box attack.")] = 50,
+    all: Annotated[bool, arg(help="Go on after the first check that fails.")] = False,
     levels: Levels = 16,
     draws: Annotated[int, arg(help="Noise draws per level.")] = 1,
     noise: Noise = "shared",
@@ -39,19 +41,34 @@ def audit_command(
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Audit the PGD attack on a diffusion classifier: is its number to be believed? Exit code 1 if a check fails.
+    """Audit the PGD attack on a classifier: is its number to be believed? Exit code 1 if a check fails.
+
+    Checks run from fast to slow, and stop at the first that fails.
 
     For example:
       rdc audit --model fashion-mini --n 4 --levels 8
       rdc audit --model optimal --data digits --eps 0.1 --n 10
+      rdc audit --model mymodule:make_model --data digits --eps 0.15 --all
     """
     from rdc.evaluate.audit import audit
 
     radius, place = number(RADII[norm] if eps is None else eps, "--eps", low=0), pick_device(device)
     classifier, (x, y) = make_classifier(model, data, levels, draws, seed, place, noise), first_images(data, n)
     report = audit(
-        classifier, x.to(place), y.to(place), norm, radius, steps, eot=eot, queries=queries, seed=seed, quiet=quiet
+        classifier, x.to(place), y.to(place), norm, radius, steps, eot=eot, held_out=other_images(data, place),
+        queries=queries, seed=seed, everything=all, quiet=quiet,
     )  # fmt: skip
     print(report)
     print("no check failed" if report.ok else "a check failed: do not quote the number before you know why")
     sys.exit(0 if report.ok else 1)
+
+
+def other_images(data: str, device: torch.device, n: int = 8) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """The last ``n`` training images and their labels; None if the data have no training images."""
+    from rdc.data import DataError, load
+
+    try:
+        images = load(data, "train")
+    except DataError:
+        return None
+    return images.x[-n:].to(device), images.y[-n:].to(device)

@@ -21,9 +21,15 @@ import torch
 from torch import nn
 from tyro.conf import arg
 
+from rdc.cli.user_model import load_user_model, names_user_model
+
 Quiet = Annotated[bool, arg(aliases=["-q"], help="No progress bar.")]
 Model = Annotated[
-    str, arg(help="A shipped checkpoint, a .safetensors file, or 'optimal' (the closed form over the train split).")
+    str,
+    arg(
+        help="A shipped checkpoint, a .safetensors file, 'optimal' (the closed form over the train split), or module:function, "
+        "a function of one's own that returns an nn.Module from images in [0, 1] to logits."
+    ),
 ]
 Data = Annotated[str, arg(help="digits, fashion-mini or fashion.")]
 Count = Annotated[int, arg(aliases=["--count"], help="How many test images.")]
@@ -37,13 +43,17 @@ Noise = Annotated[Literal["shared", "fresh"], arg(help="shared: fixed, known to 
 def make_classifier(
     model: str, data: str, count: int, draws: int, seed: int, device: torch.device, noise: str = "shared"
 ) -> nn.Module:
-    """The diffusion classifier of a checkpoint, or the optimal one over the train split of the data."""
+    """The diffusion classifier of a checkpoint, the optimal one over the train split of the data, or a model of one's own."""
     from rdc.classify import DiffusionClassifier, OptimalClassifier
     from rdc.data import load
     from rdc.denoise import fast_dtype
     from rdc.denoise.checkpoints import load_denoiser
     from rdc.schedule import levels
 
+    if names_user_model(model):
+        if noise != "shared":
+            raise ValueError("a model of one's own brings its own noise; leave out --noise fresh")
+        return load_user_model(model, device)
     if model == "optimal":
         if noise != "shared":
             raise ValueError("the optimal classifier has fixed noise; leave out --noise fresh")
