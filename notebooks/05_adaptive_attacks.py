@@ -829,7 +829,7 @@ plan = {
     "quantised": (zoo["quantised-input"], x[:n_audit], y[:n_audit], {"eps": eps, "steps": steps, "queries": queries}),
 }  # fmt: skip
 with redirect_stdout(StringIO()):  # AutoAttack prints advice
-    reports = {name: audit(m, a, b, surrogate=other, seed=seed, **options) for name, (m, a, b, options) in plan.items()}
+    reports = {name: audit(m, a, b, surrogate=other, seed=seed, everything=True, **options) for name, (m, a, b, options) in plan.items()}
 checks = [row.name for row in reports["CNN"].rows]
 print(f"{'check':24s}", *(f"{name:>10s}" for name in reports))
 for i, check in enumerate(checks):

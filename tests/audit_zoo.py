@@ -1,8 +1,8 @@
 """Planted defences and honest models for the audit.
 
-A planted defence says what is broken; its ``inside`` is the model that an attacker who knows the mistake attacks instead, and the
-images found there are judged by the defence itself. ``tests/test_audit.py`` checks the gap: default PGD on the defence breaks fewer
-images than that, by at least two of eight.
+A planted defence says what is broken; its ``inside`` is the model that an attacker who knows the mistake attacks instead, and
+the images found there are judged by the defence itself. ``tests/test_audit.py`` checks the gap: default PGD on the defence breaks
+fewer images than that, by at least two of eight.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rdc.classify.optimal import NearestNeighbor
 from rdc.data import load
 from rdc.denoise import OptimalDenoiser
 from rdc.randomness import EOT
-from rdc.rng import generator, rand, randn
+from rdc.rng import rand, randn
 from rdc.schedule import levels
 from rdc.train.classifiers import train_classifier
 

@@ -25,6 +25,7 @@ from rdc.schedule import levels
 from rdc.train.classifiers import train_classifier
 
 EPS = 0.1
+pytestmark = pytest.mark.filterwarnings("ignore:the model returns probabilities")
 NAMES = [
     "tiny-logits",
     "saturated-softmax",

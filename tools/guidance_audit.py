@@ -40,7 +40,7 @@ def attacked(
         found = {"clean": clean, "robust": clean & robust, "training": table[0]["adversarial"]}
         if audited:
             few = images[:audited]
-            report = audit(model, few.x, few.y, "L2", eps, steps=steps, surrogate=rival, queries=50)
+            report = audit(model, few.x, few.y, "L2", eps, steps=steps, surrogate=rival, queries=50, everything=True)
             found |= {"ok": report.ok, "checks": [vars(r) for r in report.rows]}
         return found
 

@@ -33,9 +33,10 @@ def main() -> None:
     _, network, images = parts(False)
     for name, job in CASES.items():
         report = audit(
-            build(job), images.x[: args.n], images.y[: args.n], steps=args.steps, surrogate=network, queries=args.queries
+            build(job), images.x[: args.n], images.y[: args.n], steps=args.steps, surrogate=network, queries=args.queries,
+            everything=True,
         )
-        results[name] = {"ok": report.ok, "rows": [vars(row) for row in report.rows]}
+        results[name] = {"ok": report.ok, "pushed": report.images, "rows": [vars(row) for row in report.rows]}
         print(f"{name}\n{report}", flush=True)
         config = {"eps": 8 / 255, "norm": "Linf", "seed": 0, "denoiser": "fashion-mini-multihead", **vars(args)}
         write_record(Path(__file__).parents[1] / "results" / "rdc_audit.json", config, results, time.perf_counter() - start)

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from rdc.attack.autoattack import autoattack
@@ -84,7 +84,9 @@ def attack_checks(surrogate: nn.Module | None, queries: int) -> dict[str, Callab
         "smoothed gradient": _smoothed,
         "more steps": _more,
         "targets": lambda case, left: _pgd(case, left, steps=_few(case, 4), targets=TARGETS, seed=case.seed + 2),
-        "black box (Square)": lambda case, left: partial(square, **_options(case, left), queries=_queries(case, queries), batch=len(left)),
+        "black box (Square)": lambda case, left: partial(
+            square, **_options(case, left), queries=_queries(case, queries), batch=len(left)
+        ),
     }
     return {name: partial(compare, name=name, make=make) for name, make in attacks.items()}
 
@@ -191,5 +193,6 @@ class Neighbourhood(nn.Module):
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
         """Mean logits; the offsets are the same for every image and call."""
         still = torch.full_like(x[:1], 0.5)
-        offsets = [random_start(still, self.norm, self.radius, torch.tensor([d]), self.seed, 99) - still for d in range(self.draws)]
+        centres = still.expand(self.draws, -1, -1, -1)
+        offsets = random_start(centres, self.norm, self.radius, torch.arange(self.draws), self.seed, 99) - still
         return torch.stack([self.model((x + offset).clamp(0, 1)) for offset in offsets]).mean(dim=0)

@@ -23,7 +23,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -149,7 +148,8 @@ def audit(
             keep = ask(model, x, y).argmax(dim=1) == y
         except Exception as error:
             row = Row("answers", "fail", f"the model does not answer on the images themselves: {told(error)}")
-            return Report((row,), tuple(n for n in names if n != row.name), len(x), counted.images, counted.gradients, counted.calls)
+            rest = tuple(name for name in names if name != row.name)
+            return Report((row,), rest, len(x), counted.images, counted.gradients, counted.calls)
         if not bool(keep.any()):
             raise ValueError("the model gets every image wrong; there is nothing to attack (are the labels those of the images?)")
         share = float(keep.float().mean())

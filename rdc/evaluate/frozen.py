@@ -13,6 +13,7 @@ import random
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ class Memory:
             self._attributes(vars(module), DEPTH)
             for buffer in module.buffers(recurse=False):
                 if not buffer.is_floating_point() and not buffer.is_complex() and buffer.numel() <= LARGEST:
-                    self._undo.append(lambda b=buffer, v=buffer.detach().clone(): _put(b, v))
+                    self._undo.append(partial(_put, buffer, buffer.detach().clone()))
 
     def restore(self) -> None:
         """Put everything back."""
@@ -68,7 +69,7 @@ class Memory:
         plain = {k: v for k, v in slots.items() if isinstance(v, SCALARS) and k not in INTERNAL}
         counts = {k: copied for k, v in slots.items() if isinstance(v, itertools.count) and (copied := _copied(v)) is not None}
         names = set(slots)
-        self._undo.append(lambda: _reset(slots, names, plain))
+        self._undo.append(partial(_reset, slots, names, plain))
         if counts:
             self._undo.append(lambda: slots.update({k: _copied(v) for k, v in counts.items()}))
         for key, value in slots.items():
@@ -78,18 +79,18 @@ class Memory:
     def _value(self, value: Any, depth: int) -> None:
         """A value that changes in place."""
         if isinstance(value, torch.Generator):
-            self._undo.append(lambda g=value, s=value.get_state(): g.set_state(s))
+            self._undo.append(partial(value.set_state, value.get_state()))
         elif isinstance(value, np.random.Generator):
-            self._undo.append(lambda g=value, s=value.bit_generator.state: setattr(g.bit_generator, "state", s))
+            self._undo.append(partial(setattr, value.bit_generator, "state", value.bit_generator.state))
         elif isinstance(value, np.random.RandomState):
-            self._undo.append(lambda g=value, s=value.get_state(): g.set_state(s))
+            self._undo.append(partial(value.set_state, value.get_state()))
         elif isinstance(value, random.Random):
-            self._undo.append(lambda g=value, s=value.getstate(): g.setstate(s))
+            self._undo.append(partial(value.setstate, value.getstate()))
         elif depth == 0 or isinstance(value, (nn.Module, Tensor, type, *SCALARS)):
             return
         elif isinstance(value, list):
             if all(isinstance(v, SCALARS) for v in value):
-                self._undo.append(lambda a=value, b=list(value): a.__setitem__(slice(None), b))
+                self._undo.append(partial(value.__setitem__, slice(None), list(value)))
             else:
                 for part in value:
                     self._value(part, depth - 1)

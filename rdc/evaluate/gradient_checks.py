@@ -59,7 +59,8 @@ def check_same_gradient(case: Case) -> Iterator[Row]:
     if apart < 0.99:
         yield Row("same gradient", "fail", f"two gradients at one point differ (cosine {apart:.2f}), and the logits do not")
     elif odd:
-        yield Row("same gradient", "fail", f"the gradient of an image alone is another than in a batch (cosine {float(cosine.amin()):.2f})")
+        text = f"the gradient of an image alone is another than in a batch (cosine {float(cosine.amin()):.2f})"
+        yield Row("same gradient", "fail", text)
     else:
         yield Row("same gradient", "pass", "the same gradient at a second call, and for an image alone")
 
@@ -80,7 +81,8 @@ def check_slope(case: Case) -> Iterator[Row]:
             yield Row("slope", "fail", text)
             return
         if fit < 0.7:
-            yield Row("slope", "fail", f"{place} random steps change the loss otherwise than the gradient says (correlation {fit:.2f})")
+            fault = f"{place} random steps change the loss otherwise than the gradient says (correlation {fit:.2f})"
+            yield Row("slope", "fail", fault)
             return
         if blind > 0.3:
             fault = f"{place} pixels of zero gradient do {100 * blind:.0f} % of what the others do: the gradient is masked"
