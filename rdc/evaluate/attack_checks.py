@@ -194,5 +194,5 @@ class Neighbourhood(nn.Module):
         """Mean logits; the offsets are the same for every image and call."""
         still = torch.full_like(x[:1], 0.5)
         centres = still.expand(self.draws, -1, -1, -1)
-        offsets = random_start(centres, self.norm, self.radius, torch.arange(self.draws), self.seed, 99) - still
+        offsets = random_start(centres, self.norm, self.radius, torch.arange(self.draws, device="cpu"), self.seed, 99) - still
         return torch.stack([self.model((x + offset).clamp(0, 1)) for offset in offsets]).mean(dim=0)

@@ -164,7 +164,7 @@ class Case:
 
     def points(self, draw: int = 77) -> Float[Tensor, "n c h w"]:
         """One random point of the ball around each image."""
-        return random_start(self.x, self.norm, self.eps, torch.arange(len(self)), self.seed, draw)
+        return random_start(self.x, self.norm, self.eps, torch.arange(len(self), device="cpu"), self.seed, draw)
 
     def logits(self, x: Float[Tensor, "m c h w"]) -> Float[Tensor, "m k"]:
         """Logits of the frozen model without a graph."""
