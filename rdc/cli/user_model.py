@@ -5,6 +5,7 @@ __all__ = ["load_user_model", "names_user_model"]
 import importlib
 import os
 import sys
+from typing import Any
 
 import torch
 from torch import nn
@@ -31,7 +32,7 @@ def load_user_model(name: str, device: torch.device) -> nn.Module:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        found = importlib.import_module(module)
+        found: Any = importlib.import_module(module)
         for part in attribute.split("."):
             found = getattr(found, part)
         model = found if isinstance(found, nn.Module) else found()

@@ -32,7 +32,7 @@ def check_repeats(case: Case) -> Iterator[Row]:
     same = [differs(a, b) for a, b in zip(case.answers[1:], case.answers, strict=False)]
     count = len(case.answers)
     periods = [p for p in (2, 3, 4) if not any(differs(a, b) for a, b in zip(case.answers[p:], case.answers, strict=False))]
-    twice = [ask(case.frozen, case.probes) for _ in range(2)]
+    once, again = (ask(case.frozen, case.probes) for _ in range(2))
     if not any(same) and case.first is not None and differs(ask(case.model, case.first[0]), case.first[1]):
         yield Row("repeats", "fail", "the first answer was another one than those that followed")
     elif not any(same):
@@ -41,7 +41,7 @@ def check_repeats(case: Case) -> Iterator[Row]:
         yield Row("repeats", "fail", f"the answer depends on the number of the call: it comes back every {periods[0]} calls")
     elif sum(same) == 1:
         yield Row("repeats", "fail", f"the answer changes once and for all after {same.index(True) + 1} of {count} calls")
-    elif differs(*twice):
+    elif differs(once, again):
         text = "answers differ although every seed, generator and counter is fixed (the clock?): nobody can repeat its numbers"
         yield Row("repeats", "fail", text)
     else:
