@@ -13,9 +13,11 @@ from benchmarks.measure import alternate, row
 from rdc.attack.losses import margin
 from rdc.autograd import value_and_gradient
 from rdc.classify import DiffusionClassifier
+from rdc.classify.denoising_loss import denoising_error
 from rdc.data import load
 from rdc.denoise import fast_dtype, to_model
 from rdc.denoise.checkpoints import load_denoiser
+from rdc.noise_source import Noise
 from rdc.schedule import levels
 
 IMAGES, LEVELS, CHUNK = 4, 16, 64
@@ -60,12 +62,14 @@ def plain(model: DiffusionClassifier, x: Tensor, y: Tensor, at_once: bool = Fals
     """
     slopes, count = [], len(model.levels)
     cells = torch.arange(count * model.num_classes)
+    eps = Noise(model.seed).table(model.denoiser.shape, [(0,)], range(count), 1)[0, 0].to(x)
     for image, true in zip(x.split(1), y.split(1), strict=True):
         point = image.clone().requires_grad_()
         errors = []
         for part in cells.split(len(cells) if at_once else count):
             label, level = part // count, part % count
-            errors.append(model._errors(to_model(point).expand(len(part), -1, -1, -1), label, level, 0)[:, 0])
+            z, sigma = to_model(point).expand(len(part), -1, -1, -1), model.levels.sigma.to(x)[level]
+            errors.append(denoising_error(model.denoiser, z, sigma, eps[level], label))
         logits = -(torch.cat(errors).reshape(model.num_classes, count) * model.levels.weight.to(x)).sum(1)
         slopes.append(torch.autograd.grad(margin(logits[None], true).sum(), point)[0])
     return torch.cat(slopes)

@@ -21,13 +21,17 @@ from torch import Tensor
 
 from rdc.certify.betting_bound import mean_lower
 from rdc.certify.clopper_pearson import check_alpha
-from rdc.certify.lipschitz import boxed, certified_radius, lipschitz_constant
+from rdc.certify.lipschitz import Boxed, certified_radius, lipschitz_constant
+from rdc.classify.denoising_loss import Losses, Samples, denoising_losses
 from rdc.classify.diffusion import DiffusionClassifier
 from rdc.data import check_images
+from rdc.denoise.base import to_model
+from rdc.noise_source import Noise
 from rdc.rng import generator
 from rdc.schedule import Levels
 
 FORMS = ("local", "global")
+LARGEST = 2**28  # bytes of noise at a time
 
 
 @dataclass(frozen=True)
@@ -112,11 +116,17 @@ def lipschitz_certify(
 
 def losses(classifier: DiffusionClassifier, x: Tensor, draws: int, seed: int, index: int) -> np.ndarray:
     """Normalised losses of the clipped denoiser, one draw of noise for every level each, ``(draws, K, T)`` in [0, 1]."""
-    one = boxed(classifier)
-    one.noise, one.draws, one.share_levels = "shared", 1, False
-    seeds = [generator(seed, "lipschitz", index, draw).initial_seed() for draw in range(draws)]
-    table = torch.stack([one.frozen(s).losses(x[None])[0] for s in seeds])
-    return (table.double().cpu().numpy() / (4 * x.numel())).clip(0, 1)
+    denoiser, levels = Boxed(classifier.denoiser), classifier.levels
+    z, sigma, ones = to_model(x), levels.sigma.to(x), torch.ones_like(levels.weight).to(x.device)
+    size, parts = max(1, LARGEST // (4 * x.numel() * len(levels))), []
+    for first in range(0, draws, size):
+        seeds = [generator(seed, "lipschitz", index, d).initial_seed() for d in range(first, min(first + size, draws))]
+        eps = torch.cat([Noise(s).table(denoiser.shape, [(0,)], range(len(levels)), 1) for s in seeds]).to(x)
+        start = z.expand(len(seeds), *x.shape)
+        samples = Samples(sigma[:, None, None, None] * eps, per_image=True)
+        with torch.no_grad():
+            parts.append(denoising_losses(Losses(denoiser, sigma, ones, samples, start, start[:, None], chunk=classifier.chunk)))
+    return (torch.cat(parts).cpu().numpy() / (4 * x.numel())).clip(0, 1)
 
 
 def log_prior(classifier: DiffusionClassifier) -> np.ndarray:

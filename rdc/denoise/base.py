@@ -17,6 +17,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from rdc.door import checking
+
 
 @runtime_checkable
 class Denoiser(Protocol):
@@ -52,13 +54,19 @@ def from_model(z: Tensor) -> Tensor:
 
 
 def expand_sigma(sigma: Tensor | float, z: Tensor) -> Tensor:
-    """Noise level as a tensor of shape ``(N, 1, 1, 1)`` in the dtype of ``z``; it must be positive."""
-    sigma = torch.as_tensor(sigma, dtype=z.dtype, device=z.device)
-    if sigma.ndim > 1 or (sigma.ndim == 1 and len(sigma) not in (1, len(z))):
-        raise ValueError(f"sigma has shape {tuple(sigma.shape)}; give one number, or one per image ({len(z)})")
-    if not bool((sigma > 0).all()):
-        raise ValueError(f"sigma must be positive, got {float(sigma.min())}")
-    return sigma.reshape(-1, 1, 1, 1).expand(len(z), 1, 1, 1)
+    """Return the noise level as a tensor of shape ``(N, 1, 1, 1)`` in the dtype of ``z``.
+
+    Values on other devices than the CPU are looked at only where values of images are (:func:`rdc.door.checking`).
+
+    Raises:
+        ValueError: if it is not positive, or neither one number nor one for each image.
+    """
+    given = torch.as_tensor(sigma, dtype=z.dtype) if torch.is_tensor(sigma) else torch.tensor(sigma, dtype=z.dtype, device="cpu")
+    if given.ndim > 1 or (given.ndim == 1 and len(given) not in (1, len(z))):
+        raise ValueError(f"sigma has shape {tuple(given.shape)}; give one number, or one per image ({len(z)})")
+    if (given.device.type == "cpu" or checking()) and not bool((given > 0).all()):
+        raise ValueError(f"sigma must be positive, got {float(given.min())}")
+    return given.to(z.device).reshape(-1, 1, 1, 1).expand(len(z), 1, 1, 1)
 
 
 def fast_dtype(device: str | torch.device = "cpu") -> torch.dtype:
