@@ -24,9 +24,18 @@ Process = Callable[[Tensor], Tensor]
 
 
 def value_and_gradient(
-    objective: Callable[[Tensor], Tensor], x: Float[Tensor, "n c h w"], eot: int = 1
+    objective: Callable[[Tensor], Tensor],
+    x: Float[Tensor, "n c h w"],
+    eot: int = 1,
+    see: Callable[[Tensor], None] | None = None,
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n c h w"]]:
-    """Value ``(N,)`` of an objective that treats each image alone and its gradient, both averaged over ``eot`` calls.
+    """Return the value ``(N,)`` of an objective that treats each image alone, and its gradient, both averaged over ``eot`` calls.
+
+    Arguments:
+        objective: Images to numbers ``(N,)``.
+        x: Images, or whatever else they are made of.
+        eot: Calls averaged.
+        see: Called with each gradient. By default one that is not finite raises at once, which waits for the device.
 
     Raises:
         ValueError: if autograd does not reach the images, or the gradient is not finite.
@@ -40,12 +49,19 @@ def value_and_gradient(
             value = objective(point)
             gradient = torch.autograd.grad(value.sum(), point, allow_unused=True)[0] if value.requires_grad else None
         if gradient is None:
-            raise ValueError("no gradient reaches the images (a detached step?); wrap that step in rdc.autograd.BPDA")
-        if not bool(gradient.isfinite().all()):
-            count = int((~gradient.isfinite()).flatten(1).any(1).sum())
-            raise ValueError(f"the gradient is not finite for {count} of {len(x)} images")
+            raise ValueError(
+                "no gradient reaches the images (a detached step?); wrap that step in rdc.autograd.BPDA, or the model in "
+                "rdc.attack.neighbourhood"
+            )
+        (see or _finite)(gradient)
         total, slope = total + value.detach().to(x.dtype) / eot, slope + gradient / eot
     return total, slope
+
+
+def _finite(gradient: Tensor) -> None:
+    if not bool(gradient.isfinite().all()):
+        count = int((~gradient.isfinite()).flatten(1).any(1).sum())
+        raise ValueError(f"the gradient is not finite for {count} of {len(gradient)} images")
 
 
 class BPDA(nn.Module):

@@ -89,7 +89,7 @@ def test_the_steepest_direction_attains_the_dual_norm(seed, norm):
     assert torch.allclose(tiny, step.float(), atol=1e-6)
 
 
-@given(seeds, norms, radii, st.sampled_from(list(LOSSES)), st.integers(0, 6), st.integers(1, 3), st.booleans())
+@given(seeds, norms, radii, st.sampled_from(list(LOSSES)), st.integers(1, 6), st.integers(1, 3), st.booleans())
 def test_pgd_stays_in_the_ball(seed, norm, eps, loss, steps, restarts, double):
     dtype = torch.float64 if double else torch.float32
     model, x, y = linear(seed, 4, dtype, (1, 8, 8)), draw((5, 1, 8, 8), seed, dtype), torch.arange(5) % 4
@@ -198,7 +198,9 @@ def test_zero_gradients_give_no_nan(norm, loss):
     for model in (Flat(), linear(0, 3, torch.float32)):
         if model.__class__ is Linear:
             model.weight = model.weight * 1e8  # saturated
-        x_adv = pgd(model, x, y, norm, 0.1, steps=3, loss=loss)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the zero gradients
+            x_adv = pgd(model, x, y, norm, 0.1, steps=3, loss=loss)
         assert bool(x_adv.isfinite().all()) and inside(x_adv, x, norm, 0.1)
 
 
@@ -546,7 +548,14 @@ def test_unknown_losses_and_versions():
         ({"loss": "hinge"}, "unknown loss 'hinge'; there are ce, margin, dlr and cw"),
         ({"scale": "automatic"}, "scale must be positive or 'auto', got 'automatic'"),
         ({"scale": 0.0}, "scale must be positive"),
-        ({"targets": -1}, "targets must not be negative"),
+        ({"targets": -1}, "targets must be at least 0, got -1"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"steps": -1}, "steps must be at least 1, got -1"),
+        ({"restarts": 0}, "restarts must be at least 1, got 0"),
+        ({"eot": 0}, "eot must be at least 1, got 0"),
+        ({"step_size": 0.0}, "step_size must be positive, got 0"),
+        ({"schedule": "cosine"}, "unknown schedule 'cosine'; there are linear, adaptive"),
+        ({"gradient": "straight"}, "unknown gradient 'straight'; there are exact, neighbourhood, zeroth"),
     ):
         with pytest.raises(ValueError, match=message):
             pgd(model, x, y, **options)

@@ -172,7 +172,8 @@ def test_lagrange_bad_input():
         ({"eps": -1.0}, "eps must not be negative"),
         ({"norm": "L1"}, "unknown norm 'L1'"),
         ({"loss": "hinge"}, "unknown loss 'hinge'"),
-        ({"eot": 0}, "eot at least 1"),
+        ({"eot": 0}, "eot must be at least 1, got 0"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
     ):
         with pytest.raises(ValueError, match=message):
             lagrange(model, x, y, energy, **options)
@@ -325,7 +326,8 @@ def test_feature_bad_input():
         ({"variant": "released", "restarts": 2}, "leave out what differs"),
         ({"target_images": 2 * x + 1}, "images must lie in"),
         ({"features": lambda z: z.sum()}, "features must be a tensor"),
-        ({"steps": -1}, "steps must not be negative"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"restarts": 0}, "restarts must be at least 1, got 0"),
     ):
         with pytest.raises(ValueError, match=message):
             feature(model, x, y, **options)

@@ -253,12 +253,12 @@ def test_bad_input():
     model, x, y = linear(0, 3), draw((2, 1, 5, 6), 0), torch.tensor([0, 1])
     for options, message in (
         ({"eps": -0.1}, "eps must not be negative"),
-        ({"eps": float("nan")}, "eps must not be negative"),
+        ({"eps": float("nan")}, "eps must be a number"),
         ({"norm": "Linf"}, "unknown norm 'Linf'"),
         ({"loss": "hinge"}, "unknown loss 'hinge'"),
-        ({"steps": -1}, "steps must not be negative"),
-        ({"restarts": 0}, "restarts and eot at least 1"),
-        ({"eot": 0}, "restarts and eot at least 1"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"restarts": 0}, "restarts must be at least 1, got 0"),
+        ({"eot": 0}, "eot must be at least 1, got 0"),
         ({"smoothness": -1.0}, "smoothness must not be negative"),
         ({"loss": "released", "restarts": 2}, "released attack has one start"),
     ):
@@ -268,7 +268,7 @@ def test_bad_input():
         stadv(model, 2 * x + 1, y)
     with pytest.raises(ValueError, match="labels"):
         stadv(model, x, y - 1)
-    with pytest.raises(ValueError, match="labels go up to 7"):
+    with pytest.raises(ValueError, match="labels go beyond the 3 classes"):
         stadv(model, x, y + 6)
     with pytest.raises(ValueError, match="no gradient reaches the images"):
         stadv(lambda_module(lambda z: model(z.detach())), x, model(x).argmax(1))

@@ -1,107 +1,155 @@
-"""Ascent of any objective over a ball, for the attacks whose objective is more than a loss of the logits."""
+"""Ascent of any objective over a ball: what the gradient attacks have in common.
 
-__all__ = ["Worst", "ascent", "ball_step", "check_budget", "first_step", "measured", "standing", "worse"]
+Within a run nothing waits for the device: masks decide which candidate is kept, and faults and dead gradients are collected.
+"""
 
+__all__ = [
+    "Climb",
+    "Measured",
+    "Slopes",
+    "Worst",
+    "adaptive_ascent",
+    "ascent",
+    "ball_step",
+    "first_step",
+    "mean_value",
+    "standing",
+    "worse",
+]
+
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from rdc.attack.losses import LOSSES, check_classes
 from rdc.attack.norms import ascend, project
 from rdc.autograd import value_and_gradient
-from rdc.door import logits_of
+from rdc.door import Door
 
-#: From a point, ``(N, C, H, W)``, and whether its gradient is wanted: whether each image is misclassified, the objective, and
-#: the gradient (None if it is not wanted).
-Measure = Callable[[Tensor, bool], tuple[Tensor, Tensor, Tensor | None]]
+#: From a point and its gradient to the next point, by a step of a size: a number, or one for each image, ``(N, 1, 1, 1)``.
+Step = Callable[[Tensor, Tensor, float | Tensor], Tensor]
+FALL, LEAST, SHRINK, RISES, MOMENTUM = 0.22, 0.06, 0.03, 0.75, 0.75  # of APGD: first interval, shortest, its decrease; rho; alpha
+
+
+class Measured(NamedTuple):
+    """What was seen at a point: misclassified, the value that ranks it, the objective, and its gradient if it was asked for."""
+
+    broken: Bool[Tensor, " n"]
+    value: Float[Tensor, " n"]
+    objective: Float[Tensor, " n"]
+    gradient: Tensor | None
+
+
+#: From a point, ``(N, C, H, W)``, and whether its gradient is wanted, to what is seen there.
+Measure = Callable[[Tensor, bool], Measured]
 
 
 @dataclass
 class Worst:
-    """The worst candidate of each image so far: point, whether it is misclassified, and objective."""
+    """The worst candidate of each image so far: point, whether it is misclassified, and value."""
 
     point: Tensor
     broken: Tensor
     value: Tensor
 
     @property
-    def todo(self) -> Tensor:
-        """Positions of the images that are not broken."""
+    def todo(self) -> Int64[Tensor, " m"]:
+        """Positions of the images that are not broken; to know them is to wait for the device."""
         return (~self.broken).nonzero()[:, 0]
 
-    def offer(self, point: Tensor, broken: Tensor, value: Tensor, at: Tensor | None = None) -> None:
+    def offer(self, point: Tensor, broken: Tensor, value: Tensor, at: Tensor | slice = slice(None)) -> None:
         """Keep the candidates that are :func:`worse`; they belong to the images at the positions ``at``, by default to all."""
-        at = torch.arange(len(broken), device=broken.device) if at is None else at
-        part = at[better := worse(broken, value, self.broken[at], self.value[at])]
-        self.point[part], self.broken[part], self.value[part] = point[better], broken[better], value[better]
+        better = worse(broken, value, self.broken[at], self.value[at])
+        self.point[at] = torch.where(better.reshape(-1, 1, 1, 1), point, self.point[at])
+        self.broken[at] = torch.where(better, broken, self.broken[at])
+        self.value[at] = torch.where(better, value, self.value[at])
 
 
 def worse(wrong: Bool[Tensor, " n"], value: Tensor, broken: Bool[Tensor, " n"], best: Tensor) -> Bool[Tensor, " n"]:
-    """Which images a candidate improves upon for the attacker: misclassified before right, then the larger objective."""
+    """Return which images a candidate improves for the attacker: misclassified before right, then the larger value."""
     return (wrong & ~broken) | ((wrong == broken) & (value > best))
 
 
-def check_budget(steps: int, restarts: int, eot: int) -> None:
-    """Refuse a negative number of steps, and less than one restart or call."""
-    if steps < 0 or restarts < 1 or eot < 1:
-        raise ValueError(f"steps must not be negative, restarts and eot at least 1; got {steps}, {restarts}, {eot}")
-
-
-def first_step(eps: float, steps: int) -> float:
-    """``max(4 eps / steps, eps / 10)``: together, the steps of a run cross the ball."""
-    return max(4 * eps / max(steps, 1), eps / 10)
-
-
-def standing(
-    model: nn.Module, x: Float[Tensor, "n c h w"], y: Int64[Tensor, " n"], loss: str = "margin", eot: int = 1
-) -> tuple[Bool[Tensor, " n"], Float[Tensor, " n"]]:
-    """Where an attack stands, without gradient: misclassified by the mean logits of ``eot`` calls, and the mean loss."""
-    with torch.no_grad():
-        seen = [logits_of(model, x, y) for _ in range(eot)]
-        check_classes(loss, 0, seen[0].shape[1])
-        value = torch.stack([LOSSES[loss](logits, y) for logits in seen]).mean(0)
-    return torch.stack(seen).mean(0).argmax(dim=1) != y, value.to(x.dtype)
-
-
-def measured(
-    model: nn.Module,
-    make: Callable[[Tensor], Tensor],
-    score: Callable[[Tensor, Tensor], Tensor],
-    y: Int64[Tensor, " n"],
-    eot: int,
-    point: Float[Tensor, "n c h w"],
-    gradient: bool = True,
-) -> tuple[Bool[Tensor, " n"], Float[Tensor, " n"], Float[Tensor, "n c h w"] | None]:
-    """Verdict, objective and gradient of ``score(logits of make(point), point)``, over ``eot`` calls of the model.
-
-    With all but the last two arguments bound (``functools.partial``) it is a :data:`Measure`.
+class Slopes:
+    """What an attack notices of its gradients; it is looked at once, at the end.
 
     Arguments:
-        model: Images to logits.
-        make: Point to images, e.g. the identity or a flow to warped images.
-        score: Logits ``(N, K)`` and point to the objective ``(N,)``.
-        y: True labels; an image is misclassified if the mean of its logits is.
-        eot: Calls averaged.
-        point: Where.
-        gradient: Whether the gradient is wanted.
+        door: The open model; a gradient that is not finite is its fault.
     """
-    seen = []
 
-    def objective(at: Tensor) -> Tensor:
-        logits = logits_of(model, make(at), y)
-        seen.append(logits.detach())
-        return score(logits, at)
+    def __init__(self, door: Door) -> None:
+        self.door, self.count = door, 0
+        self._dead: list[Tensor] = []
 
-    value, slope = value_and_gradient(objective, point, eot) if gradient else (mean_value(objective, point, eot), None)
-    return torch.stack(seen).mean(0).argmax(dim=1) != y, value, slope
+    def see(self, gradient: Float[Tensor, "n ..."]) -> None:
+        """Notice a gradient."""
+        self.door.fault(~gradient.isfinite(), f"the gradient is not finite for some of {len(gradient)} images")
+        self._dead.append((gradient == 0).flatten(1).all(dim=1).sum())
+        self.count += len(gradient)
+
+    def conclude(self, loss: str, scale: float | str = 1.0) -> None:
+        """Warn if most gradients were exactly zero, and say what to do."""
+        if not self.count or 2 * int(torch.stack(self._dead).sum()) <= self.count:
+            return
+        advice = "nothing was climbed; attack with gradient='neighbourhood' or 'zeroth', or without gradients (square)"
+        if loss == "ce" and scale != "auto":
+            advice = "the softmax saturates on logits of this size; take loss='margin' or scale='auto'"
+        warnings.warn(f"most gradients of the loss {loss!r} are exactly zero: {advice}", stacklevel=4)
+
+
+def identity(x: Tensor) -> Tensor:
+    """Return the point, which is the image."""
+    return x
+
+
+@dataclass(frozen=True)
+class Climb:
+    """What one run climbs: ``score(logits of make(point), point)`` for each image, averaged over calls of the model.
+
+    Arguments:
+        door: The open model.
+        slopes: Sees every gradient.
+        y: True labels; an image is misclassified if the mean of its logits is.
+        score: Logits ``(N, K)`` and point to the objective ``(N,)``.
+        eot: Calls averaged.
+        make: Point to images, e.g. a flow to warped images.
+        rank: Logits to the value ``(N,)`` by which iterates are compared; by default the objective.
+    """
+
+    door: Door
+    slopes: Slopes
+    y: Tensor
+    score: Callable[[Tensor, Tensor], Tensor]
+    eot: int = 1
+    make: Callable[[Tensor], Tensor] = identity
+    rank: Callable[[Tensor], Tensor] | None = None
+
+    def __call__(self, point: Tensor, gradient: bool) -> Measured:
+        """Return what is seen at a point, with the gradient if it is wanted."""
+        seen: list[Tensor] = []
+
+        def objective(at: Tensor) -> Tensor:
+            logits = self.door(self.make(at), self.y)
+            seen.append(logits.detach())
+            return self.score(logits, at)
+
+        slope = None
+        if gradient:
+            climbed, slope = value_and_gradient(objective, point, self.eot, self.slopes.see)
+        else:
+            climbed = mean_value(objective, point, self.eot)
+        value = climbed if self.rank is None else torch.stack([self.rank(logits) for logits in seen]).mean(0)
+        return Measured(torch.stack(seen).mean(0).argmax(dim=1) != self.y, value, climbed, slope)
 
 
 def mean_value(objective: Callable[[Tensor], Tensor], x: Float[Tensor, "n c h w"], eot: int) -> Float[Tensor, " n"]:
-    """The value of :func:`rdc.autograd.value_and_gradient`, to the last bit, without the gradient."""
+    """Return the value of :func:`rdc.autograd.value_and_gradient`, to the last bit, without the gradient."""
     total = torch.zeros(len(x), dtype=x.dtype, device=x.device)
     with torch.no_grad():
         for _ in range(eot):
@@ -109,40 +157,108 @@ def mean_value(objective: Callable[[Tensor], Tensor], x: Float[Tensor, "n c h w"
     return total
 
 
+def standing(
+    door: Door, x: Float[Tensor, "n c h w"], y: Int64[Tensor, " n"], loss: str = "margin", eot: int = 1
+) -> tuple[Bool[Tensor, " n"], Float[Tensor, " n"]]:
+    """Return where an attack stands, without gradient: misclassified by the mean logits of ``eot`` calls, and the mean loss."""
+    seen = [door.ask(x, y) for _ in range(eot)]
+    check_classes(loss, 0, seen[0].shape[1])
+    value = torch.stack([LOSSES[loss](logits, y) for logits in seen]).mean(0)
+    return torch.stack(seen).mean(0).argmax(dim=1) != y, value.to(x.dtype)
+
+
+def first_step(eps: float, steps: int) -> float:
+    """Return ``max(4 eps / steps, eps / 10)``: together, the steps of a run cross the ball."""
+    return max(4 * eps / steps, eps / 10)
+
+
+def ball_step(x: Float[Tensor, "n c h w"], norm: str, eps: float) -> Step:
+    """Return the projected steepest step of a norm around the images ``x``."""
+
+    def step(point: Tensor, gradient: Tensor, size: float | Tensor) -> Tensor:
+        return project(point + size * ascend(gradient, norm), x, norm, eps)
+
+    return step
+
+
 def ascent(
-    measure: Measure,
-    step: Callable[[Tensor, Tensor, float], Tensor],
-    start: Float[Tensor, "n c h w"],
-    steps: int,
-    first: float,
-    bar: tqdm,
+    measure: Measure, step: Step, start: Float[Tensor, "n c h w"], steps: int, first: float, bar: tqdm
 ) -> tuple[Float[Tensor, "n c h w"], Bool[Tensor, " n"], Float[Tensor, " n"]]:
-    """The worst iterate of each image, its verdict and its objective: misclassified before right, then the larger objective.
+    """Return the worst iterate of each image, its verdict and its value: misclassified before right, then the larger value.
 
     Arguments:
         measure: What is climbed.
-        step: ``step(point, gradient, size)``, the next point, inside the ball.
+        step: The next point, inside the ball.
         start: First point.
         steps: Number of steps; their size falls linearly from ``first`` to a tenth of it.
         first: First step.
         bar: Progress.
     """
-    point = start
-    broken, value, gradient = measure(point, steps > 0)
-    worst = Worst(start.clone(), broken, value)
+    point, seen = start, measure(start, True)
+    worst = Worst(start.clone(), seen.broken.clone(), seen.value.clone())
     for i in range(steps):
-        assert gradient is not None  # it was asked for
-        point = step(point, gradient, first * (1 - 0.9 * i / max(steps - 1, 1)))
-        broken, value, gradient = measure(point, i < steps - 1)
-        worst.offer(point, broken, value)
+        point = step(point, known(seen), first * (1 - 0.9 * i / max(steps - 1, 1)))
+        seen = measure(point, i < steps - 1)
+        worst.offer(point, seen.broken, seen.value)
         bar.update()
     return worst.point, worst.broken, worst.value
 
 
-def ball_step(x: Float[Tensor, "n c h w"], norm: str, eps: float) -> Callable[[Tensor, Tensor, float], Tensor]:
-    """The projected steepest step of a norm around the images ``x``."""
+def adaptive_ascent(
+    measure: Measure, x: Float[Tensor, "n c h w"], norm: str, eps: float, start: Tensor, steps: int, first: float, bar: tqdm
+) -> tuple[Float[Tensor, "n c h w"], Bool[Tensor, " n"], Float[Tensor, " n"]]:
+    r"""Return the worst iterate of each image as :func:`ascent` does, with the steps of APGD (Croce and Hein, 2020).
 
-    def step(point: Tensor, gradient: Tensor, size: float) -> Tensor:
-        return project(point + size * ascend(gradient, norm), x, norm, eps)
+    With z the plain step,
 
-    return step
+    .. math:: x^{(i+1)} = \Pi\big(x^{(i)} + \tfrac34 (z - x^{(i)}) + \tfrac14 (x^{(i)} - x^{(i-1)})\big).
+
+    At checkpoints, which come ever more often, an image halves its step and goes back to its best point: if no more than three
+    quarters of the steps since the last one raised its objective, or if neither its step nor its best point changed since.
+
+    Arguments:
+        measure: What is climbed.
+        x: Centres of the balls.
+        norm: ``Linf`` or ``L2``.
+        eps: Radius.
+        start: First point.
+        steps: Number of steps.
+        first: First step of every image.
+        bar: Progress.
+    """
+    step, shape = ball_step(x, norm, eps), (-1, 1, 1, 1)
+    seen = measure(start, True)
+    worst = Worst(start.clone(), seen.broken.clone(), seen.value.clone())
+    point = before = best = start
+    slope, level, top, best_slope = known(seen), seen.objective, seen.objective, known(seen)
+    size = torch.full((len(x), 1, 1, 1), first, dtype=x.dtype, device=x.device)
+    rises, halved, top_before = torch.zeros_like(level), torch.ones_like(seen.broken), top
+    interval, since = max(int(FALL * steps), 1), 0
+    for i in range(steps):
+        plain, old = step(point, slope, size), point
+        weight = MOMENTUM if i else 1.0
+        point = project(point + weight * (plain - point) + (1 - weight) * (point - before), x, norm, eps)
+        before, seen = old, measure(point, i < steps - 1)
+        worst.offer(point, seen.broken, seen.value)
+        bar.update()
+        if i == steps - 1:
+            break
+        rises, level, slope = rises + (seen.objective > level), seen.objective, known(seen)
+        better = level > top
+        top = torch.where(better, level, top)
+        best, best_slope = (torch.where(better.reshape(shape), a, b) for a, b in ((point, best), (slope, best_slope)))
+        since += 1
+        if since == interval:
+            halved = (rises <= RISES * interval) | (~halved & (top_before >= top))
+            back = halved.reshape(shape)
+            size = torch.where(back, size / 2, size)
+            point, slope = torch.where(back, best, point), torch.where(back, best_slope, slope)
+            level, rises, top_before = torch.where(halved, top, level), torch.zeros_like(rises), top
+            interval, since = max(interval - max(int(SHRINK * steps), 1), int(LEAST * steps), 1), 0
+    return worst.point, worst.broken, worst.value
+
+
+def known(seen: Measured) -> Tensor:
+    """Return the gradient, which was asked for."""
+    assert seen.gradient is not None
+    return seen.gradient

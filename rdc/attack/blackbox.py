@@ -89,11 +89,12 @@ def transfer(
     """
     check_images(x)
     check_labels(y, len(x))
-    broken, value = standing(model, x, y)
     x_adv = attack(surrogate, x, y, **options)
     if x_adv.shape != x.shape:
         raise ValueError(f"the attack returned images of shape {tuple(x_adv.shape)} for {tuple(x.shape)}")
-    better = ~broken & worse(*standing(model, x_adv, y), broken, value)
+    with Door(model) as door:
+        broken, value = standing(door, x, y)
+        better = ~broken & worse(*standing(door, x_adv, y), broken, value)
     return torch.where(better.reshape(-1, 1, 1, 1), x_adv, x)
 
 
@@ -127,12 +128,12 @@ def uniform_noise(
     check_images(x)
     check_labels(y, len(x))
     effort, ids = budget(norm, eps, queries=queries), identities(index, len(x))
-    with Door(model):
-        worst = Worst(x.clone(), *standing(model, x, y))
+    with Door(model) as door:
+        worst = Worst(x.clone(), *standing(door, x, y))
         for query in tqdm(range(effort.queries), disable=quiet, desc=f"noise {norm} {effort.eps:.4g}", unit="query"):
             todo = worst.todo
             if not len(todo):
                 break
             found = random_start(x[todo], norm, effort.eps, ids[todo.cpu()], seed, query)
-            worst.offer(found, *standing(model, found, y[todo]), todo)
+            worst.offer(found, *standing(door, found, y[todo]), todo)
     return worst.point

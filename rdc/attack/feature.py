@@ -28,16 +28,18 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from rdc.attack.ascent import Measure, Worst, ascent, ball_step, check_budget, first_step, measured, standing
+from rdc.attack.ascent import Climb, Slopes, Worst, ascent, ball_step, first_step, known, standing
+from rdc.attack.budget import budget, identities
 from rdc.attack.losses import LOSSES, check_loss
-from rdc.attack.norms import check_eps, random_start
-from rdc.data import check_images, check_labels
-from rdc.rng import generator
+from rdc.attack.norms import random_start
+from rdc.door import Door, check_images, check_labels, entry
+from rdc.rng import randint
 
 VARIANTS = ("correct", "released")
 RELEASED_TARGET, RELEASED_STEPS = 0.12, 8  # the constant; steps of the radius
 
 
+@entry
 def feature(
     model: nn.Module,
     x: Float[Tensor, "n c h w"],
@@ -45,7 +47,7 @@ def feature(
     features: Callable[[Tensor], Tensor] | None = None,
     target_images: Float[Tensor, "n c h w"] | None = None,
     norm: str = "Linf",
-    eps: float = 8 / 255,
+    eps: float | str = 8 / 255,
     steps: int = 20,
     variant: str = "correct",
     loss: str | None = None,
@@ -55,7 +57,7 @@ def feature(
     index: Int64[Tensor, " n"] | None = None,
     quiet: bool = True,
 ) -> Float[Tensor, "n c h w"]:
-    """Images within the ball whose features are near those of the targets; of several iterates a misclassified one.
+    """Return images within the ball whose features are near those of the targets; of several iterates a misclassified one.
 
     Arguments:
         model: Images in [0, 1] to logits ``(N, K)``.
@@ -65,55 +67,53 @@ def feature(
         target_images: A target for each image. By default one of the batch with another label, drawn by ``(seed, index)``;
             the result then depends on which images are in the batch, and only then.
         norm: ``Linf`` or ``L2``.
-        eps: Radius in image units.
+        eps: Radius in image units, a number or text such as ``8/255``.
         steps: Gradient steps of a restart.
         variant: ``correct`` or ``released`` (see above), which has no features, targets and restarts of its own to choose.
         loss: ``margin``, ``ce`` or ``dlr``, added to minus the squared distance; none by default.
         restarts: Number of random starts.
         eot: Calls of the model over which everything is averaged, for models with fresh noise.
-        seed: Owner of the random starts and of the choice of targets.
+        seed: Seed of the random starts and of the choice of targets.
         index: Identity of each image, by default its position.
         quiet: Whether to hide the progress bar.
     """
     check_images(x)
     check_labels(y, len(x))
-    check_eps(norm, eps)
-    check_budget(steps, restarts, eot)
-    loss = None if loss is None else check_loss(loss, 1.0, 0)
-    check_variant(variant, features, target_images, restarts)
-    index = torch.arange(len(x)) if index is None else index
-    broken, _ = standing(model, x, y, loss or "margin", eot)
-    worst = Worst(x.clone(), broken, x.new_full((len(x),), -torch.inf))
-    goal = x.new_full((len(x), 1), RELEASED_TARGET)
-    if variant == "correct":
-        goal = goals(model, features, choose(x, y, index, seed) if target_images is None else target_images, x, eot)
-    with tqdm(total=restarts * steps, disable=quiet, desc=f"feature {norm} {eps:.4g}", unit="step") as bar:
-        for restart in range(restarts):
+    given = budget(norm, eps, steps=steps, restarts=restarts, eot=eot)
+    eps, loss, index = given.eps, None if loss is None else check_loss(loss), identities(index, len(x))
+    check_variant(variant, features, target_images, given.restarts)
+    first = first_step(eps, given.steps)
+    with (
+        Door(model) as door,
+        tqdm(total=given.restarts * given.steps, disable=quiet, desc=f"feature {norm} {eps:.4g}", unit="step") as bar,
+    ):
+        slopes, (broken, _) = Slopes(door), standing(door, x, y, loss or "margin", given.eot)
+        worst = Worst(x.clone(), broken, x.new_full((len(x),), -torch.inf))
+        goal = x.new_full((len(x), 1), RELEASED_TARGET)
+        if variant == "correct":
+            goal = goals(door, features, choose(x, y, index, seed) if target_images is None else target_images, x, given.eot)
+        for restart in range(given.restarts):
             todo = worst.todo
             if not len(todo):
                 break
             images, labels = x[todo], y[todo]
             start = random_start(images, norm, eps, index[todo.cpu()], seed, restart)
             score = partial(closeness, features=features, goal=goal[todo], y=labels, loss=loss, mean=variant == "released")
-            measure = partial(measured, model, identity, score, labels, eot)
+            measure = Climb(door, slopes, labels, score, given.eot)
             if variant == "released":
-                worst.point[todo] = constant_steps(measure, start, images, norm, eps, steps, bar)
+                worst.point[todo] = constant_steps(measure, start, images, norm, eps, given.steps, bar)
                 break
-            worst.offer(*ascent(measure, ball_step(images, norm, eps), start, steps, first_step(eps, steps), bar), todo)
+            worst.offer(*ascent(measure, ball_step(images, norm, eps), start, given.steps, first, bar), todo)
+        slopes.conclude(loss or "distance of features")
     return worst.point
 
 
 def check_variant(variant: str, features: object, target_images: object, restarts: int) -> None:
-    """Refuse an unknown variant, and choices that the released one does not have."""
+    """Raise on an unknown variant, and on choices that the released one does not have."""
     if variant not in VARIANTS:
         raise ValueError(f"unknown variant {variant!r}; there are {', '.join(VARIANTS)}")
     if variant == "released" and (features is not None or target_images is not None or restarts != 1):
         raise ValueError("the released variant takes logits, a constant target and one start; leave out what differs")
-
-
-def identity(x: Tensor) -> Tensor:
-    """The point is the image."""
-    return x
 
 
 def closeness(
@@ -125,42 +125,40 @@ def closeness(
     loss: str | None,
     mean: bool,
 ) -> Tensor:
-    """Minus the squared distance to the goal, ``(N,)``, a sum or a mean over features, plus a loss of the logits."""
+    """Return minus the squared distance to the goal, ``(N,)``, a sum or a mean over features, plus a loss of the logits."""
     squares = ((logits if features is None else features(point)).flatten(1) - goal).square()
     value = -(squares.mean(dim=1) if mean else squares.sum(dim=1))
     return value if loss is None else value + LOSSES[loss](logits, y)
 
 
-def goals(model: nn.Module, features: Callable[[Tensor], Tensor] | None, targets: Tensor, x: Tensor, eot: int) -> Tensor:
-    """Features ``(N, F)`` of the target images, averaged over ``eot`` calls."""
+def goals(door: Door, features: Callable[[Tensor], Tensor] | None, targets: Tensor, x: Tensor, eot: int) -> Tensor:
+    """Return the features ``(N, F)`` of the target images, averaged over ``eot`` calls."""
     check_images(targets, tuple(x.shape[1:]))
     if len(targets) != len(x):
         raise ValueError(f"there must be a target image for each of {len(x)} images, got {len(targets)}")
     with torch.no_grad():
-        calls = [(features or model)(targets) for _ in range(eot)]
+        calls = [(features or door)(targets.clone()) for _ in range(eot)]
     if not torch.is_tensor(calls[0]) or calls[0].ndim < 2 or len(calls[0]) != len(x):
         raise ValueError(f"features must be a tensor (N, ...) for {len(x)} images")
     return torch.stack(calls).mean(0).flatten(1)
 
 
 def choose(x: Tensor, y: Tensor, index: Tensor, seed: int) -> Tensor:
-    """For each image another one of the batch with another label; the order of the batch does not matter."""
-    order = index.argsort().to(y.device)
+    """Return for each image another one of the batch with another label; the order of the batch does not matter."""
+    order, y = index.argsort(), y.cpu()
     chosen = []
-    for label, i in zip(y, index, strict=True):
+    for label, i in zip(y.tolist(), index.tolist(), strict=True):
         others = order[y[order] != label]
         if not len(others):
-            raise ValueError(f"the batch holds no image of a class other than {int(label)}; pass target_images")
-        chosen.append(others[torch.randint(len(others), (), generator=generator("target", seed, int(i)))])
-    return x[torch.stack(chosen)]
+            raise ValueError(f"the batch holds no image of a class other than {label}; pass target_images")
+        chosen.append(others[randint(len(others), (), "target", seed, i)])
+    return x[torch.stack(chosen).to(x.device)]
 
 
-def constant_steps(measure: Measure, start: Tensor, x: Tensor, norm: str, eps: float, steps: int, bar: tqdm) -> Tensor:
-    """Steps of ``eps / 8``; the last iterate."""
+def constant_steps(measure: Climb, start: Tensor, x: Tensor, norm: str, eps: float, steps: int, bar: tqdm) -> Tensor:
+    """Return the last iterate of steps of ``eps / 8``."""
     point, step = start, ball_step(x, norm, eps)
     for _ in range(steps):
-        gradient = measure(point, True)[2]
-        assert gradient is not None  # it was asked for
-        point = step(point, gradient, eps / RELEASED_STEPS)
+        point = step(point, known(measure(point, True)), eps / RELEASED_STEPS)
         bar.update()
     return point

@@ -17,21 +17,22 @@ References:
 
 __all__ = ["lagrange"]
 
-import math
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from rdc.attack.ascent import Worst, ascent, ball_step, check_budget, first_step, measured, standing
+from rdc.attack.ascent import Climb, Slopes, Worst, ascent, ball_step, first_step, standing
+from rdc.attack.budget import budget, identities
 from rdc.attack.losses import LOSSES, check_loss
-from rdc.attack.norms import check_eps, random_start
-from rdc.data import check_images, check_labels
+from rdc.attack.norms import random_start
+from rdc.door import Door, check_images, check_labels, entry
+from rdc.quantities import number
 
 
+@entry
 def lagrange(
     model: nn.Module,
     x: Float[Tensor, "n c h w"],
@@ -39,7 +40,7 @@ def lagrange(
     penalty: Callable[[Tensor], Tensor],
     weights: Sequence[float] = (0, 1, 10),
     norm: str = "Linf",
-    eps: float = 8 / 255,
+    eps: float | str = 8 / 255,
     steps: int = 20,
     loss: str = "ce",
     eot: int = 1,
@@ -47,7 +48,7 @@ def lagrange(
     index: Int64[Tensor, " n"] | None = None,
     quiet: bool = True,
 ) -> Float[Tensor, "n c h w"]:
-    """Adversarial images within the ball, by the first weight that succeeds; one that none breaks has its largest loss.
+    """Return adversarial images within the ball, by the first weight that succeeds; one that none breaks has its largest loss.
 
     Arguments:
         model: Images in [0, 1] to logits ``(N, K)``.
@@ -56,11 +57,11 @@ def lagrange(
         penalty: Images ``(N, C, H, W)`` to numbers ``(N,)`` that shall be small; differentiable, each image alone.
         weights: Weights of the penalty, tried in turn on what is not broken yet; number ``k`` takes the random start ``k``.
         norm: ``Linf`` or ``L2``.
-        eps: Radius in image units.
+        eps: Radius in image units, a number or text such as ``8/255``.
         steps: Gradient steps for each weight.
         loss: ``ce``, as in Eq. 10, which vanishes in float32 once the right class leads by about 100; ``margin`` or ``dlr``.
         eot: Calls of the model over which loss and gradient are averaged, for models with fresh noise.
-        seed: Owner of the random starts.
+        seed: Seed of the random starts.
         index: Identity of each image, by default its position; its random numbers depend on nothing else.
         quiet: Whether to hide the progress bar.
 
@@ -69,54 +70,46 @@ def lagrange(
     """
     check_images(x)
     check_labels(y, len(x))
-    check_eps(norm, eps)
-    check_budget(steps, 1, eot)
-    loss = check_loss(loss, 1.0, 0)
-    if not len(weights) or not all(0 <= weight < math.inf for weight in weights):
-        raise ValueError(f"weights must be numbers that are not negative, got {tuple(weights)}")
-    index = torch.arange(len(x)) if index is None else index
-    worst = Worst(x.clone(), *standing(model, x, y, loss, eot))
-    for k, weight in enumerate(weights):
-        todo = worst.todo
-        if not len(todo):
-            break
-        images, labels, ids = x[todo], y[todo], index[todo.cpu()]
-        start = random_start(images, norm, eps, ids, seed, k)
-        found = climb(model, start, images, labels, penalty, weight, norm, eps, steps, loss, eot, quiet)
-        worst.offer(found, *standing(model, found, labels, loss, eot), todo)
+    given, loss, index = budget(norm, eps, steps=steps, eot=eot), check_loss(loss), identities(index, len(x))
+    if not len(weights):
+        raise ValueError("weights must be numbers that are not negative, got none")
+    weights = [number(weight, "weights", low=0) for weight in weights]
+    with Door(model) as door:
+        worst, slopes = Worst(x.clone(), *standing(door, x, y, loss, given.eot)), Slopes(door)
+        for k, weight in enumerate(weights):
+            todo = worst.todo
+            if not len(todo):
+                break
+            images, labels = x[todo], y[todo]
+            start = random_start(images, norm, given.eps, index[todo.cpu()], seed, k)
+            climb = Climb(door, slopes, labels, objective(door, labels, penalty, weight, loss), given.eot)
+            step, first = ball_step(images, norm, given.eps), first_step(given.eps, given.steps)
+            with tqdm(total=given.steps, disable=quiet, desc=f"lagrange {weight:g} {norm} {given.eps:.4g}", unit="step") as bar:
+                found = ascent(climb, step, start, given.steps, first, bar)[0]
+            worst.offer(found, *standing(door, found, labels, loss, given.eot), todo)
+        slopes.conclude(loss)
     return worst.point
 
 
-def climb(
-    model: nn.Module,
-    start: Tensor,
-    x: Tensor,
-    y: Tensor,
-    penalty: Callable[[Tensor], Tensor],
-    weight: float,
-    norm: str,
-    eps: float,
-    steps: int,
-    loss: str,
-    eot: int,
-    quiet: bool,
-) -> Tensor:
-    """The ascent for one weight; of the misclassified iterates the one with the largest objective."""
+def objective(
+    door: Door, y: Tensor, penalty: Callable[[Tensor], Tensor], weight: float, loss: str
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the attack loss of the logits minus the weighted penalty of the point; a penalty that is not finite is a fault."""
 
     def score(logits: Tensor, point: Tensor) -> Tensor:
         value = LOSSES[loss](logits, y)
-        return value - weight * checked(penalty(point), len(y)) if weight else value
+        if not weight:
+            return value
+        cost = one_each(penalty(point), len(y))
+        door.fault(~cost.detach().isfinite(), f"the penalty is not finite for some of {len(y)} images")
+        return value - weight * cost
 
-    measure = partial(measured, model, lambda at: at, score, y, eot)
-    with tqdm(total=steps, disable=quiet, desc=f"lagrange {weight:g} {norm} {eps:.4g}", unit="step") as bar:
-        return ascent(measure, ball_step(x, norm, eps), start, steps, first_step(eps, steps), bar)[0]
+    return score
 
 
-def checked(value: Tensor, count: int) -> Tensor:
-    """The penalty, if it is one finite number for each of ``count`` images."""
-    if not torch.is_tensor(value) or tuple(value.shape) != (count,):
+def one_each(value: Tensor, n: int) -> Tensor:
+    """Return the penalty, if it is one number for each of ``n`` images."""
+    if not torch.is_tensor(value) or tuple(value.shape) != (n,):
         got = tuple(value.shape) if torch.is_tensor(value) else type(value).__name__
-        raise ValueError(f"the penalty must return one number for each of {count} images, ({count},); got {got}")
-    if not bool(value.detach().isfinite().all()):
-        raise ValueError(f"the penalty is not finite for {int((~value.detach().isfinite()).sum())} of {count} images")
+        raise ValueError(f"the penalty must return one number for each of {n} images, ({n},); got {got}")
     return value

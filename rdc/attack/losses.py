@@ -14,7 +14,6 @@ References:
 
 __all__ = ["LOSSES", "TARGETED", "check_classes", "check_loss", "cross_entropy", "dlr", "margin", "rescale"]
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -91,19 +90,19 @@ ALIASES = {"cw": "margin"}
 CLASSES = {("dlr", False): 3, ("dlr", True): 4}
 
 
-def check_loss(loss: str, scale: float | str, targets: int) -> str:
-    """The loss's own name for a name or alias; refuses what is not one, a bad scale, and a negative number of targets."""
+def check_loss(loss: str) -> str:
+    """Return the loss's own name for a name or an alias.
+
+    Raises:
+        ValueError: if it is neither.
+    """
     if (name := ALIASES.get(loss, loss)) not in LOSSES:
         raise ValueError(f"unknown loss {loss!r}; there are {', '.join(LOSSES)} and cw (= margin)")
-    if scale != "auto" and (isinstance(scale, str) or not 0 < scale < math.inf):
-        raise ValueError(f"scale must be positive or 'auto', got {scale!r}")
-    if targets < 0:
-        raise ValueError(f"targets must not be negative, got {targets}")
     return name
 
 
 def check_classes(loss: str, targets: int, classes: int) -> None:
-    """Refuse a loss that needs more classes than the model has."""
+    """Raise if a loss needs more classes than the model has."""
     need = CLASSES.get((loss, targets > 0), 2)
     if classes < need:
         kind = "targeted " if targets else ""

@@ -24,13 +24,13 @@ def check_eps(norm: str, eps: float, norms: tuple[str, ...] = NORMS) -> None:
 
 
 def norm_of(delta: Float[Tensor, "n c h w"], norm: str) -> Float[Tensor, " n"]:
-    """Size of each perturbation."""
+    """Return the size of each perturbation."""
     order = {"Linf": float("inf"), "L2": 2.0, "L1": 1.0}[norm]
     return torch.linalg.vector_norm(delta.flatten(1), ord=order, dim=1)
 
 
 def project(x_adv: Float[Tensor, "n c h w"], x: Float[Tensor, "n c h w"], norm: str, eps: float) -> Float[Tensor, "n c h w"]:
-    """A point of the ball and of [0, 1] near ``x_adv``; the bound holds exactly, also after rounding.
+    """Return a point of the ball and of [0, 1] near ``x_adv``; the bound holds exactly, also after rounding.
 
     For Linf and L2 it is the nearest point of the ball. For L1, as for L2, the change is scaled: a point of the ball, not the
     nearest one, meant for results that are outside by a rounding error.
@@ -48,19 +48,19 @@ def project(x_adv: Float[Tensor, "n c h w"], x: Float[Tensor, "n c h w"], norm: 
 
 
 def round_down(eps: float, dtype: torch.dtype) -> float:
-    """The largest number of a dtype that is not above ``eps``: 8/255 in float32 would be a little more than 8/255."""
+    """Return the largest number of a dtype that is not above ``eps``: 8/255 in float32 would be a little more than 8/255."""
     nearest = torch.tensor(eps, dtype=dtype, device="cpu")
     return float(nearest if float(nearest) <= eps else torch.nextafter(nearest, torch.zeros_like(nearest)))
 
 
 def shrink(change: Float[Tensor, "n c h w"], x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-    """``x + change`` in the dtype of ``x``, every pixel rounded towards ``x``, so that no change grows."""
+    """Return ``x + change`` in the dtype of ``x``, every pixel rounded towards ``x``, so that no change grows."""
     moved = (x.double() + change).to(x.dtype)
     return torch.where((moved.double() - x.double()).abs() > change.abs(), torch.nextafter(moved, x), moved)
 
 
 def ascend(gradient: Float[Tensor, "n c h w"], norm: str) -> Float[Tensor, "n c h w"]:
-    """The direction of unit norm along which a linear function grows fastest; zero where the gradient is zero."""
+    """Return the direction of unit norm along which a linear function grows fastest; zero where the gradient is zero."""
     if norm == "Linf":
         return gradient.sign()
     exact = gradient.double()  # the square of a small float32 is zero
@@ -69,11 +69,11 @@ def ascend(gradient: Float[Tensor, "n c h w"], norm: str) -> Float[Tensor, "n c 
 
 
 def random_start(x: Float[Tensor, "n c h w"], norm: str, eps: float, index: Tensor, *key: int) -> Float[Tensor, "n c h w"]:
-    """A random point of the ball around each image: uniform for Linf; for L2 a uniform direction and radius.
+    """Return a random point of the ball around each image: uniform for Linf; for L2 a uniform direction and radius.
 
     Image ``i`` takes the stream ``(*key, index[i])``, so that its start does not depend on the batch it is in.
     """
-    streams = [generator("start", *key, int(i)) for i in index]
+    streams = [generator("start", *key, i) for i in index.tolist()]
     if norm == "Linf":
         noise = torch.stack([2 * torch.rand(x.shape[1:], generator=g, dtype=torch.float32, device="cpu") - 1 for g in streams])
         return project(x + eps * noise.to(x), x, norm, eps)

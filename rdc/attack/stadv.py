@@ -28,8 +28,8 @@ References:
 
 __all__ = ["flow_field", "stadv", "variation", "warp"]
 
-import math
 import warnings
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -37,23 +37,26 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from rdc.attack.ascent import Worst, ascent, check_budget, first_step, measured, standing
+from rdc.attack.ascent import Climb, Slopes, Worst, ascent, first_step, known, standing
+from rdc.attack.budget import budget, identities
 from rdc.attack.losses import LOSSES, check_loss, margin
 from rdc.attack.norms import round_down
 from rdc.autograd import value_and_gradient
-from rdc.data import check_images, check_labels
+from rdc.door import Door, check_images, check_labels, entry
+from rdc.quantities import number
 from rdc.rng import generator
 
 RATE, SMOOTHNESS = 0.01, 0.05  # of the released configuration
 COHERENCE, START = 0.1, 0.2  # of the default: c, and the size of the random start as a fraction of the bound
 
 
+@entry
 def stadv(
     model: nn.Module,
     x: Float[Tensor, "n c h w"],
     y: Int64[Tensor, " n"],
     norm: str = "flow",
-    eps: float = 0.05,
+    eps: float | str = 0.05,
     steps: int = 100,
     loss: str = "margin",
     eot: int = 1,
@@ -63,16 +66,17 @@ def stadv(
     index: Int64[Tensor, " n"] | None = None,
     quiet: bool = True,
 ) -> Float[Tensor, "n c h w"]:
-    """Images warped by a flow within the bound: ``warp(x, flow_field(...))`` with the same options, which see."""
+    """Return images warped by a flow within the bound: ``warp(x, flow_field(...))`` with the same options, which see."""
     return warp(x, flow_field(model, x, y, norm, eps, steps, loss, eot, smoothness, restarts, seed, index, quiet))
 
 
+@entry
 def flow_field(
     model: nn.Module,
     x: Float[Tensor, "n c h w"],
     y: Int64[Tensor, " n"],
     norm: str = "flow",
-    eps: float = 0.05,
+    eps: float | str = 0.05,
     steps: int = 100,
     loss: str = "margin",
     eot: int = 1,
@@ -82,7 +86,7 @@ def flow_field(
     index: Int64[Tensor, " n"] | None = None,
     quiet: bool = True,
 ) -> Float[Tensor, "n 2 h w"]:
-    """Adversarial flow fields; that of an image misclassified as it is, is zero.
+    """Return adversarial flow fields; that of an image misclassified as it is, is zero.
 
     Arguments:
         model: Images in [0, 1] to logits ``(N, K)``.
@@ -96,7 +100,7 @@ def flow_field(
         smoothness: Weight of the variation of the flow, subtracted from the loss; its unit is that of the loss, so take a
             scale-free one (``dlr``) with it. The released recipe has its own.
         restarts: Number of random starts; 1 for ``released``, which starts at the identity.
-        seed: Owner of the random starts.
+        seed: Seed of the random starts.
         index: Identity of each image, by default its position; its random numbers depend on nothing else.
         quiet: Whether to hide the progress bar.
 
@@ -105,88 +109,75 @@ def flow_field(
     """
     check_images(x)
     check_labels(y, len(x))
-    check_flow_options(norm, eps, steps, loss, eot, smoothness, restarts)
-    loss = loss if loss == "released" else check_loss(loss, 1.0, 0)
-    index = torch.arange(len(x)) if index is None else index
-    broken, _ = standing(model, x, y, "margin" if loss == "released" else loss, eot)
-    worst = Worst(x.new_zeros(len(x), 2, *x.shape[2:]), broken, x.new_full((len(x),), -torch.inf))
-    bound = round_down(eps, x.dtype)
-    with tqdm(total=restarts * steps, disable=quiet, desc=f"stadv {eps:.4g}", unit="step") as bar:
-        for restart in range(restarts):
-            todo = worst.todo
-            if not len(todo):
-                break
-            images, labels = x[todo], y[todo]
-            if loss == "released":
-                worst.point[todo] = released(model, images, labels, bound, steps, eot, bar)
-                break
-            start = random_flow(images, bound, index[todo.cpu()], seed, restart)
-            worst.offer(*climb(model, start, images, labels, bound, steps, loss, eot, smoothness, bar), todo)
+    given = budget(norm, eps, norms=("flow",), steps=steps, restarts=restarts, eot=eot)
+    weight, index = number(smoothness, "smoothness", low=0), identities(index, len(x))
+    if loss == "released" and (given.restarts != 1 or weight != 0):
+        raise ValueError("the released attack has one start, the identity, and a smoothness of its own")
+    if given.eps > 0.5:
+        text = f"a flow of {given.eps:g} moves pixels by {given.eps / 2:.0%} of the image; eps is no number of pixels"
+        warnings.warn(text, stacklevel=3)
+    loss = loss if loss == "released" else check_loss(loss)
+    bound = round_down(given.eps, x.dtype)
+    with Door(model) as door:
+        slopes, (broken, _) = Slopes(door), standing(door, x, y, "margin" if loss == "released" else loss, given.eot)
+        worst = Worst(x.new_zeros(len(x), 2, *x.shape[2:]), broken, x.new_full((len(x),), -torch.inf))
+        with tqdm(total=given.restarts * given.steps, disable=quiet, desc=f"stadv {given.eps:.4g}", unit="step") as bar:
+            for restart in range(given.restarts):
+                todo = worst.todo
+                if not len(todo):
+                    break
+                images, labels = x[todo], y[todo]
+                measure = Climb(door, slopes, labels, objective(loss, labels, weight), given.eot, partial(warp, images))
+                if loss == "released":
+                    worst.point[todo] = released(measure, images.new_zeros(len(todo), 2, *x.shape[2:]), bound, given.steps, bar)
+                    break
+                start = random_flow(images, bound, index[todo.cpu()], seed, restart)
+                worst.offer(*climb(measure, start, bound, given.steps, bar), todo)
+        slopes.conclude(loss)
     return worst.point
 
 
-def check_flow_options(norm: str, eps: float, steps: int, loss: str, eot: int, smoothness: float, restarts: int) -> None:
-    """Refuse what makes no sense; warn of a bound that is wider than a quarter of the image."""
-    if norm != "flow":
-        raise ValueError(f"unknown norm {norm!r}; stadv bounds the flow (norm='flow'), in units where the image spans [-1, 1]")
-    if not 0 <= eps < math.inf:
-        raise ValueError(f"eps must not be negative, got {eps}")
-    if not 0 <= smoothness < math.inf:
-        raise ValueError(f"smoothness must not be negative, got {smoothness}")
-    check_budget(steps, restarts, eot)
-    if loss == "released" and (restarts != 1 or smoothness != 0):
-        raise ValueError("the released attack has one start, the identity, and a smoothness of its own")
-    if eps > 0.5:
-        warnings.warn(f"a flow of {eps:g} moves pixels by {eps / 2:.0%} of the image; eps is no number of pixels", stacklevel=4)
-
-
 def random_flow(x: Float[Tensor, "n c h w"], bound: float, index: Tensor, *key: int) -> Float[Tensor, "n 2 h w"]:
-    """Uniform flows, small against the bound; that of image ``i`` is a function of ``(*key, index[i])``."""
-    noise = [2 * torch.rand((2, *x.shape[2:]), generator=generator("flow", *key, int(i))) - 1 for i in index]
+    """Return uniform flows, small against the bound; that of image ``i`` is a function of ``(*key, index[i])``."""
+    streams, shape = [generator("flow", *key, i) for i in index.tolist()], (2, *x.shape[2:])
+    noise = [2 * torch.rand(shape, generator=g, dtype=torch.float32, device="cpu") - 1 for g in streams]
     return (START * bound * torch.stack(noise).to(x)).clamp(-bound, bound)
 
 
-def climb(
-    model: nn.Module,
-    start: Tensor,
-    x: Tensor,
-    y: Tensor,
-    bound: float,
-    steps: int,
-    loss: str,
-    eot: int,
-    smoothness: float,
-    bar: tqdm,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Sign ascent of one run: the worst flow of each image, its verdict and its objective."""
-    first = first_step(bound, steps)
+def objective(loss: str, y: Tensor, smoothness: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the loss of the logits minus the weighted variation of the flow; the released one has its own of both."""
+    function, weight = (margin, SMOOTHNESS) if loss == "released" else (LOSSES[loss], smoothness)
 
     def score(logits: Tensor, flow: Tensor) -> Tensor:
-        value = LOSSES[loss](logits, y)
-        return value - smoothness * variation(flow) if smoothness else value
+        value = function(logits, y)
+        return value - weight * variation(flow) if weight else value
 
-    def step(flow: Tensor, gradient: Tensor, size: float) -> Tensor:
+    return score
+
+
+def climb(measure: Climb, start: Tensor, bound: float, steps: int, bar: tqdm) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the worst flow of one run of sign ascent, its verdict and its objective."""
+    first = first_step(bound, steps)
+
+    def step(flow: Tensor, gradient: Tensor, size: float | Tensor) -> Tensor:
         scale = gradient.abs().flatten(1).mean(dim=1).reshape(-1, 1, 1, 1)
         relative = gradient / torch.where(scale > 0, scale, torch.ones_like(scale))
-        rough = value_and_gradient(variation, flow)[1]
-        weight = COHERENCE * max(2 * size - first, 0) / first if first else 0.0
+        rough = value_and_gradient(variation, flow, see=ignore)[1]
+        weight = COHERENCE * max(2 * float(size) - first, 0) / first if first else 0.0
         return (flow + size * (relative - weight * rough).sign()).clamp(-bound, bound)
 
-    return ascent(partial(measured, model, partial(warp, x), score, y, eot), step, start, steps, first, bar)
+    return ascent(measure, step, start, steps, first, bar)
 
 
-def released(model: nn.Module, x: Tensor, y: Tensor, bound: float, steps: int, eot: int, bar: tqdm) -> Tensor:
-    """The released recipe: margin and smoothness in one sum, Adam from the identity, the last iterate."""
-    flow = x.new_zeros(len(x), 2, *x.shape[2:])
+def ignore(gradient: Tensor) -> None:
+    """Look at nothing: the variation of a flow has a finite gradient everywhere."""
+
+
+def released(measure: Climb, flow: Tensor, bound: float, steps: int, bar: tqdm) -> Tensor:
+    """Return the last iterate of the released recipe: margin and smoothness in one sum, Adam from the identity."""
     adam = torch.optim.Adam([flow], lr=RATE)
-
-    def score(logits: Tensor, u: Tensor) -> Tensor:
-        return margin(logits, y) - SMOOTHNESS * variation(u)
-
     for _ in range(steps):
-        gradient = measured(model, partial(warp, x), score, y, eot, flow)[2]
-        assert gradient is not None  # it was asked for
-        flow.grad = -gradient
+        flow.grad = -known(measure(flow, True))
         adam.step()
         flow.clamp_(-bound, bound)
         bar.update()
