@@ -1,0 +1,140 @@
+"""Gradients of the neighbourhood: the model's own logits, the gradient of the smoothed ones, and what they break."""
+
+import pytest
+import torch
+from helpers import Linear, draw
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from rdc.attack import pgd
+from rdc.attack.neighbourhood import FORMS, Neighbourhood
+from rdc.classify import CNN
+from rdc.data import Images
+from rdc.defend.broken import DetachedPreprocessing, QuantisedInput, ShatteredGradient
+from rdc.train.classifiers import train_classifier
+
+seeds = st.integers(0, 10**6)
+SHAPE = (1, 3, 3)
+
+
+class Quadratic(nn.Module):
+    """Logits ``x^T A_k x + w_k x``."""
+
+    def __init__(self, seed: int, classes: int = 4) -> None:
+        super().__init__()
+        self.a, self.w = draw((classes, 9, 9), seed) - 0.5, draw((classes, 9), seed + 1) - 0.5
+
+    def forward(self, x):
+        z = x.flatten(1)
+        return torch.einsum("ni,kij,nj->nk", z, self.a, z) + z @ self.w.T
+
+
+def product(model, x, v):
+    point = x.clone().requires_grad_()
+    return torch.autograd.grad((model(point) * v).sum(), point)[0]
+
+
+@given(seeds, st.sampled_from(FORMS))
+def test_the_logits_are_those_of_the_model_bit_for_bit(seed, form):
+    model, x = Quadratic(seed), draw((3, *SHAPE), seed)
+    around = Neighbourhood(model, 0.1, 4, seed, form)
+    assert torch.equal(around(x), model(x)) and torch.equal(around(x.requires_grad_()), model(x))
+
+
+@given(seeds, st.floats(0.001, 0.02), st.sampled_from([2, 6]))
+def test_pairs_give_the_gradient_of_a_quadratic_exactly(seed, width, draws):
+    """Away from the faces of [0, 1]: odd moments cancel within a pair, and the gradient of a quadratic is affine."""
+    model, x, v = Quadratic(seed), 0.4 + 0.2 * draw((3, *SHAPE), seed), draw((3, 4), seed + 2) - 0.5
+    assert torch.allclose(product(Neighbourhood(model, width, draws, seed), x, v), product(model, x, v), rtol=1e-9, atol=1e-12)
+
+
+@given(seeds, st.booleans())
+@settings(max_examples=5)
+def test_the_zeroth_order_form_has_the_gradient_as_its_mean(seed, linear):
+    """Of a pair it is the gradient times ``d d^T / w^2``, whose mean is the identity: within five deviations of it."""
+    model = Linear(draw((4, *SHAPE), seed) - 0.5, torch.zeros(4).double()) if linear else Quadratic(seed)
+    x, v, draws = 0.4 + 0.2 * draw((3, *SHAPE), seed), draw((3, 4), seed + 2) - 0.5, 2000
+    exact, found = product(model, x, v), product(Neighbourhood(model, 0.02, draws, seed, "zeroth"), x, v)
+    size = exact.flatten(1).square().sum(1).reshape(-1, 1, 1, 1)
+    assert bool(((found - exact).square() <= 25 * (size + exact.square()) / (draws / 2)).all())
+
+
+@given(seeds, st.sampled_from(FORMS))
+def test_the_noise_belongs_to_seed_and_call_and_not_to_the_batch(seed, form):
+    model, x, v = Quadratic(seed), draw((3, *SHAPE), seed), draw((3, 4), seed + 2)
+
+    def run(images, weights, own=seed):
+        around = Neighbourhood(model, 0.1, 2, own, form)
+        return [product(around, images, weights) for _ in range(2)]
+
+    together, alone = run(x, v), [run(x[i : i + 1], v[i : i + 1]) for i in range(3)]
+    for call in range(2):
+        assert torch.allclose(together[call], torch.cat([one[call] for one in alone]), rtol=1e-12, atol=1e-14)
+    if form == "zeroth":
+        assert not torch.equal(together[0], together[1]) and not torch.equal(run(x, v, seed + 1)[0], together[0])
+
+
+def test_the_frozen_one_is_around_the_model_whose_noise_is_known():
+    class Noisy(nn.Module):
+        def forward(self, x):
+            return x.flatten(1) + torch.rand(len(x), 9)
+
+    around = Neighbourhood(Noisy(), 0.2, 4, 3, "zeroth").frozen(5)
+    assert torch.equal(around(torch.zeros(2, *SHAPE)), around(torch.zeros(2, *SHAPE)))
+    assert (around.width, around.draws, around.seed, around.form) == (0.2, 4, 3, "zeroth")
+
+
+@pytest.fixture(scope="module")
+def victim(digits, digits_train):
+    """A small network, and images that it gets right."""
+    model: CNN = train_classifier(digits_train, epochs=4, width=8)
+    keep = model(digits.x[:60]).argmax(1) == digits.y[:60]
+    return model, digits.x[:60][keep][:24], digits.y[:60][keep][:24]
+
+
+@pytest.fixture(scope="module")
+def digits_train() -> Images:
+    from rdc.data import load
+
+    return load("digits", "train")
+
+
+CASES = [(ShatteredGradient, "neighbourhood"), (ShatteredGradient, "zeroth"), (QuantisedInput, "zeroth")]
+
+
+@pytest.mark.filterwarnings("ignore:most gradients")
+@pytest.mark.parametrize(("defence", "gradient"), CASES)
+def test_a_defence_that_hides_its_gradient_is_broken(victim, defence, gradient):
+    """As many images as of the network itself but a few, where plain pgd leaves most."""
+    model, x, y = victim
+    hidden = defence(model)
+
+    def broken(at, **options):
+        return int((at(pgd(at, x, y, eps=0.15, steps=10, **options)).argmax(1) != y).sum())
+
+    bare, plain, found = broken(model), broken(hidden), broken(hidden, gradient=gradient)
+    assert bare > 16 and plain < bare / 2 and found >= 0.8 * bare
+
+
+def test_a_detached_step_is_no_obstacle_to_the_zeroth_order(victim):
+    model, x, y = victim
+    hidden = DetachedPreprocessing(model)
+    for gradient, message in (("exact", "rdc.attack.neighbourhood"), ("neighbourhood", "take the form 'zeroth'")):
+        with pytest.raises(ValueError, match=message):
+            pgd(hidden, x, y, eps=0.15, steps=2, gradient=gradient)
+    bare = model(pgd(model, x, y, eps=0.15, steps=10)).argmax(1) != y
+    found = hidden(pgd(hidden, x, y, eps=0.15, steps=10, gradient="zeroth")).argmax(1) != y
+    assert int(found.sum()) >= 0.8 * int(bare.sum())
+
+
+def test_bad_options():
+    for options, message in (
+        ({"form": "first"}, "unknown gradient 'first'; there are exact, neighbourhood, zeroth"),
+        ({"draws": 3}, "draws come in pairs, got 3"),
+        ({"draws": 0}, "draws must be at least 2, got 0"),
+        ({"width": 0.0}, "width must be positive, got 0"),
+        ({"seed": 0.5}, "seed must be a whole number"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Neighbourhood(Quadratic(0), **options)
