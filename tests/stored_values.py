@@ -141,7 +141,7 @@ def defended() -> Values:
         yield from both(f"diffpure {sampler}", DiffPure(Purify(net, steps=3, sampler=sampler), dc, "exact"), x, y)
     for norm, eps in (("Linf", 0.1), ("L2", 0.5)):
         yield f"start {norm}", random_start(x, norm, eps, torch.arange(3), 2, 1)
-        yield f"pgd {norm} ce", pgd(dc, x, y, norm, eps, steps=3, loss="ce", scale="auto")
+        yield f"pgd {norm} ce", pgd(dc, x, y, norm, eps, steps=3, loss="ce", scale="auto", schedule="linear")
     yield "lagrange", lagrange(dc, x, y, diffusion_loss(net, levels("elbo", 3)), weights=(0, 1), eps=0.1, steps=2, loss="margin")
     yield "stadv", stadv(dc, x, y, eps=0.2, steps=3)
 

@@ -168,7 +168,7 @@ def test_lagrange_bad_input():
     y = model(x).argmax(1)
     for options, message in (
         ({"weights": ()}, "weights must be"),
-        ({"weights": (0, -1)}, "weights must be"),
+        ({"weights": (0, -1)}, "weights must not be negative, got -1"),
         ({"eps": -1.0}, "eps must not be negative"),
         ({"norm": "L1"}, "unknown norm 'L1'"),
         ({"loss": "hinge"}, "unknown loss 'hinge'"),

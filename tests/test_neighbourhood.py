@@ -9,10 +9,7 @@ from torch import nn
 
 from rdc.attack import pgd
 from rdc.attack.neighbourhood import FORMS, Neighbourhood
-from rdc.classify import CNN
-from rdc.data import Images
 from rdc.defend.broken import DetachedPreprocessing, QuantisedInput, ShatteredGradient
-from rdc.train.classifiers import train_classifier
 
 seeds = st.integers(0, 10**6)
 SHAPE = (1, 3, 3)
@@ -85,19 +82,16 @@ def test_the_frozen_one_is_around_the_model_whose_noise_is_known():
     assert (around.width, around.draws, around.seed, around.form) == (0.2, 4, 3, "zeroth")
 
 
-@pytest.fixture(scope="module")
-def victim(digits, digits_train):
-    """A small network, and images that it gets right."""
-    model: CNN = train_classifier(digits_train, epochs=4, width=8)
-    keep = model(digits.x[:60]).argmax(1) == digits.y[:60]
-    return model, digits.x[:60][keep][:24], digits.y[:60][keep][:24]
+def victim():
+    """A linear network, and images that it gets right."""
+    x = draw((40, 1, 8, 8), 7, torch.float32)
+    model = Linear(draw((4, 1, 8, 8), 5, torch.float32) - 0.5, torch.zeros(4))
+    return model, x, model(x).argmax(1)
 
 
-@pytest.fixture(scope="module")
-def digits_train() -> Images:
-    from rdc.data import load
-
-    return load("digits", "train")
+def broken(model, x, y, **options):
+    """How many images pgd breaks."""
+    return int((model(pgd(model, x, y, eps=0.05, steps=5, **options)).argmax(1) != y).sum())
 
 
 CASES = [(ShatteredGradient, "neighbourhood"), (ShatteredGradient, "zeroth"), (QuantisedInput, "zeroth")]
@@ -105,27 +99,21 @@ CASES = [(ShatteredGradient, "neighbourhood"), (ShatteredGradient, "zeroth"), (Q
 
 @pytest.mark.filterwarnings("ignore:most gradients")
 @pytest.mark.parametrize(("defence", "gradient"), CASES)
-def test_a_defence_that_hides_its_gradient_is_broken(victim, defence, gradient):
-    """As many images as of the network itself but a few, where plain pgd leaves most."""
-    model, x, y = victim
+def test_a_defence_that_hides_its_gradient_is_broken(defence, gradient):
+    """Nearly as many images as of the network itself, where plain pgd leaves most."""
+    model, x, y = victim()
     hidden = defence(model)
-
-    def broken(at, **options):
-        return int((at(pgd(at, x, y, eps=0.15, steps=10, **options)).argmax(1) != y).sum())
-
-    bare, plain, found = broken(model), broken(hidden), broken(hidden, gradient=gradient)
-    assert bare > 16 and plain < bare / 2 and found >= 0.8 * bare
+    bare, plain, found = broken(model, x, y), broken(hidden, x, y), broken(Neighbourhood(hidden, 0.05, 256, form=gradient), x, y)
+    assert bare > 30 and plain < 5 and found >= 0.6 * bare
 
 
-def test_a_detached_step_is_no_obstacle_to_the_zeroth_order(victim):
-    model, x, y = victim
+def test_a_detached_step_is_no_obstacle_to_the_zeroth_order():
+    model, x, y = victim()
     hidden = DetachedPreprocessing(model)
     for gradient, message in (("exact", "rdc.attack.neighbourhood"), ("neighbourhood", "take the form 'zeroth'")):
         with pytest.raises(ValueError, match=message):
-            pgd(hidden, x, y, eps=0.15, steps=2, gradient=gradient)
-    bare = model(pgd(model, x, y, eps=0.15, steps=10)).argmax(1) != y
-    found = hidden(pgd(hidden, x, y, eps=0.15, steps=10, gradient="zeroth")).argmax(1) != y
-    assert int(found.sum()) >= 0.8 * int(bare.sum())
+            pgd(hidden, x, y, eps=0.05, steps=2, gradient=gradient)
+    assert broken(Neighbourhood(hidden, 0.05, 256, form="zeroth"), x, y) >= 0.6 * broken(model, x, y) > 18
 
 
 def test_bad_options():
@@ -134,7 +122,6 @@ def test_bad_options():
         ({"draws": 3}, "draws come in pairs, got 3"),
         ({"draws": 0}, "draws must be at least 2, got 0"),
         ({"width": 0.0}, "width must be positive, got 0"),
-        ({"seed": 0.5}, "seed must be a whole number"),
     ):
         with pytest.raises(ValueError, match=message):
             Neighbourhood(Quadratic(0), **options)

@@ -33,6 +33,7 @@ from rdc.randomness import known_noise
 from rdc.rng import randn, whole
 
 FORMS = ("neighbourhood", "zeroth")
+DRAWS = {"neighbourhood": 32, "zeroth": 128}  # of a gradient that is given by its name
 
 
 class Neighbourhood(nn.Module):
@@ -126,4 +127,4 @@ def named_gradient(model: nn.Module, name: str, seed: int = 0) -> nn.Module:
     Raises:
         ValueError: if there is no such gradient.
     """
-    return model if name == "exact" else Neighbourhood(model, seed=seed, form=name)
+    return model if name == "exact" else Neighbourhood(model, draws=DRAWS.get(name, 2), seed=seed, form=name)

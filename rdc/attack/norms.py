@@ -1,26 +1,12 @@
 """Balls of radius eps around images in [0, 1]: random points, steepest ascent, projection, and the size of a change."""
 
-__all__ = ["NORMS", "ascend", "check_eps", "norm_of", "project", "random_start"]
-
-import warnings
+__all__ = ["ascend", "norm_of", "project", "random_start"]
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from rdc.rng import generator
-
-NORMS = ("Linf", "L2")
-
-
-def check_eps(norm: str, eps: float, norms: tuple[str, ...] = NORMS) -> None:
-    """Refuse an unknown norm or a negative radius; warn when an Linf radius looks like bytes (8 for 8/255)."""
-    if norm not in norms:
-        raise ValueError(f"unknown norm {norm!r}; there are {', '.join(norms)}")
-    if not eps >= 0:
-        raise ValueError(f"eps must not be negative, got {eps}")
-    if norm == "Linf" and eps > 1:
-        warnings.warn(f"eps={eps:g} covers all of [0, 1]; images are in [0, 1], did you mean {eps:g}/255?", stacklevel=3)
 
 
 def norm_of(delta: Float[Tensor, "n c h w"], norm: str) -> Float[Tensor, " n"]:

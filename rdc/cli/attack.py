@@ -166,12 +166,12 @@ def make_attack(
 ) -> Callable[..., torch.Tensor]:
     """Return the attack of the command line with its options bound."""
     from rdc.attack import autoattack, lagrange, pgd, square, stadv
-    from rdc.attack.norms import check_eps
+    from rdc.attack.budget import budget
     from rdc.classify import DiffusionClassifier
     from rdc.classify.diffusion_loss import diffusion_loss
 
     if name != "stadv":
-        check_eps(norm, eps, ("Linf", "L2", "L1") if name in ("autoattack", "square") else ("Linf", "L2"))
+        budget(norm, eps, norms=("Linf", "L2", "L1") if name in ("autoattack", "square") else ("Linf", "L2"))
     if name != "lagrange":
         known: dict[str, Callable[..., torch.Tensor]] = {"pgd": pgd, "autoattack": autoattack, "stadv": stadv, "square": square}
         return partial(known[name], norm=norm, eps=eps, **options)

@@ -27,7 +27,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from rdc.attack.norms import check_eps
+from rdc.attack.budget import budget
 from rdc.attack.pgd import pgd
 from rdc.door import ask, check_images, check_labels, entry
 from rdc.evaluate import checks, gradient_checks
@@ -36,7 +36,6 @@ from rdc.evaluate.binarise import check_binarisation
 from rdc.evaluate.bundled import other_images
 from rdc.evaluate.case import Case, Count, Failed, Row, told
 from rdc.evaluate.frozen import Memory
-from rdc.quantities import count, number
 from rdc.randomness import owned_randomness
 
 Check = Callable[[Case], Iterator[Row]]
@@ -131,9 +130,8 @@ def audit(
     """
     check_images(x)
     check_labels(y, len(x))
-    check_eps(norm, eps)
-    eps, steps, eot = number(eps, "eps", low=0), count(steps, "steps"), count(eot, "eot")
-    queries = count(queries, "queries")
+    given = budget(norm, eps, steps=steps, eot=eot, queries=queries)
+    eps, steps, eot, queries = given.eps, given.steps, given.eot, given.queries
     if held_out is not None:
         check_images(held_out[0], tuple(x.shape[1:]))
         check_labels(held_out[1], len(held_out[0]))

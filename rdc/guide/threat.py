@@ -43,7 +43,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from rdc.attack.norms import NORMS, ascend, norm_of
+from rdc.attack.budget import BALLS
+from rdc.attack.norms import ascend, norm_of
 from rdc.data import Images
 from rdc.denoise.base import expand_sigma, to_model
 from rdc.rng import randn
@@ -75,7 +76,7 @@ class Threat:
     stop: bool = True  # whether an image is left alone as soon as it is misclassified
 
     def __post_init__(self) -> None:
-        for what, name, known in (("norm", self.norm, NORMS), ("radius", self.radius, RADII), ("step", self.step, STEPS)):
+        for what, name, known in (("norm", self.norm, BALLS), ("radius", self.radius, RADII), ("step", self.step, STEPS)):
             if name not in known:
                 raise ValueError(f"unknown {what} {name!r}; there are {', '.join(known)}")
         if not self.eps >= 0 or self.steps < 1:
