@@ -355,8 +355,8 @@ assert torch.allclose(change[0], by_hand(METHODS[-1], slopes))
 x, y = test.x.to(device), test.y.to(device)
 cases: dict[str, dict[str, Any]] = {
     **READINGS,
-    "released, N = 1": {**READINGS["released"], "steps": 1},
-    "rmsprop, 0.01": {**READINGS["released"], "method": "rmsprop", "step_size": 0.01},
+    "released, N = 1": {**READINGS["clamped"], "steps": 1},
+    "rmsprop, 0.01": {**READINGS["clamped"], "method": "rmsprop", "step_size": 0.01},
 }
 moved: dict[str, Tensor] = {name: LikelihoodMaximization(heads, seed=seed, **case)(x[:n_move]) for name, case in cases.items()}
 far = {name: {p: norm_of(found - x[:n_move], p) for p in ("L1", "L2", "Linf")} for name, found in moved.items()}
@@ -502,7 +502,7 @@ lab_cases: dict[str, dict[str, Any]] = {
     "mi-fgsm": READINGS["mi-fgsm"],
     "mi-fgsm, eta = eps": {"method": "sign", "budget": eps_lab},
     "all ELBO levels": {"method": "sign", "sigma": levels("elbo", 16, sigma_min=0.1), "timesteps": "all"},
-    "released": READINGS["released"],
+    "released": READINGS["clamped"],
 }
 sigmas = [0.1, 0.2, 0.5, 1.0]
 log_prior = (torch.tensor(optimal.counts) / n_train).log().to(device)
@@ -657,7 +657,7 @@ glue("lm-lab-verdict", f"For the readings with a budget of 8/255 and the release
 # %%
 right_all = predict(classifier, x[: 2 * n_jacobian]) == y[: 2 * n_jacobian]
 xj, yj = x[: 2 * n_jacobian][right_all][:n_jacobian], y[: 2 * n_jacobian][right_all][:n_jacobian]
-one = LikelihoodMaximization(heads, seed=seed, **{**READINGS["released"], "steps": 1})
+one = LikelihoodMaximization(heads, seed=seed, **{**READINGS["clamped"], "steps": 1})
 g = value_and_gradient(lambda p: one.loss(p, 0), xj)[1] / 2  # with respect to z
 factor = one.step_size * EPS / (g.abs() + EPS) ** 2
 quantiles = torch.tensor([0.001, 0.01, 0.5], device=device)
@@ -742,7 +742,7 @@ names = {"identity (BPDA)": None, "exact": 0.0, "smoothed 0.1": 0.1, "smoothed 0
 lengths = [0.5, 2, 4, 8]
 rises: dict[tuple[int, str], list[tuple[float, float, float]]] = {}
 for n in lm_steps:
-    lm = LikelihoodMaximization(heads, seed=seed, **{**READINGS["released"], "steps": n})
+    lm = LikelihoodMaximization(heads, seed=seed, **{**READINGS["clamped"], "steps": n})
     defence = RDC(lm, classifier)
     for name, width in names.items():
         attacked = defence if width is None else RDC(lm.smoothed(width), classifier, "exact")
@@ -799,7 +799,7 @@ glue("lm-bpda-way", f"On these images a step of 8/255 along BPDA changes the mea
 # change with a larger one the other way.
 
 # %%
-smooth = LikelihoodMaximization(heads, seed=seed, **READINGS["released"])
+smooth = LikelihoodMaximization(heads, seed=seed, **READINGS["clamped"])
 directions = {
     "random signs": torch.stack([randn(tuple(xj.shape[1:]), seed, "direction", i, like=xj) for i in range(len(xj))]).sign(),
     "BPDA": value_and_gradient(lambda p: margin(RDC(smooth, classifier)(p), yj), xj)[1].sign(),
@@ -855,7 +855,7 @@ survive: dict[tuple[int, str], Tensor] = {}
 print(f"{n_attack} images, Linf {255 * eps:.0f}/255, PGD-{steps}, fixed noise: images right")
 print(f"DC         clean {accuracy(classifier, xa, ya).correct:2d}   attacked {int(dc_right.sum()):2d}")
 for n in lm_steps:
-    lm = LikelihoodMaximization(heads, seed=seed, **{**READINGS["released"], "steps": n})
+    lm = LikelihoodMaximization(heads, seed=seed, **{**READINGS["clamped"], "steps": n})
     defence = RDC(lm, classifier)
     attackers = {
         "bpda": defence,
@@ -900,7 +900,7 @@ print("RDC (union, largest N) and DC:", discordant(survive[lm_steps[-1], "union"
 
 # %%
 xf, yf = x[:n_fresh], y[:n_fresh]
-lm_fresh = LikelihoodMaximization(heads, seed=seed, **{**READINGS["released"], "noise": "fresh"})
+lm_fresh = LikelihoodMaximization(heads, seed=seed, **{**READINGS["clamped"], "noise": "fresh"})
 fresh = RDC(lm_fresh, classifier)
 fresh_attackers = {
     "bpda": fresh,
@@ -1521,7 +1521,7 @@ claim(0.05 < float(normalisers["elbo"].max() - normalisers["elbo"].min()) < 0.6)
 # %%
 as_zero: dict[str, tuple[int, int]] = {"no LM": (int((predict(classifier, xs) == 0).sum()), accuracy(classifier, xs, ys).correct)}
 for name, label in {"unconditional": None, "class 0": 0}.items():
-    found = LikelihoodMaximization(heads, label=label, seed=seed, **READINGS["released"])(xs)
+    found = LikelihoodMaximization(heads, label=label, seed=seed, **READINGS["clamped"])(xs)
     as_zero[name] = int((predict(classifier, found) == 0).sum()), accuracy(classifier, found, ys).correct
 for name, (zeros, hits) in as_zero.items():
     print(f"{name:14s} {zeros:2d} of {n_static} taken for {test.classes[0]!r}, {hits} right")

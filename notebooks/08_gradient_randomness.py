@@ -657,7 +657,7 @@ fixed_processes = {
     "LM, printed": LikelihoodMaximization(exact_trunk, **{**READINGS["printed"], "noise": "fixed"}),
     "LM, mi-fgsm": LikelihoodMaximization(exact_trunk, **{**READINGS["mi-fgsm"], "noise": "fixed"}),
     "LM, mean-l1": LikelihoodMaximization(exact_trunk, **{**READINGS["mean-l1"], "noise": "fixed"}),
-    "LM, released": LikelihoodMaximization(exact_trunk, **READINGS["released"]),
+    "LM, released": LikelihoodMaximization(exact_trunk, **READINGS["clamped"]),
     "DiffPure": Purify(exact_trunk, seed=seed),
 }
 attacked = ascent_path(known_noise(dc, seed), xs, ys, eps=16 / 255, steps=3)[-1] - xs

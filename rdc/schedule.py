@@ -71,8 +71,9 @@ def levels(
     placement: str | None = None,
     sigma_min: float | None = None,
     sigma_max: float | None = None,
+    sigma_data: float = SIGMA_DATA,
 ) -> Levels:
-    r"""Noise levels of a kind (see the table above).
+    r"""Return the noise levels of a kind (see the table above).
 
     Arguments:
         kind: One of :data:`KINDS`.
@@ -83,6 +84,8 @@ def levels(
             ``uniform`` (the default; systematic sampling) or ``first``.
         sigma_min: Lower end of the range; by default 0.05, and 1e-4 for ``edm-released``. Not for the VP kinds.
         sigma_max: Upper end; by default 20, and 3 for ``edm-released``. Not for the VP kinds.
+        sigma_data: Standard deviation of the data in the weights of ``edm`` and ``edm-released``, that of the denoiser
+            (``denoiser.sigma_data``); 0.5 as in Karras et al.
 
     Raises:
         ValueError: if a name is unknown, ``count`` is not positive or the range is empty.
@@ -104,7 +107,7 @@ def levels(
     placement = placement or {"edm": "quantile", "edm-released": "linear", "elbo": "log"}[kind]
     u = (torch.arange(count, dtype=torch.float64, device="cpu") + (0.0 if released else 0.5)) / count
     sigma, step = _place(placement, low, high, u)
-    return Levels(sigma, DENSITIES[kind](sigma) * step / count)
+    return Levels(sigma, DENSITIES[kind](sigma, sigma_data) * step / count)
 
 
 def log_normal(sigma: Tensor) -> Tensor:
@@ -117,15 +120,16 @@ def log_normal_released(sigma: Tensor) -> Tensor:
     return torch.exp(-((sigma.log() - P_MEAN) ** 2) / 2 * P_STD**2) / (sigma * P_STD * math.sqrt(2 * math.pi))
 
 
-def edm_lambda(sigma: Tensor) -> Tensor:
-    """``lambda(sigma) = (sigma^2 + sigma_d^2) / (sigma sigma_d)^2`` with ``sigma_d = 0.5``."""
-    return (sigma**2 + SIGMA_DATA**2) / (sigma * SIGMA_DATA) ** 2
+def edm_lambda(sigma: Tensor, sigma_data: float = SIGMA_DATA) -> Tensor:
+    """``lambda(sigma) = (sigma^2 + sigma_d^2) / (sigma sigma_d)^2``."""
+    return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
 
 
-DENSITIES: dict[str, Callable[[Tensor], Tensor]] = {
-    "edm": lambda sigma: edm_lambda(sigma) * log_normal(sigma),
-    "edm-released": lambda sigma: edm_lambda(sigma) * log_normal_released(sigma),
-    "elbo": lambda sigma: sigma**-3,
+#: Density over sigma of each kind, a function of sigma and sigma_d, which ``elbo`` does not know.
+DENSITIES: dict[str, Callable[..., Tensor]] = {
+    "edm": lambda sigma, sigma_data=SIGMA_DATA: edm_lambda(sigma, sigma_data) * log_normal(sigma),
+    "edm-released": lambda sigma, sigma_data=SIGMA_DATA: edm_lambda(sigma, sigma_data) * log_normal_released(sigma),
+    "elbo": lambda sigma, sigma_data=SIGMA_DATA: sigma**-3,
 }
 
 

@@ -88,8 +88,8 @@ def noised() -> Values:
     x, y = test.x[:2], test.y[:2]
     forms = [("fixed", "path", 4), ("fixed", "shared", 3), ("specific", "path", 3), ("specific", "per_class", 2)]
     for form, coupling, count in [*forms, ("quadrature", "shared", 3), ("released", "shared", 8)]:
-        weight = "edm-released" if form == "released" else "elbo"
-        model = EPNDC(net, 0.25, count=count, form=form, coupling=coupling, weight=weight, antithetic=coupling != "path", seed=1)
+        more = {"weight": "edm-released", "sigma_data": 0.5} if form == "released" else {}
+        model = EPNDC(net, 0.25, count=count, form=form, coupling=coupling, antithetic=coupling != "path", seed=1, **more)
         yield from both(f"epndc {form} {coupling}", model, x, y)
         yield f"epndc {form} {coupling} losses", model.losses(x)
     model = EPNDC(net, 0.25, count=2, noise="fresh")
@@ -98,7 +98,8 @@ def noised() -> Values:
     for variant in ("ensemble", "correct", "condition-on-y"):
         for released in (False, True):
             weight = "edm-released" if released else "elbo"
-            model = APNDC(net, 0.25, count=4, variant=variant, released=released, weight=weight, antithetic=not released)
+            options = {"released": released, "weight": weight, "antithetic": not released, "sigma_data": 0.5}
+            model = APNDC(net, 0.25, count=4, variant=variant, **options)
             yield from both(f"apndc {variant} {released}", model, x, y)
     clean, exact = DiffusionClassifier(net, levels("elbo", 6), chunk=16), EPNDC(net, 0.25, count=6, form="fixed")
     spread = calibrate(exact, test.x[10:14])
@@ -129,9 +130,9 @@ def defended() -> Values:
     test, net = load("digits"), load_denoiser("digits")
     x, y = test.x[:3], test.y[:3]
     dc = DiffusionClassifier(net, levels("elbo", 3, sigma_min=0.1))
-    for name, reading in READINGS.items():
-        options = {k: v for k, v in reading.items() if k != "clip"} if name == "released" else reading
-        lm = LikelihoodMaximization(net, **{**options, "steps": 2, "seed": 3}, count=3)
+    readings = {name: r for name, r in READINGS.items() if name != "clamped"} | {"released": READINGS["clamped"]}
+    for name, reading in readings.items():
+        lm = LikelihoodMaximization(net, **{**reading, "steps": 2, "seed": 3}, count=3)
         yield f"lm {name}", lm(x)
         if name != "expectation":
             lm = lm.frozen(3)

@@ -1,6 +1,8 @@
 """Likelihood maximisation against its formula, torch's optimisers and finite differences, and the promises of RDC."""
 
 import itertools
+import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,9 +13,11 @@ from torch import nn
 
 from rdc.attack.norms import norm_of
 from rdc.autograd import BPDA, value_and_gradient
-from rdc.classify import CNN, RDC, DiffusionClassifier, LikelihoodMaximization
+from rdc.certify import APNDC, Carlini
+from rdc.classify import CNN, RDC, DiffusionClassifier, LikelihoodMaximization, Purify
+from rdc.classify.diffusion_loss import diffusion_loss
 from rdc.defend.likelihood import READINGS, midpoints
-from rdc.defend.lm_updates import METHODS, clip, memory_size, update
+from rdc.defend.lm_updates import METHODS, into_ball, memory_size, update
 from rdc.defend.preprocessed import one_denoising_step
 from rdc.denoise import OptimalDenoiser
 from rdc.randomness import known_noise, randomness
@@ -153,6 +157,79 @@ def test_the_released_reading_moves_every_pixel_in_its_first_step():
     plain = g.abs() > 1e-5
     assert float((moved.abs() - 12.75)[plain].abs().max()) < 0.02 and float(plain.double().mean()) > 0.9
     assert float(norm_of(LikelihoodMaximization(denoiser, **READINGS["released"])(x) - x, "Linf").min()) > 12.75 / 255
+
+
+def transcribed(denoiser, x, steps, sigmas, noises):
+    """The released procedure, in plain torch: Adam on the mean loss in [-1, 1], nothing clamped before the end."""
+    z = (2 * x - 1).clone().requires_grad_()
+    adam, path = torch.optim.Adam([z], lr=0.1), []
+    for n in range(steps):
+        adam.zero_grad()
+        ((denoiser(z + sigmas[n] * noises[n], sigmas[n].expand(len(z)), None) - z) ** 2).mean(dim=(1, 2, 3)).sum().backward()
+        adam.step()
+        path.append((z.detach().clamp(-1, 1) + 1) / 2)
+    return path
+
+
+@pytest.mark.parametrize("share", ["batch", "image"])
+def test_the_released_reading_is_the_released_procedure(share):
+    """An independent transcription with the same noise; the reading that clamps each step leaves it at the second step."""
+    denoiser, x = OptimalDenoiser(draw((20, 1, 6, 6), 6), torch.arange(20) % 2), draw((3, 1, 6, 6), 5)
+    lm = LikelihoodMaximization(denoiser, **{**READINGS["released"], "share": share, "seed": 7})
+    draws = [next(iter(lm._draws(2 * x - 1, 0, (0, 1, 2) if share == "image" else None, n))) for n in range(5)]
+    sigmas = [s.reshape(-1, 1, 1, 1) if s.ndim else s for s, _, _ in draws]
+    assert all(bool((0.4 <= s).all() & (s <= 0.6).all()) for s in sigmas)
+    if share == "image":
+        assert len({float(e[i, 0, 0, 0]) for _, _, e in draws for i in range(3)}) == 15
+        alone = lm(x[2:], torch.tensor([2]))
+        assert torch.allclose(alone, lm(x)[2:], rtol=0, atol=1e-12)
+
+    def plain(steps):
+        if share == "batch":
+            return transcribed(denoiser, x, steps, sigmas, [e for _, _, e in draws])
+        each = [
+            transcribed(denoiser, x[i : i + 1], steps, [s[i] for s, _, _ in draws], [e[i] for _, _, e in draws]) for i in range(3)
+        ]
+        return [torch.cat(parts) for parts in zip(*each, strict=True)]
+
+    for steps in range(1, 6):
+        found = LikelihoodMaximization(denoiser, **{**READINGS["released"], "share": share, "seed": 7, "steps": steps})(x)
+        assert float((found - plain(steps)[-1]).abs().max()) < 1e-6
+        clamped = LikelihoodMaximization(denoiser, **{**READINGS["clamped"], "share": share, "seed": 7, "steps": steps})(x)
+        gap = float((found - clamped).abs().max())
+        assert gap < 1e-12 if steps == 1 else gap > 1e-3
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_without_walls_the_gradient_is_exact_too(method):
+    denoiser, x = OptimalDenoiser(draw((8, 1, 2, 3), 6), torch.arange(8) % 2), 0.05 + 0.9 * draw((1, 1, 2, 3), 9)
+    model = lm(method, denoiser, steps=3, step_size=0.02, budget=None, clip="end", sigma=(0.5, 0.6))
+    point = x.clone().requires_grad_()
+    weight = draw((1, 1, 2, 3), 11)
+    (slope,) = torch.autograd.grad((model(point) * weight).sum(), point)
+    for i in range(6):
+        step = torch.zeros(6, dtype=x.dtype)
+        step[i] = 1e-6
+        step = step.reshape(1, 1, 2, 3)
+        numeric = float(((model(x + step) - model(x - step)) * weight).sum() / 2e-6)
+        assert math.isclose(numeric, float(slope.flatten()[i]), rel_tol=1e-4, abs_tol=1e-6)
+
+
+def test_an_answer_that_was_not_trained_is_not_asked_for():
+    conditional = tiny_network()
+    conditional.config = replace(conditional.config, unlabelled=False)
+    z = draw((1, 1, 8, 8), dtype=torch.float32)
+    for make in (lambda: conditional(z, 1.0, None), lambda: LikelihoodMaximization(conditional), lambda: Purify(conditional),
+                 lambda: Carlini(conditional, conditional, 0.25), lambda: diffusion_loss(conditional, levels("elbo", 2)),
+                 lambda: APNDC(conditional, 0.25)):  # fmt: skip
+        with pytest.raises(ValueError, match="labels only"):
+            make()
+    assert conditional(z, 1.0, torch.tensor([1])).shape == z.shape
+    assert APNDC(conditional, 0.25, unconditional=tiny_network(1)).num_classes == 3
+    none = tiny_network(num_classes=0)
+    assert none.unlabelled and none(z, 1.0).shape == z.shape
+    with pytest.raises(ValueError, match="unconditional"):
+        none(z, 1.0, torch.tensor([0]))
 
 
 def test_default_steps():
@@ -298,12 +375,12 @@ def test_a_smoothed_sign_is_a_gradient_step_in_the_limit():
 def test_a_wall_stops_the_gradient_and_a_ball_does_not():
     z0 = torch.tensor([-1.0, 0.0, 0.99, 0.5]).reshape(1, 1, 2, 2).requires_grad_()
     far = torch.tensor([-0.1, 0.3, 0.3, 0.01]).reshape(1, 1, 2, 2)
-    found = clip(z0 + far, z0, 0.1, "Linf")
+    found = into_ball(z0 + far, z0, 0.1, "Linf").clamp(-1, 1)
     assert torch.allclose(found, torch.tensor([-1.0, 0.2, 1.0, 0.51]).reshape(1, 1, 2, 2))
     assert torch.equal(torch.autograd.grad(found.sum(), z0)[0].flatten(), torch.tensor([0.0, 1.0, 0.0, 1.0]))
     with torch.no_grad():
-        assert torch.allclose(clip(0.9 * far, torch.zeros_like(far), 0.1, "L2"), far * (0.2 / far.norm()))
-        assert torch.equal(clip(far, torch.zeros_like(far), None, "L2"), far)
+        assert torch.allclose(into_ball(0.9 * far, torch.zeros_like(far), 0.1, "L2"), far * (0.2 / far.norm()))
+        assert torch.equal(into_ball(far, torch.zeros_like(far), None, "L2"), far)
 
 
 @given(seeds, methods, st.integers(0, 3))

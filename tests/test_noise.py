@@ -216,3 +216,15 @@ def test_errors(case):
     call, message = BAD[case]
     with pytest.raises((ValueError, TypeError), match=message):
         call()
+
+
+@pytest.mark.parametrize("kind", ["edm", "edm-released"])
+@pytest.mark.parametrize("spread", [0.25, 0.7])
+def test_the_weights_of_edm_know_the_spread_of_the_data(kind, spread):
+    """A weight is lambda_s(sigma) p(sigma) times the step: its ratio to the default is that of the lambdas."""
+    own, default = levels(kind, 12, sigma_data=spread), levels(kind, 12)
+    assert torch.equal(own.sigma, default.sigma)
+    s = own.sigma
+    ratio = (s**2 + spread**2) / (s * spread) ** 2 / ((s**2 + 0.25) / (0.5 * s) ** 2)
+    assert torch.allclose(own.weight, default.weight * ratio, rtol=1e-12)
+    assert torch.equal(levels("elbo", 5, sigma_data=spread).weight, levels("elbo", 5).weight)

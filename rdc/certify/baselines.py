@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rdc.classify.networks import CNN
-from rdc.denoise.base import Denoiser, from_model, to_model
+from rdc.denoise.base import Denoiser, check_unlabelled, from_model, to_model
 from rdc.quantities import number
 
 
@@ -34,6 +34,7 @@ class Carlini(nn.Module):
 
     def __init__(self, denoiser: Denoiser, network: nn.Module, sigma: float | str) -> None:
         super().__init__()
+        check_unlabelled(denoiser)
         self.denoiser, self.network, self.sigma = denoiser, network, number(sigma, "sigma", low=0, strict=True)
 
     def denoised(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:

@@ -43,7 +43,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from rdc.schedule import DENSITIES, Levels, chain_levels, edm_lambda
+from rdc.schedule import DENSITIES, SIGMA_DATA, Levels, chain_levels, edm_lambda
 
 FORMS = ("fixed", "specific", "quadrature", "released")
 WEIGHTS = tuple(DENSITIES)
@@ -125,8 +125,9 @@ def noised_steps(
     weight: str = "elbo",
     sigma_max: float | None = None,
     placement: str | None = None,
+    sigma_data: float = SIGMA_DATA,
 ) -> Steps:
-    """Levels and weights of the bound for a noised input, in one of ``FORMS`` with one of the densities ``WEIGHTS``.
+    """Return levels and weights of the bound for a noised input, in one of ``FORMS`` with one of the densities ``WEIGHTS``.
 
     ``sigma_max`` is 20 by default, and 3 for ``released``, whose grid has ``count + 1`` points below its end, as in the code:
     124 is its published setting, and leaves 119 steps.
@@ -140,13 +141,13 @@ def noised_steps(
     if form == "quadrature":
         if placement is not None:
             raise ValueError("form 'quadrature' has its own nodes; leave placement out")
-        return Steps(tau, reweighted(gauss_legendre(tau, count, sigma_max), weight), None)
+        return Steps(tau, reweighted(gauss_legendre(tau, count, sigma_max), weight, sigma_data), None)
     extra = 1 if form == "released" else 0
     s = grid(tau, count + extra, sigma_max, placement or PLACEMENTS[form])
     if form == "released":
         if count <= SKIPPED:
             raise ValueError(f"the released form leaves out its first {SKIPPED} steps; count must be larger, got {count}")
-        return released_steps(tau, s[:-1], weight)
+        return released_steps(tau, s[:-1], weight, sigma_data)
     left, right = s[:-1], s[1:]
     chain = chain_levels(s)
     if form == "specific":
@@ -154,15 +155,15 @@ def noised_steps(
         ratio = torch.cat([u.new_ones(1), u[1:] / u[:-1]])
         specific = 0.5 * (right**2 - left**2) * ratio**2 / right**4
         chain = Levels(right, specific)
-    return Steps(tau, reweighted(chain, weight), left)
+    return Steps(tau, reweighted(chain, weight, sigma_data), left)
 
 
-def released_steps(tau: float, s: Tensor, weight: str) -> Steps:
+def released_steps(tau: float, s: Tensor, weight: str, sigma_data: float) -> Steps:
     """The steps of the released code on its grid; the density is taken at the left end."""
     left, right = s[SKIPPED:-1], s[SKIPPED + 1 :]
     ratio = (right**2 - tau**2) / (left**2 - tau**2)
     factor = ((left + right) / (2 * right)) ** 2 * ratio
-    return Steps(tau, Levels(right, DENSITIES[weight](left) * (right - left) * factor), left)
+    return Steps(tau, Levels(right, DENSITIES[weight](left, sigma_data) * (right - left) * factor), left)
 
 
 def clean_steps(
@@ -173,6 +174,7 @@ def clean_steps(
     placement: str | None = None,
     released: bool = False,
     lag: int = 0,
+    sigma_data: float = SIGMA_DATA,
 ) -> Levels:
     r"""Levels of a clean diffusion classifier that begins at ``tau``: the weights of the chain, times :math:`\rho(s') s'^3`.
 
@@ -184,22 +186,24 @@ def clean_steps(
     """
     check_name("weight", weight, WEIGHTS)
     if not released:
-        return reweighted(chain_levels(grid(tau, count, sigma_max or 20.0, placement or "inverse")), weight)
+        return reweighted(chain_levels(grid(tau, count, sigma_max or 20.0, placement or "inverse")), weight, sigma_data)
     s = grid(tau, count + 1, sigma_max or 3.0, placement or "linear")[:-1]
     if count <= lag:
         raise ValueError(f"the released form leaves out {lag} steps; count must be larger, got {count}")
     right, early = s[1 + lag :], s[: len(s) - 1 - lag]
-    return Levels(right, DENSITIES[weight](early) / scale(early, weight) * scale(right, weight) * s.diff()[: len(right)])
+    density = DENSITIES[weight](early, sigma_data) / scale(early, weight, sigma_data) * scale(right, weight, sigma_data)
+    return Levels(right, density * s.diff()[: len(right)])
 
 
-def scale(s: Tensor, weight: str) -> Tensor:
+def scale(s: Tensor, weight: str, sigma_data: float) -> Tensor:
     """The factor of the density that the released code takes at the level itself: ``lambda(s)`` for the EDM weights."""
-    return s**-3 if weight == "elbo" else edm_lambda(s)
+    return s**-3 if weight == "elbo" else edm_lambda(s, sigma_data)
 
 
-def reweighted(levels: Levels, weight: str) -> Levels:
+def reweighted(levels: Levels, weight: str, sigma_data: float) -> Levels:
     """Weights of the bound times ``rho(s) s^3``."""
-    return levels if weight == "elbo" else Levels(levels.sigma, levels.weight * DENSITIES[weight](levels.sigma) * levels.sigma**3)
+    s = levels.sigma
+    return levels if weight == "elbo" else Levels(s, levels.weight * DENSITIES[weight](s, sigma_data) * s**3)
 
 
 def gauss_legendre(tau: float, count: int, sigma_max: float) -> Levels:

@@ -51,7 +51,7 @@ from torch import Tensor, nn
 from rdc.autograd import chunked
 from rdc.certify.bridge import Steps, check_name, clean_steps, constant, noised_steps, walk
 from rdc.classify.denoising_loss import Losses, Samples, chunk_size, denoising_losses
-from rdc.denoise.base import Denoiser, to_model
+from rdc.denoise.base import Denoiser, check_unlabelled, sigma_data_of, to_model
 from rdc.door import checking
 from rdc.noise_source import Noise
 from rdc.quantities import count as whole_number
@@ -186,6 +186,7 @@ class EPNDC(nn.Module):
         placement: Where the levels lie, see :func:`rdc.certify.bridge.grid`; by default as suits the form.
         seed: Seed of the noise.
         chunk: Network evaluations at a time; None lets the device decide. It changes no number beyond rounding.
+        sigma_data: Standard deviation of the data in the ``edm`` weights; by default that of the denoiser.
 
     Raises:
         ValueError: if a name is unknown, a number is not positive, the range of levels is empty, or ``path`` is asked for without
@@ -208,10 +209,12 @@ class EPNDC(nn.Module):
         placement: str | None = None,
         seed: int = 0,
         chunk: int | None = None,
+        sigma_data: float | None = None,
     ) -> None:
         super().__init__()
         self.tau = 2 * float(sigma)
-        steps = noised_steps(self.tau, count, form, weight, sigma_max, placement)
+        spread = sigma_data_of(denoiser) if sigma_data is None else sigma_data
+        steps = noised_steps(self.tau, count, form, weight, sigma_max, placement, spread)
         check_name("coupling", coupling, COUPLINGS)
         if coupling == "path" and steps.left is None:
             raise ValueError("form 'quadrature' has no chain, hence no path; take form='fixed', or coupling='shared'")
@@ -279,8 +282,8 @@ class EPNDC(nn.Module):
 class APNDC(nn.Module):
     """Approximated-posterior noised diffusion classifier: noisy images to logits ``(N, K)``.
 
-    ``coupling``, ``draws``, ``antithetic``, ``noise``, ``seed`` and ``chunk`` are those of :class:`EPNDC`, without ``path``. With
-    the same seed the noise is that of :class:`rdc.classify.DiffusionClassifier`.
+    ``coupling``, ``draws``, ``antithetic``, ``noise``, ``seed``, ``chunk`` and ``sigma_data`` are those of :class:`EPNDC`, but
+    there is no ``path``. With the same seed the noise is that of :class:`rdc.classify.DiffusionClassifier`.
 
     Arguments:
         denoiser: Any :class:`rdc.denoise.Denoiser`.
@@ -294,7 +297,8 @@ class APNDC(nn.Module):
         placement: Where the levels lie, see :func:`rdc.certify.bridge.grid`.
 
     Raises:
-        ValueError: if a name is unknown, a number is not positive, or the range of levels is empty.
+        ValueError: if a name is unknown, a number is not positive, the range of levels is empty, or the denoiser of the estimate
+            has no trained answer without a label.
     """
 
     def __init__(
@@ -315,12 +319,16 @@ class APNDC(nn.Module):
         placement: str | None = None,
         seed: int = 0,
         chunk: int | None = None,
+        sigma_data: float | None = None,
     ) -> None:
         super().__init__()
         check_name("variant", variant, VARIANTS)
         check_name("coupling", coupling, COUPLINGS[:2])
+        if variant != "condition-on-y":
+            check_unlabelled(denoiser if unconditional is None else unconditional)
         self.tau, self.variant = 2 * float(sigma), variant
-        levels = clean_steps(self.tau, count, weight, sigma_max, placement, released, lag=0 if variant == "ensemble" else 1)
+        spread, lag = sigma_data_of(denoiser) if sigma_data is None else sigma_data, 0 if variant == "ensemble" else 1
+        levels = clean_steps(self.tau, count, weight, sigma_max, placement, released, lag, spread)
         self.denoiser, self.unconditional, self.noise = denoiser, denoiser if unconditional is None else unconditional, noise
         self.steps = Steps(0.0 if variant == "ensemble" else self.tau, levels, None, pseudo=False)
         self.engine = Engine(denoiser, self.steps, coupling, draws, antithetic, noise, seed, chunk)

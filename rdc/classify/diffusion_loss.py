@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rdc.classify.denoising_loss import Losses, Samples, denoising_losses
-from rdc.denoise.base import Denoiser, to_model
+from rdc.denoise.base import Denoiser, check_unlabelled, to_model
 from rdc.door import check_images
 from rdc.noise_source import Noise
 from rdc.schedule import Levels
@@ -41,6 +41,9 @@ class DiffusionLoss:
     denoiser: Denoiser
     levels: Levels
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_unlabelled(self.denoiser)
 
     def __call__(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
         """Return the losses of images in [0, 1].

@@ -25,7 +25,7 @@ References:
     | Adam: A Method for Stochastic Optimization (Kingma and Ba, 2015), https://arxiv.org/abs/1412.6980
 """
 
-__all__ = ["METHODS", "clip", "memory_size", "update"]
+__all__ = ["METHODS", "into_ball", "memory_size", "update"]
 
 import torch
 from jaxtyping import Float
@@ -86,23 +86,24 @@ def safe_sqrt(v: Tensor) -> Tensor:
     return torch.where(positive, torch.where(positive, v, torch.ones_like(v)).sqrt(), torch.zeros_like(v))
 
 
-def clip(z: Float[Tensor, "n c h w"], z0: Float[Tensor, "n c h w"], budget: float | None, norm: str) -> Float[Tensor, "n c h w"]:
-    """The point of [-1, 1] and of the ball around ``z0`` nearest to ``z`` (for ``L2``: into the ball, then into [-1, 1]).
+def into_ball(
+    z: Float[Tensor, "n c h w"], z0: Float[Tensor, "n c h w"], budget: float | None, norm: str
+) -> Float[Tensor, "n c h w"]:
+    """Return the point of the ball around ``z0`` nearest to ``z``; model units, differentiable in both.
 
-    Model units; differentiable in both. A pixel on the surface of an Linf ball moves with ``z0``, one that is held at -1 or 1
-    does not move at all.
+    A pixel on the surface of an Linf ball moves with ``z0``.
 
     Arguments:
         z: Points.
-        z0: Centres, in [-1, 1].
+        z0: Centres.
         budget: Radius in *image* units, half of that in model units; None for no ball.
         norm: ``Linf`` or ``L2``.
     """
-    if budget is not None and norm == "Linf":
-        z = torch.minimum(torch.maximum(z, z0 - 2 * budget), z0 + 2 * budget)
-    elif budget is not None:
-        square = (z - z0).square().flatten(1).sum(dim=1).reshape(-1, 1, 1, 1)
-        outside = square > (2 * budget) ** 2
-        factor = 2 * budget * torch.where(outside, square, torch.ones_like(square)).rsqrt()
-        z = torch.where(outside, z0 + factor * (z - z0), z)
-    return z.clamp(-1, 1)
+    if budget is None:
+        return z
+    if norm == "Linf":
+        return torch.minimum(torch.maximum(z, z0 - 2 * budget), z0 + 2 * budget)
+    square = (z - z0).square().flatten(1).sum(dim=1).reshape(-1, 1, 1, 1)
+    outside = square > (2 * budget) ** 2
+    factor = 2 * budget * torch.where(outside, square, torch.ones_like(square)).rsqrt()
+    return torch.where(outside, z0 + factor * (z - z0), z)

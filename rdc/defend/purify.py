@@ -36,9 +36,9 @@ from torch import Tensor, nn
 from rdc.autograd import iterate
 from rdc.data import check_images
 from rdc.defend.preprocessed import Preprocessed, one_denoising_step
-from rdc.denoise.base import Denoiser, from_model, to_model
+from rdc.denoise.base import Denoiser, check_unlabelled, from_model, to_model
+from rdc.noise_source import purify_noise
 from rdc.randomness import known_noise
-from rdc.rng import randn
 
 SAMPLERS = ("ddpm", "sde")
 
@@ -65,10 +65,10 @@ class Purify(nn.Module):
         steps: Steps of the reverse process, equally long in t. The paper's solver takes 1000 t*, with ``sde``.
         sampler: ``ddpm`` or ``sde``.
         noise: ``fixed``: the same at every call. ``fresh``: new at every call.
-        seed: Owner of the noise.
+        seed: Seed of the noise.
 
     Raises:
-        ValueError: for a time outside (0, 1], no steps, or an unknown name.
+        ValueError: for a time outside (0, 1], no steps, an unknown name, or a denoiser that was not trained without labels.
     """
 
     def __init__(
@@ -83,6 +83,7 @@ class Purify(nn.Module):
             raise ValueError(f"unknown sampler {sampler!r}; there are {', '.join(SAMPLERS)}")
         if noise not in ("fixed", "fresh"):
             raise ValueError(f"noise must be 'fixed' or 'fresh', got {noise!r}")
+        check_unlabelled(denoiser)
         self.denoiser, self.t, self.steps, self.sampler = denoiser, t, steps, sampler
         self.noise, self.seed, self.calls = noise, seed, 0
 
@@ -112,11 +113,11 @@ class Purify(nn.Module):
         self.calls += self.noise == "fresh"
         call, reverse = self.calls, {"ddpm": self._ancestral, "sde": self._euler}[self.sampler]
         whole = vp_integral(self.t)
-        eps = randn(self.denoiser.shape, self.seed, "purify", call, "forward", like=x)
+        eps = purify_noise(self.denoiser.shape, self.seed, call, "forward", like=x)
         z = math.exp(-whole / 2) * to_model(x) + math.sqrt(-math.expm1(-whole)) * eps
 
         def step(z: Tensor, i: int) -> Tensor:
-            eps = randn(self.denoiser.shape, self.seed, "purify", call, i, like=z)
+            eps = purify_noise(self.denoiser.shape, self.seed, call, i, like=z)
             return reverse(z, self.t * (1 - i / self.steps), self.t * (1 - (i + 1) / self.steps), eps)
 
         return from_model(iterate(step, z, self.steps)).clamp(0, 1)

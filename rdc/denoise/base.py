@@ -10,7 +10,7 @@ Noise predictor and score are the same object in other units:
 :math:`\nabla \log p_\sigma(z_\sigma \mid y) = (D - z_\sigma) / \sigma^2`.
 """
 
-__all__ = ["Denoiser", "fast_dtype", "from_model", "to_model"]
+__all__ = ["Denoiser", "check_unlabelled", "fast_dtype", "from_model", "sigma_data_of", "to_model"]
 
 from typing import Protocol, runtime_checkable
 
@@ -41,6 +41,24 @@ class Denoiser(Protocol):
 
     def all_classes(self, z: Tensor, sigma: Tensor | float) -> Tensor:
         """``D(z_sigma, sigma, y)`` for every class, ``(N, K, C, H, W)``."""
+
+
+def check_unlabelled(denoiser: Denoiser) -> None:
+    """Raise if the answer of a denoiser without a label was not trained (its ``unlabelled`` is False).
+
+    Raises:
+        ValueError: with one line that says what to do.
+    """
+    if not getattr(denoiser, "unlabelled", True):
+        raise ValueError(
+            "this denoiser was trained with labels only: its answer without one means nothing; give another as 'unconditional', "
+            "or train it with label_dropout > 0"
+        )
+
+
+def sigma_data_of(denoiser: Denoiser) -> float:
+    """Standard deviation of the data that a denoiser was trained for, model units; 0.5 if it does not say."""
+    return float(getattr(denoiser, "sigma_data", 0.5))
 
 
 def to_model(x: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from rdc.denoise.base import expand_sigma
+from rdc.denoise.base import check_unlabelled, expand_sigma
 from rdc.denoise.unet import UNet, UNetConfig
 from rdc.quantities import number
 
@@ -31,13 +31,14 @@ from rdc.quantities import number
 class EDMConfig:
     """What it takes to build an :class:`EDM` or, with ``unet.heads > 1`` or a ``branch``, a :class:`rdc.denoise.MultiHead`.
 
-    ``data`` names the data set it is for.
+    ``data`` names the data set it is for, ``unlabelled`` says whether its answer without a label was trained.
     """
 
     unet: UNetConfig = field(default_factory=UNetConfig)
     sigma_data: float = 0.5
     data: str = ""
     branch: UNetConfig | None = None
+    unlabelled: bool = True
 
     def __post_init__(self) -> None:
         number(self.sigma_data, "sigma_data", low=0, strict=True)
@@ -67,6 +68,16 @@ class EDM(nn.Module):
         return self.config.unet.label_dim
 
     @property
+    def sigma_data(self) -> float:
+        """Standard deviation of the data, model units, in the preconditioning."""
+        return self.config.sigma_data
+
+    @property
+    def unlabelled(self) -> bool:
+        """Whether the answer without a label was trained: hidden labels in training, or a network without labels."""
+        return self.config.unlabelled or self.num_classes == 0
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Shape ``(C, H, W)`` of one image."""
         c = self.config.unet
@@ -84,7 +95,14 @@ class EDM(nn.Module):
             z: Noisy images ``z_sigma = z + sigma eps``.
             sigma: Noise level, one number or one per image.
             label: Classes; None, or -1 for single images, asks for the unconditional denoiser.
+
+        Raises:
+            ValueError: without a label if that answer was not trained, and with one if the network has none.
         """
+        if label is None:
+            check_unlabelled(self)
+        elif self.num_classes == 0:
+            raise ValueError("this denoiser is unconditional; ask it without a label")
         sigma = expand_sigma(sigma, z)
         c_skip, c_out, c_in = coefficients(sigma, self.config.sigma_data)
         return c_skip * z + c_out * self.raw(c_in * z, sigma, label)

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from rdc.denoise.base import expand_sigma
+from rdc.denoise.base import check_unlabelled, expand_sigma
 from rdc.denoise.edm import EDM, EDMConfig, coefficients
 from rdc.denoise.unet import UNet, UNetConfig
 
@@ -82,6 +82,16 @@ class MultiHead(nn.Module):
         return self.config.unet.heads - 1 if self.config.branch is None else self.config.branch.heads
 
     @property
+    def sigma_data(self) -> float:
+        """Standard deviation of the data, model units, in the preconditioning."""
+        return self.config.sigma_data
+
+    @property
+    def unlabelled(self) -> bool:
+        """Whether the answer without a label was trained: hidden labels in training, or a network without labels."""
+        return self.config.unlabelled
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Shape ``(C, H, W)`` of one image."""
         c = self.config.unet
@@ -120,6 +130,8 @@ class MultiHead(nn.Module):
         label: Int64[Tensor, " n"] | None = None,
     ) -> Float[Tensor, "n c h w"]:
         """``D(z_sigma, sigma, y)``; ``label=None``, or -1 for single images, asks for the unconditional denoiser."""
+        if label is None:
+            check_unlabelled(self)
         if label is None and isinstance(self.model, Branched):
             return self.trunk()(z, sigma)
         heads = self.all_heads(z, sigma)

@@ -23,7 +23,7 @@ __all__ = ["TrainConfig", "edm_loss", "fit", "train_denoiser"]
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,8 @@ def train_denoiser(
         CheckpointError: if ``<out>.state`` belongs to a run with another configuration.
     """
     images = load(config.denoiser.data, "train") if images is None else images
-    run = Run(config, asdict(config), build(config.denoiser, config.seed).to(device), edm_objective)
+    network = replace(config.denoiser, unlabelled=config.denoiser.unet.label_dim == 0 or config.label_dropout > 0)
+    run = Run(config, asdict(config), build(network, config.seed).to(device), edm_objective)
     return fit(run, out, images, save_seconds, quiet)
 
 
