@@ -213,7 +213,7 @@ class Losses:
 
 def denoising_losses(losses: Losses) -> Float64[Tensor, "n k t"]:
     """Return the losses of all items, averaged over draws, ``(N, K, T)``; differentiable once in start and centre."""
-    return _Table.apply(losses.start, losses.centre, losses)  # type: ignore[no-untyped-call]
+    return _Table.apply(losses.start, losses.centre, losses, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
 
 
 def denoising_gradient(losses: Losses, label: Int64[Tensor, " n"] | None = None) -> Float[Tensor, "n c h w"]:
@@ -246,11 +246,11 @@ class _Table(torch.autograd.Function):
     """The table and its two-pass gradient."""
 
     @staticmethod
-    def forward(ctx: Any, start: Tensor, centre: Tensor, losses: Losses) -> Tensor:
+    def forward(ctx: Any, start: Tensor, centre: Tensor, losses: Losses, differentiable: bool) -> Tensor:
         ctx.losses, ctx.kept = losses, None
         image, label = losses.pairs()
         total = torch.zeros(len(start) * losses.columns * len(losses.sigma), dtype=torch.float64, device=start.device)
-        if any(ctx.needs_input_grad[:2]) and _fits(losses):
+        if differentiable and any(ctx.needs_input_grad[:2]) and _fits(losses):
             ctx.kept = list(_graphs(losses, image, label, apart=not losses.one_pass))
             for g in ctx.kept:
                 total.index_add_(0, losses.cells(g.image, g.label, g.level).flatten(), g.error.detach().double().flatten())
@@ -263,7 +263,7 @@ class _Table(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         losses: Losses = ctx.losses
         a, c = torch.zeros_like(losses.start, dtype=torch.float64), torch.zeros_like(losses.centre, dtype=torch.float64)
         factors = (grad * (losses.weight / losses.samples.draws)).flatten()
@@ -276,7 +276,7 @@ class _Table(torch.autograd.Function):
             else:
                 c.index_put_((g.image, g.label), to_centre[:, 0].double(), accumulate=True)
         ctx.kept = None
-        return a.to(losses.start.dtype), c.to(losses.centre.dtype), None
+        return a.to(losses.start.dtype), c.to(losses.centre.dtype), None, None
 
 
 def _fits(losses: Losses) -> bool:
