@@ -85,7 +85,7 @@ class Case:
     @property
     def slack(self) -> int:
         """Images that may differ by chance."""
-        return max(1, min(2, len(self) // 4), len(self) // 20)
+        return max(1, min(2, len(self) // 3), len(self) // 20)
 
     @cached_property
     def probes(self) -> Float[Tensor, "m c h w"]:
