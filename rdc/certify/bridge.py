@@ -100,7 +100,7 @@ def grid(tau: float, count: int, sigma_max: float = 20.0, placement: str = "inve
         raise ValueError(f"levels must run from tau = 2 sigma = {tau:g} up to sigma_max = {sigma_max:g}; change one of the two")
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
-    part = torch.arange(count + 1, dtype=torch.float64) / count
+    part = torch.arange(count + 1, dtype=torch.float64, device="cpu") / count
     if placement == "inverse":
         found = 1 / (1 / tau + (1 / sigma_max - 1 / tau) * part)
     elif placement == "log":
@@ -110,7 +110,7 @@ def grid(tau: float, count: int, sigma_max: float = 20.0, placement: str = "inve
     elif placement == "bridge":
         last = math.sqrt(sigma_max**2 - tau**2)
         first = last if count == 1 else min(tau / math.sqrt(2 * count), last / 2)
-        u = first * (last / first) ** (torch.arange(count, dtype=torch.float64) / max(count - 1, 1))
+        u = first * (last / first) ** (torch.arange(count, dtype=torch.float64, device="cpu") / max(count - 1, 1))
         found = torch.cat([u.new_zeros(1), u]).square().add(tau**2).sqrt()
     else:
         raise ValueError(f"unknown placement {placement!r}; there are inverse, log, linear, bridge")

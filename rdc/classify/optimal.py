@@ -204,7 +204,9 @@ class ReleasedOptimalClassifier(nn.Module):
         super().__init__()
         self.data, self.chunk = OptimalDenoiser(x, y), chunk
         alpha = vp_alphas()
-        self.alphas = alpha[(torch.arange(1, steps + 1) * len(alpha)).div(steps, rounding_mode="floor") - 1].tolist()
+        self.alphas = alpha[
+            (torch.arange(1, steps + 1, device="cpu") * len(alpha)).div(steps, rounding_mode="floor") - 1
+        ].tolist()
         self.register_buffer("eps", randn((steps, self.data.points.shape[1]), seed, "released", like=self.data.points))
 
     eps: Tensor

@@ -102,7 +102,11 @@ class ShatteredGradient(nn.Module):
     def process(self, x: Tensor) -> Tensor:
         """Images with a fine wave on their grey values."""
         a = self.amplitude
-        phase = 2 * torch.pi * torch.rand(x.shape[1:], generator=generator(self.seed, "phase")).to(x)
+        phase = (
+            2
+            * torch.pi
+            * torch.rand(x.shape[1:], generator=generator(self.seed, "phase"), dtype=torch.float32, device="cpu").to(x)
+        )
         return ((1 - 2 * a) * x + a + a * (self.frequency * x + phase).sin()).clamp(0, 1)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:

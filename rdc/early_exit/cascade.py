@@ -109,4 +109,4 @@ def numbered(x: Tensor, index: Tensor | None, seen: int) -> Int64[Tensor, " n"]:
         raise ValueError(
             f"noisy images must be a batch (N, C, H, W), got {tuple(x.shape) if torch.is_tensor(x) else type(x).__name__}"
         )
-    return torch.arange(seen, seen + len(x)) if index is None else index
+    return torch.arange(seen, seen + len(x), device="cpu") if index is None else index

@@ -97,7 +97,7 @@ class Race(nn.Module):
 
     def opening(self, x: Tensor, index: Tensor) -> Float64[Tensor, "n k"]:
         """The prediction of the first round."""
-        levels = torch.tensor(self.rounds[0].levels, device=x.device)
+        levels = torch.tensor(self.rounds[0].levels, device=x.device, dtype=torch.int64)
         weights = torch.tensor(self.rounds[0].weights, dtype=torch.float64, device=x.device)
         image, level = torch.cartesian_prod(torch.arange(len(x), device=x.device), levels).T
         engine, k = self.first.engine, self.num_classes
@@ -118,7 +118,7 @@ class Race(nn.Module):
             image, label = (alive & (alive.sum(dim=1, keepdim=True) > 1)).nonzero(as_tuple=True)
             if not len(image):
                 break
-            levels, m = torch.tensor(r.levels, device=x.device), len(r.levels)
+            levels, m = torch.tensor(r.levels, device=x.device, dtype=torch.int64), len(r.levels)
             found = batch.some(image.repeat(m), label.repeat(m), levels.repeat_interleave(len(image)))
             losses[image[:, None], label[:, None], levels] = found.reshape(m, len(image)).T
             self.spent += len(image) * m * self.full.engine.draws

@@ -55,7 +55,7 @@ def learn_rounds(
     margin = differences(full, pairs).sum(dim=1)
     chosen, weights = greedy(differences(first, pairs), margin, sizes[0], ridge)
     rounds = [Round(tuple(chosen), tuple(weights), gap=gaps[0], keep=keep[0])]
-    start = torch.einsum("nkt,t->nk", first[:, :, chosen], torch.tensor(weights, dtype=first.dtype))[:, :, None]
+    start = torch.einsum("nkt,t->nk", first[:, :, chosen], torch.tensor(weights, dtype=first.dtype, device=first.device))[:, :, None]
     each = torch.cat([differences(full, pairs), differences(start, pairs)], dim=1)
     order, _ = greedy(each, margin, sizes[-1], ridge, free=True)
     for i, (before, size) in enumerate(zip((0, *sizes[1:-1]), sizes[1:], strict=True)):
@@ -70,7 +70,7 @@ def close_pairs(full: Tensor, near: float) -> Tensor:
     total = full.sum(dim=2)
     best = total.argmin(dim=1)
     close = total - total.amin(dim=1, keepdim=True) < near
-    close[torch.arange(len(total)), best] = False
+    close[torch.arange(len(total), device="cpu"), best] = False
     image, other = close.nonzero(as_tuple=True)
     if not len(image):
         raise ValueError(f"no two classes are within {near:g}; take more images or a larger near")
@@ -91,9 +91,9 @@ def moments(each: Tensor, margin: Tensor) -> tuple[Tensor, Tensor]:
 
 def regress(gram: Tensor, cross: Tensor, chosen: Sequence[int], ridge: float, free: bool) -> Tensor:
     """Weights of the chosen levels; with ``free`` that of the last column of all, without penalty, follows."""
-    columns = torch.tensor([*chosen, len(gram) - 1] if free else list(chosen))
+    columns = torch.tensor([*chosen, len(gram) - 1] if free else list(chosen), dtype=torch.int64, device="cpu")
     square = gram[columns][:, columns].clone()
-    index = torch.arange(len(chosen))
+    index = torch.arange(len(chosen), device="cpu")
     square[index, index] += ridge * square.diagonal()[index].mean()
     return torch.linalg.solve(square, cross[columns])
 

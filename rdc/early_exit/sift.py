@@ -104,9 +104,9 @@ def calibrate(
     """
     with torch.no_grad():
         table = lazily(model, x, index)
-        losses = table.rows(torch.ones(table.shape[:2], dtype=torch.bool))
+        losses = table.rows(torch.ones(table.shape[:2], dtype=torch.bool, device="cpu"))
     best = losses.sum(dim=2).argmin(dim=1)
-    gap = losses - losses[torch.arange(len(losses)), best][:, None]
+    gap = losses - losses[torch.arange(len(losses), device="cpu"), best][:, None]
     rms = gap.square().mean(dim=(0, 1)).sqrt()
     return tuple((rms.clamp(min=1e-3 * float(rms.max()) + TINY) / rms.sum()).tolist())
 

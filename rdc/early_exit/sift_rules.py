@@ -142,10 +142,13 @@ class Table:
         self, evaluate: Evaluate, shape: tuple[int, int, int], one_pass: bool = False, cost: tuple[int, int] = (1, 0)
     ) -> None:
         self.evaluate, self.shape, self.one_pass, self.cost = evaluate, shape, one_pass, cost
-        self.values = torch.zeros(shape, dtype=torch.float64)
-        self.seen = torch.zeros(shape, dtype=torch.bool)
-        self.sums, self.counts = torch.zeros(shape[:2], dtype=torch.float64), torch.zeros(shape[:2], dtype=torch.int64)
-        self.entries = torch.zeros(shape[0], dtype=torch.int64)
+        self.values = torch.zeros(shape, dtype=torch.float64, device="cpu")
+        self.seen = torch.zeros(shape, dtype=torch.bool, device="cpu")
+        self.sums, self.counts = (
+            torch.zeros(shape[:2], dtype=torch.float64, device="cpu"),
+            torch.zeros(shape[:2], dtype=torch.int64, device="cpu"),
+        )
+        self.entries = torch.zeros(shape[0], dtype=torch.int64, device="cpu")
 
     def rows(self, classes: Bool[Tensor, "n k"]) -> Float64[Tensor, "n k t"]:
         """All levels of some classes; what is unknown is 0."""
@@ -155,7 +158,7 @@ class Table:
 
     def column(self, classes: Bool[Tensor, "n k"], level: Int64[Tensor, " n"]) -> Float64[Tensor, "n k"]:
         """The losses of some classes at one level for each image, ``(N, K)``; what is unknown is 0."""
-        each = torch.arange(len(level))
+        each = torch.arange(len(level), device="cpu")
         image, label = (classes & ~self.seen[each, :, level]).nonzero(as_tuple=True)
         self._fill(image, label, level[image])
         return self.values[each, :, level]
@@ -198,10 +201,10 @@ def by_threshold(table: Table, rule: Threshold, generators: Sequence[torch.Gener
     """Survivors of :class:`Threshold`."""
     n, k, t = table.shape
     check(rule.value > 0 and rule.levels >= 1 and rule.stop >= 1 and (rule.keep is None or rule.keep >= 1), rule)
-    alive, total = torch.ones(n, k, dtype=torch.bool), torch.zeros(n, k, dtype=torch.float64)
+    alive, total = torch.ones(n, k, dtype=torch.bool, device="cpu"), torch.zeros(n, k, dtype=torch.float64, device="cpu")
     for level in spread(rule.levels, t):
         busy = (alive.sum(dim=1) > rule.stop)[:, None]
-        total = total + table.column(alive & busy, torch.full((n,), level)) * (alive & busy)
+        total = total + table.column(alive & busy, torch.full((n,), level, dtype=torch.int64, device="cpu")) * (alive & busy)
         best = total.masked_fill(~alive, math.inf).amin(dim=1, keepdim=True)
         alive &= ~busy | (total - best <= rule.value)
     order = total.masked_fill(~alive, math.inf).argsort(dim=1, stable=True).argsort(dim=1)
@@ -213,9 +216,9 @@ def by_leader(table: Table, rule: Leader, generators: Sequence[torch.Generator])
     n, k, t = table.shape
     check(0 < rule.alpha < 1 and rule.pilot >= 1 and 0 < rule.cap < 1 and rule.rounds >= 1, rule)
     pilot = spread(rule.pilot, t)
-    everyone, each = torch.ones(n, k, dtype=torch.bool), torch.arange(n)
+    everyone, each = torch.ones(n, k, dtype=torch.bool, device="cpu"), torch.arange(n, device="cpu")
     for level in pilot:
-        table.column(everyone, torch.full((n,), level))
+        table.column(everyone, torch.full((n,), level, dtype=torch.int64, device="cpu"))
     best = table.values[:, :, pilot].sum(dim=2).argmin(dim=1)
     first = nn.functional.one_hot(best, k).bool()
     leader = table.rows(first)[each, best].clamp(min=TINY)  # (N, T)
@@ -224,7 +227,11 @@ def by_leader(table: Table, rule: Leader, generators: Sequence[torch.Generator])
     draws = sampled(leader, rule.rounds * t, generators)
     ratio, q = table.values[:, :, pilot] / leader[:, None, pilot] - 1, leader[:, None, pilot]
     bets = [(q * ratio**i).sum(dim=2) / q.sum(dim=2) * len(pilot) for i in (1, 2)]  # what the pilot suggests to bet
-    wealth, alive, limit = torch.zeros(n, k, dtype=torch.float64), everyone, leader.sum(dim=1, keepdim=True) * (1 + 1e-12)
+    wealth, alive, limit = (
+        torch.zeros(n, k, dtype=torch.float64, device="cpu"),
+        everyone,
+        leader.sum(dim=1, keepdim=True) * (1 + 1e-12),
+    )
     for level in draws.T:
         alive = alive & (first | (table.sums <= limit))  # beyond it no doubt is left
         open_ = alive & ~first & (table.counts < t)
@@ -241,16 +248,16 @@ def by_leader(table: Table, rule: Leader, generators: Sequence[torch.Generator])
 def by_pairs(table: Table, rule: Paired, generators: Sequence[torch.Generator]) -> Bool[Tensor, "n k"]:
     """Survivors of :class:`Paired`."""
     n, k, t = table.shape
-    q = torch.as_tensor(rule.proposal, dtype=torch.float64)
+    q = torch.as_tensor(rule.proposal, dtype=torch.float64, device="cpu")
     check(0 < rule.alpha < 1 and rule.warmup >= 1 and rule.rounds > 0, rule)
     if tuple(q.shape) != (t,) or not bool((q > 0).all()):
         raise ValueError(f"the proposal needs {t} positive probabilities, one for each level; see calibrate")
     q = q / q.sum()
     draws = sampled(q.expand(n, t), rule.warmup + math.ceil(rule.rounds * t), generators)
-    everyone = torch.ones(n, k, dtype=torch.bool)
+    everyone = torch.ones(n, k, dtype=torch.bool, device="cpu")
     start = [table.column(everyone, level) / (q[level] * t)[:, None] for level in draws.T[: rule.warmup]]
     best = torch.stack(start).sum(dim=0).argmin(dim=1, keepdim=True)
-    first = torch.zeros(n, k, dtype=torch.bool).scatter(1, best, True)
+    first = torch.zeros(n, k, dtype=torch.bool, device="cpu").scatter(1, best, True)
     scale = torch.stack([(loss - loss.gather(1, best)) ** 2 for loss in start]).sum(dim=0).clamp(min=TINY)
     total, square, alive = torch.zeros_like(scale), torch.zeros_like(scale), everyone.clone()
     for level in draws.T[rule.warmup :]:
@@ -279,7 +286,9 @@ def sampled(weights: Tensor, count: int, generators: Sequence[torch.Generator]) 
 
 def spread(count: int, levels: int) -> list[int]:
     """At most ``count`` levels of 0...levels-1, evenly spread, in ascending order."""
-    return sorted(set(torch.linspace(0, levels - 1, min(count, levels)).round().long().tolist()))
+    return sorted(
+        set(torch.linspace(0, levels - 1, min(count, levels), dtype=torch.float32, device="cpu").round().long().tolist())
+    )
 
 
 def check(fits: bool, rule: Rule) -> None:

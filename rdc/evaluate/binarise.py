@@ -47,8 +47,8 @@ def binarise(
     inner point to the boundary point, so that chance does not find the other side.
     """
     source = generator("binarise", *key)
-    noise = 2 * torch.rand((inner, *x.shape[1:]), generator=source) - 1
-    corner = ascend(torch.randn(x.shape, generator=source), norm)
+    noise = 2 * torch.rand((inner, *x.shape[1:]), generator=source, dtype=torch.float32, device="cpu") - 1
+    corner = ascend(torch.randn(x.shape, generator=source, dtype=torch.float32, device="cpu"), norm)
     size = 1.0 if norm == "Linf" else float(x[0].numel() / 3) ** -0.5
     points = project(x + 0.5 * eps * size * noise.to(x), x.expand(inner, -1, -1, -1), norm, eps)
     boundary = project(x + eps * corner.to(x), x, norm, eps)
