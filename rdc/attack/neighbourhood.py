@@ -70,7 +70,7 @@ class Neighbourhood(nn.Module):
         if not (torch.is_grad_enabled() and x.requires_grad):
             return self.model(x)
         self.calls += 1
-        return _Smoothed.apply(x, self, self.calls)
+        return _Smoothed.apply(x, self, self.calls)  # type: ignore[no-untyped-call]
 
     def frozen(self, seed: int) -> "Neighbourhood":
         """Return the same around the model whose noise is known."""

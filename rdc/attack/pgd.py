@@ -103,7 +103,7 @@ def pgd(
                     break
                 rank = untargeted(loss, scale, y[todo])
                 score = targeted(loss, scale, y[todo], ranked[todo, t - 1]) if t else rank
-                measure = Climb(door, slopes, y[todo], lambda logits, _, score=score: score(logits), given.eot, rank=rank)
+                measure = Climb(door, slopes, y[todo], of_logits(score), given.eot, rank=rank)
                 key = (seed, restart, t) if t else (seed, restart)
                 start = random_start(x[todo], norm, eps, index[todo.cpu()], *key)
                 worst.offer(*climb(measure, x[todo], eps, start, given.steps, bar), todo)
@@ -144,3 +144,8 @@ def climber(norm: str, schedule: str | None, step_size: float | None) -> Run:
 def still_right(door: Door, x: Tensor, y: Tensor) -> Tensor:
     """Return the positions of the images that are still classified correctly."""
     return (door.ask(x, y).argmax(dim=1) == y).nonzero()[:, 0]
+
+
+def of_logits(score: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a score of the logits as one of logits and point."""
+    return lambda logits, _: score(logits)

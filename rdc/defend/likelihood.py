@@ -301,7 +301,7 @@ class RDC(nn.Module):
 
 def midpoints(low: float, high: float, count: int) -> Levels:
     """``count`` midpoints of equal parts of a range, each of weight 1/count: the mean over a uniform noise level."""
-    u = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    u = (torch.arange(count, dtype=torch.float64, device="cpu") + 0.5) / count
     return Levels(low + (high - low) * u, torch.full_like(u, 1 / count))
 
 

@@ -55,7 +55,8 @@ def learn_rounds(
     margin = differences(full, pairs).sum(dim=1)
     chosen, weights = greedy(differences(first, pairs), margin, sizes[0], ridge)
     rounds = [Round(tuple(chosen), tuple(weights), gap=gaps[0], keep=keep[0])]
-    start = torch.einsum("nkt,t->nk", first[:, :, chosen], torch.tensor(weights, dtype=first.dtype, device=first.device))[:, :, None]
+    weight = torch.tensor(weights, dtype=first.dtype, device=first.device)
+    start = torch.einsum("nkt,t->nk", first[:, :, chosen], weight)[:, :, None]
     each = torch.cat([differences(full, pairs), differences(start, pairs)], dim=1)
     order, _ = greedy(each, margin, sizes[-1], ridge, free=True)
     for i, (before, size) in enumerate(zip((0, *sizes[1:-1]), sizes[1:], strict=True)):
