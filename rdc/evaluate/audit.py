@@ -166,6 +166,8 @@ def run(case: Case, names: dict[str, Check], everything: bool, quiet: bool) -> t
             rows.extend(check(case))
         except Failed as error:
             rows.append(Row(name, "fail", str(error)))
+        except ModuleNotFoundError:  # a package that is not installed says nothing about the model
+            raise
         except Exception as error:  # whatever the model or the attack does is a finding
             rows.append(Row(name, "fail", f"raised {told(error)}"))
     return tuple(rows), tuple(names)[len(rows) :]
