@@ -16,6 +16,7 @@ from torch import Tensor
 from benchmarks.gradient import gradient
 from benchmarks.lm_memory import lm_memory
 from benchmarks.measure import alternate, merge, row
+from benchmarks.throughput import throughput
 from rdc.attack.losses import margin
 from rdc.classify import DiffusionClassifier, OptimalClassifier
 from rdc.data import DataError, Images, load
@@ -25,7 +26,7 @@ from rdc.rng import generator, randn
 from rdc.schedule import Levels, levels
 
 RESULTS = Path(__file__).parents[1] / "results"
-PARTS = ("trained", "naive", "optimal", "gradient", "lm")
+PARTS = ("trained", "naive", "optimal", "gradient", "lm", "throughput")
 
 
 def sixty_thousand(device: torch.device) -> tuple[Images, str]:
@@ -182,10 +183,14 @@ def main() -> None:
         "optimal": lambda: optimal(args.rounds, args.images, device),
         "gradient": lambda: gradient(args.rounds, device, args.checkpoint),
         "lm": lambda: lm_memory(args.checkpoint),
+        "throughput": lambda: throughput(args.rounds, device, args.checkpoint),
     }
     for name in args.only or PARTS:
         found[name] = runs[name]()
         for key, one in found[name].items():
+            if "ratio_to_bare" in one:
+                print(f"{key:75} {one['value']:10.4g}  {one['ratio_to_bare']:6.2f} of the bare network", flush=True)
+                continue
             limit = f"  ({one['limit_is']} {one['limit']:g}: {'met' if one['met'] else 'MISSED'})" if one["limit"] else ""
             print(f"{key:50} {one['value']:10.4g}{limit}", flush=True)
     if not args.no_record:

@@ -3,6 +3,7 @@
 import tempfile
 
 import pytest
+import torch
 from hypothesis import configuration, settings
 
 from rdc.data import DataError, Images, load
@@ -11,6 +12,17 @@ from rdc.denoise.edm import EDM
 configuration.set_hypothesis_home_dir(tempfile.gettempdir())  # nothing is stored beside the sources
 settings.register_profile("rdc", deadline=None, derandomize=True, database=None, max_examples=25)
 settings.load_profile("rdc")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Where the tests compute that can compute elsewhere."""
+    parser.addoption("--device", default="cpu", help="device of the tests that can run on another: cpu (default) or cuda")
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The device that was asked for."""
+    return torch.device(request.config.getoption("--device"))
 
 
 @pytest.fixture(scope="session")

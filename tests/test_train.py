@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from helpers import tiny_network
 
 from rdc.data import Images
 from rdc.denoise import checkpoints
-from rdc.denoise.base import to_model
+from rdc.denoise.base import compiled, to_model
 from rdc.denoise.checkpoints import CheckpointError, load_denoiser, read_checkpoint, save_denoiser, shipped, write_checkpoint
 from rdc.denoise.edm import EDMConfig, build, coefficients
 from rdc.denoise.unet import UNetConfig
@@ -287,3 +288,21 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read_is_the_old_one(tmp_path,
     monkeypatch.setattr(checkpoints, "load", replaced)
     tensors, meta = checkpoints.read_checkpoint(path, "some")
     assert torch.equal(tensors["weight"], old["weight"]) and meta["step"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="torch.compile needs a C++ compiler on the CPU")
+def test_a_compiled_network_answers_the_same_and_a_compiled_run_trains_the_same(tmp_path):
+    plain, z, sigma = tiny_network(), randn((3, 1, 8, 8), "compile"), torch.tensor([0.2, 1.0, 4.0])
+    label = torch.tensor([0, 2, -1])
+    torch.testing.assert_close(compiled(tiny_network())(z, sigma, label), plain(z, sigma, label), rtol=1e-4, atol=1e-5)
+    found = [train_denoiser(replace(SMALL, steps=3), tmp_path / f"{c}.safetensors", quiet=True, compile=c) for c in (False, True)]
+    a, b = (weights(path) for path in found)
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=1e-3)
+
+
+def test_a_run_without_a_step_is_an_error_and_writes_nothing(tmp_path):
+    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+        train_denoiser(replace(SMALL, steps=0), tmp_path / "none.safetensors", quiet=True)
+    assert not list(tmp_path.iterdir())

@@ -158,7 +158,7 @@ def test_a_step_is_that_of_the_optimiser_at_the_given_rate():
     toy = Toy()
     before = toy.model.weight.detach().clone()
     loss = toy.model.weight.square().sum()
-    assert toy.state.descend(loss, 0.03, 0.9) == pytest.approx(float(before.square().sum()))
+    assert float(toy.state.descend(loss, 0.03, 0.9)) == pytest.approx(float(before.square().sum()))
     assert torch.allclose(toy.model.weight - before, -0.03 * before.sign(), atol=1e-6) and toy.state.step == 1
 
 

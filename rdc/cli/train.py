@@ -10,6 +10,7 @@ import torch
 from tyro.conf import Positional, arg
 
 from rdc.cli.options import Device, Quiet, pick_device
+from rdc.quantities import count
 
 
 def train_command(
@@ -38,6 +39,7 @@ def train_command(
     device: Device = "auto",
     threads: Annotated[int | None, arg(help="CPU threads.")] = None,
     save_seconds: Annotated[float, arg(help="Time between two saves of the state.")] = 60.0,
+    compile: Annotated[bool, arg(help="For denoisers: compile the network; pays for long runs on a GPU.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a denoiser or a classifier for guidance. Interrupted or killed, the same command continues where it stopped.
@@ -62,14 +64,14 @@ def train_command(
     config = MULTIHEAD[name].train if heads else RECIPES[name]
     if data is not None:
         config = replace(config, denoiser=replace(config.denoiser, data=data))
-    config = replace(config, seed=seed, steps=config.steps if steps is None else steps)
+    config = replace(config, seed=seed, steps=config.steps if steps is None else count(steps, "steps"))
     if threads:
         torch.set_num_threads(threads)
     path, place = out or Path("runs", f"{name}{'-multihead' * heads}.safetensors"), pick_device(device)
     if heads:
-        path = distil(replace(MULTIHEAD[name], train=config), path, place, None, save_seconds, quiet)
+        path = distil(replace(MULTIHEAD[name], train=config), path, place, None, save_seconds, quiet, compile=compile)
     else:
-        path = train_denoiser(config, path, place, None, save_seconds, quiet)
+        path = train_denoiser(config, path, place, None, save_seconds, quiet, compile)
     print(f"wrote {path}")
 
 
@@ -97,7 +99,7 @@ def train_guide_command(
     config = GUIDES[name][which]
     if data is not None:
         config = replace(config, classifier=replace(config.classifier, data=data))
-    config = replace(config, seed=seed, steps=config.steps if steps is None else steps)
+    config = replace(config, seed=seed, steps=config.steps if steps is None else count(steps, "steps"))
     config = config if which == "vanilla" else replace(config, threat=Threat(radius=threat, eps=eps))
     if threads:
         torch.set_num_threads(threads)

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from rdc.denoise.base import compiled
 from rdc.denoise.configuration import from_json
 from rdc.denoise.edm import EDM, EDMConfig, build
 from rdc.denoise.multihead import MultiHead, build_multihead
@@ -42,6 +43,7 @@ def load_denoiser(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     data: str | None = None,
+    compile: bool = False,
 ) -> EDM | MultiHead:
     """Load a trained denoiser, ready for evaluation (no parameter requires a gradient).
 
@@ -51,6 +53,7 @@ def load_denoiser(
         device: Where the network shall live.
         dtype: Type of the network's parameters; inputs and outputs keep their own (see :class:`rdc.denoise.EDM`).
         data: If given, the data set that the checkpoint must be for; ``fashion-mini`` is part of ``fashion``.
+        compile: Whether to compile the network (:func:`rdc.denoise.base.compiled`).
 
     Raises:
         CheckpointError: if the file is missing, damaged, not a denoiser, or for another data set, or if its weights do not
@@ -64,7 +67,8 @@ def load_denoiser(
             f"{path} is a denoiser for data set {config.data!r}, not {data!r}; train one with 'rdc train denoiser'"
         )
     denoiser = filled(lambda: build_multihead(config) if config.multihead else build(config), tensors, path)
-    return denoiser.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    denoiser = denoiser.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    return compiled(denoiser) if compile else denoiser
 
 
 def locate(name: str | Path) -> Path:

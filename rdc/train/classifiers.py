@@ -21,7 +21,7 @@ from rdc.classify.networks import CNN
 from rdc.data import Images
 from rdc.denoise.checkpoints import CheckpointError, read_checkpoint, write_checkpoint
 from rdc.rng import randn
-from rdc.train.denoiser import batch_indices
+from rdc.train.denoiser import batch_indices, placed, sent
 
 
 def train_classifier(
@@ -61,7 +61,7 @@ def train_classifier(
         raise ValueError(f"noise must not be negative and comes without an attack, got {noise}")
     channels, high, wide = images.x.shape[1:]
     model = CNN((channels, high, wide), len(images.classes), width, seed).to(device)
-    steps = epochs * len(images) // batch
+    images, steps = placed(images, torch.device(device)), epochs * len(images) // batch
     if steps < 1:
         raise ValueError(
             f"{epochs} epochs of {len(images)} images do not fill one batch of {batch}; take more epochs or a smaller batch"
@@ -69,8 +69,8 @@ def train_classifier(
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     for step in tqdm(range(steps), disable=quiet, desc="train classifier", unit="step"):
         optimizer.param_groups[0]["lr"] = lr * (1 - step / steps)
-        index = batch_indices(len(images), batch, step, seed)
-        x, y = images.x[index].to(device), images.y[index].to(device)
+        index = sent(batch_indices(len(images), batch, step, seed), images.x.device)
+        x, y = images.x[index], images.y[index]
         x = x if attack is None else attack(model, x, y, seed=step)
         if noise:
             x = x + noise * randn(tuple(x.shape), seed, "noisy images", step, like=x)

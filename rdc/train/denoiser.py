@@ -32,11 +32,11 @@ import torch
 from torch import Tensor
 
 from rdc.data import Images, load
-from rdc.denoise.base import to_model
+from rdc.denoise.base import compiled, to_model
 from rdc.denoise.checkpoints import save_denoiser
 from rdc.denoise.edm import EDM, EDMConfig, build, coefficients
 from rdc.denoise.multihead import MultiHead
-from rdc.rng import generator, randn
+from rdc.rng import generator, rand, randn
 from rdc.train.loop import begin, state_path, train_to
 from rdc.train.loop import difference as difference
 
@@ -68,6 +68,7 @@ def train_denoiser(
     images: Images | None = None,
     save_seconds: float = 60.0,
     quiet: bool = False,
+    compile: bool = False,
 ) -> Path:
     """Train a denoiser and write its averaged weights to ``out``.
 
@@ -80,19 +81,25 @@ def train_denoiser(
         images: Training images; by default the train split of ``config.denoiser.data``.
         save_seconds: Time between two saves of the state.
         quiet: Whether to hide the progress bar.
+        compile: Whether to compile the network (:func:`rdc.denoise.base.compiled`); such a run has other bits, by rounding.
 
     Raises:
+        ValueError: if there is no step to take.
         CheckpointError: if ``<out>.state`` belongs to a run with another configuration.
     """
     images = load(config.denoiser.data, "train") if images is None else images
     network = replace(config.denoiser, unlabelled=config.denoiser.unet.label_dim == 0 or config.label_dropout > 0)
     run = Run(config, asdict(config), build(network, config.seed).to(device), edm_objective)
-    return fit(run, out, images, save_seconds, quiet)
+    return fit(run, out, images, save_seconds, quiet, compile)
 
 
-def fit(run: "Run", out: Path, images: Images, save_seconds: float = 60.0, quiet: bool = False) -> Path:
+def fit(
+    run: "Run", out: Path, images: Images, save_seconds: float = 60.0, quiet: bool = False, compile: bool = False
+) -> Path:
     """Advance a run to its last step, saving its state beside ``out`` meanwhile, and write the averaged weights to ``out``."""
-    state = run.state
+    if compile:
+        compiled(run.denoiser)
+    state, images = run.state, placed(images, next(run.denoiser.parameters()).device)
     train_to(run.config.steps, state, lambda: run.advance(images), out, save_seconds, quiet)
     info = {"recipe": state.recipe, "seconds": round(state.seconds, 1), "losses": state.losses, "images": len(images)}
     save_denoiser(out, run.denoiser, state.average, **info)
@@ -119,14 +126,13 @@ class Run:
         """Steps taken."""
         return self.state.step
 
-    def advance(self, images: Images) -> float:
-        """One optimiser step; returns the loss of its batch."""
-        c, device = self.config, next(self.denoiser.parameters()).device
-        index = batch_indices(len(images), c.batch, self.step, c.seed)
-        z, label = to_model(images.x[index]).to(device), images.y[index]
-        hidden = torch.rand(c.batch, generator=generator(c.seed, "hide", self.step)) < c.label_dropout
-        label = label.masked_fill(hidden, -1).to(device)
-        sigma = stratified_sigma(c, self.step).to(device)
+    def advance(self, images: Images) -> Tensor:
+        """Take one optimiser step on images that lie where the network does; returns the loss of its batch."""
+        c, device = self.config, images.x.device
+        index = sent(batch_indices(len(images), c.batch, self.step, c.seed), device)
+        hidden = sent(rand((c.batch,), c.seed, "hide", self.step) < c.label_dropout, device)
+        z, label = to_model(images.x[index]), images.y[index].masked_fill(hidden, -1)
+        sigma = sent(stratified_sigma(c, self.step), device)
         eps = randn(tuple(z.shape), c.seed, "noise", self.step, like=z)
         with torch.autocast(z.device.type, dtype=torch.bfloat16, enabled=c.precision == "bf16"):
             loss = self.loss(self.denoiser, z, label, sigma, eps, self.step).mean()
@@ -162,6 +168,16 @@ def batch_indices(n: int, batch: int, step: int, seed: int) -> Tensor:
         here = position // n == epoch
         index[here] = torch.randperm(n, generator=generator(seed, "order", epoch))[position[here] % n]
     return index
+
+
+def placed(images: Images, device: torch.device) -> Images:
+    """The images on a device, where training keeps all of them."""
+    return Images(images.x.to(device), images.y.to(device), images.classes)
+
+
+def sent(value: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device, on its way there: neither waits for the other."""
+    return (value.pin_memory() if device.type == "cuda" else value).to(device, non_blocking=True)
 
 
 def schedule(step: int, steps: int, warmup: int) -> float:

@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from rdc.data import Images, load
 from rdc.denoise.base import to_model
@@ -33,7 +34,7 @@ from rdc.guide.classifier import ClassifierConfig, TimeClassifier, build_classif
 from rdc.guide.threat import Threat, level_table, perturb
 from rdc.rng import randn
 from rdc.runs.record import write_atomic
-from rdc.train.denoiser import TrainConfig, batch_indices, schedule, stratified_sigma
+from rdc.train.denoiser import TrainConfig, batch_indices, placed, schedule, sent, stratified_sigma
 from rdc.train.loop import begin, state_path, train_to
 
 
@@ -87,7 +88,7 @@ def train_guide(
     images = load(data, "train") if images is None else images
     held_out = load(data, "test")[:200] if held_out is None else held_out
     run = Fit(config, build_classifier(config.classifier, config.seed).to(device))
-    state = run.state
+    state, images = run.state, placed(images, torch.device(device))
     train_to(config.steps, state, lambda: run.advance(images), out, save_seconds, quiet, lambda: run.measure(held_out))
     info = {"recipe": state.recipe, "seconds": round(state.seconds, 1), "losses": state.losses, "curve": state.more["curve"]}
     write_atomic(out.with_suffix(".json"), (json.dumps(info, indent=1) + "\n").encode())
@@ -109,13 +110,13 @@ class Fit:
         """Steps taken."""
         return self.state.step
 
-    def advance(self, images: Images) -> float:
-        """One optimiser step; returns the loss of its batch."""
-        c, device = self.config, next(self.classifier.parameters()).device
-        index = batch_indices(len(images), c.batch, self.step, c.seed)
-        z, y = to_model(images.x[index]).to(device), images.y[index].to(device)
+    def advance(self, images: Images) -> Tensor:
+        """Take one optimiser step on images that lie where the network does; returns the loss of its batch."""
+        c, device = self.config, images.x.device
+        index = sent(batch_indices(len(images), c.batch, self.step, c.seed), device)
+        z, y = to_model(images.x[index]), images.y[index]
         levels = TrainConfig(batch=c.batch, seed=c.seed, p_mean=c.p_mean, p_std=c.p_std)
-        sigma = stratified_sigma(levels, self.step).to(device)
+        sigma = sent(stratified_sigma(levels, self.step), device)
         z, sigma = z + sigma * randn(tuple(z.shape), c.seed, "noise", self.step, like=z), sigma.flatten()
         with torch.autocast(z.device.type, dtype=torch.bfloat16, enabled=c.precision == "bf16"):
             z = z if c.threat is None else perturb(self.classifier, z, sigma, y, c.threat)

@@ -40,9 +40,9 @@ from rdc.denoise.base import fast_dtype
 from rdc.denoise.checkpoints import load_denoiser
 from rdc.denoise.edm import EDM, coefficients
 from rdc.denoise.multihead import Branched, MultiHead, build_multihead
-from rdc.rng import generator, randn
+from rdc.rng import rand, randn
 from rdc.schedule import levels
-from rdc.train.denoiser import Loss, Run, TrainConfig, fit
+from rdc.train.denoiser import Loss, Run, TrainConfig, fit, sent
 
 #: What the heads can be trained for.
 OBJECTIVES = ("distil", "denoise", "cross-entropy")
@@ -68,6 +68,7 @@ def distil(
     save_seconds: float = 60.0,
     quiet: bool = False,
     teacher: EDM | None = None,
+    compile: bool = False,
 ) -> Path:
     """Train a multi-head denoiser and write its averaged weights to ``out``; killed, the same call continues.
 
@@ -79,6 +80,7 @@ def distil(
         save_seconds: Time between two saves of the state.
         quiet: Whether to hide the progress bar.
         teacher: The teacher itself, in place of the one that the recipe names.
+        compile: Whether to compile the student's network (:func:`rdc.denoise.base.compiled`).
 
     Raises:
         ValueError: for an unknown objective, a subset that is no number of heads, or a teacher that does not fit.
@@ -104,7 +106,7 @@ def distil(
     if config.train.precision == "bf16" and teacher is not None:
         teacher = copy.deepcopy(teacher).to(fast_dtype(device))
     run = Run(config.train, asdict(config), student, objective(config, teacher))
-    return fit(run, out, images, save_seconds, quiet)
+    return fit(run, out, images, save_seconds, quiet, compile)
 
 
 def borrow_trunk(student: MultiHead, teacher: EDM | None) -> None:
@@ -149,7 +151,7 @@ def distil_loss(
     """
     z_sigma = z + sigma * eps
     k, heads, shared = student.num_classes, trained_heads(student), isinstance(student.model, Branched)
-    chosen = torch.rand(len(z), heads, generator=generator(seed, "heads", step)).argsort(dim=1)[:, :subset].to(z.device)
+    chosen = sent(rand((len(z), heads), seed, "heads", step).argsort(dim=1)[:, :subset], z.device)
     c_skip, c_out, c_in = coefficients(sigma, student.config.sigma_data)
     found = student.raw(c_in * z_sigma, sigma)
     with torch.no_grad():
@@ -170,7 +172,7 @@ def denoise_loss(student: MultiHead, z: Tensor, label: Tensor, sigma: Tensor, ep
     c_skip, c_out, c_in = coefficients(sigma, student.config.sigma_data)
     target = (z - c_skip * z_sigma) / c_out
     heads = student.raw(c_in * z_sigma, sigma)
-    return (heads[torch.arange(len(z)), label % heads.shape[1]] - target).square().flatten(1).mean(dim=1)
+    return (heads[torch.arange(len(z), device=z.device), label % heads.shape[1]] - target).square().flatten(1).mean(dim=1)
 
 
 def cross_entropy_loss(

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from rdc.denoise.checkpoints import CheckpointError, read_checkpoint, write_checkpoint
+from rdc.quantities import count
 
 KIND = "training state"
 REPORT = 50  # steps between two entries of the loss
@@ -55,8 +56,11 @@ class State:
     losses: list[Any] = field(default_factory=list)
     more: dict[str, list[Any]] = field(default_factory=dict)
 
-    def descend(self, loss: Tensor, rate: float, decay: float) -> float:
-        """One step of the optimiser at learning rate ``rate``, and of the average with decay at most ``decay``; the loss."""
+    def descend(self, loss: Tensor, rate: float, decay: float) -> Tensor:
+        """Take one step of the optimiser at learning rate ``rate``, and of the average with decay at most ``decay``.
+
+        Returns the loss without its graph, where it is: nobody waits for its value.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad()
@@ -65,7 +69,7 @@ class State:
         decay = min(decay, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_([self.average[k] for k in self.weights], [p.detach() for p in self.weights.values()], 1 - decay)
         self.step += 1
-        return float(loss.detach())
+        return loss.detach()
 
     def save(self, path: Path) -> None:
         """Write the state, whole or not at all."""
@@ -120,7 +124,7 @@ def begin(
 def train_to(
     steps: int,
     state: State,
-    advance: Callable[[], float],
+    advance: Callable[[], Tensor],
     out: Path,
     save_seconds: float = 60.0,
     quiet: bool = False,
@@ -129,25 +133,28 @@ def train_to(
     """Continue a run up to step ``steps``; its state lies beside ``out`` meanwhile and remains there, for the caller to remove.
 
     Arguments:
-        steps: Where to stop.
+        steps: Where to stop, at least 1.
         state: The run; what is stored is read into it first.
-        advance: Takes one step (:meth:`State.descend`) and returns its loss.
+        advance: Takes one step (:meth:`State.descend`) and returns its loss, whose value is read every 50 steps only.
         out: The file that the run is for, see :func:`state_path`.
         save_seconds: Time between two saves of the state; none is written before it has passed.
         quiet: Whether to hide the progress bar.
         after: What else happens after each step, its time included: a measurement for the curve, say.
 
     Raises:
+        ValueError: if there is no step to take.
         CheckpointError: if the stored state belongs to a run with another recipe, or cannot be read.
     """
+    count(steps, "steps")
     state.resume(state_path(out))
     saved = clock = time.monotonic()
     with tqdm(total=steps, initial=state.step, disable=quiet, unit="step", desc=f"train {out.stem}") as bar:
         while state.step < steps:
             loss = advance()
             if state.step % REPORT == 0:
-                bar.set_postfix_str(f"loss {loss:.4f}")
-                state.losses.append((state.step, round(loss, 6)))
+                value = float(loss)
+                bar.set_postfix_str(f"loss {value:.4f}")
+                state.losses.append((state.step, round(value, 6)))
             after()
             now = time.monotonic()
             state.seconds, clock = state.seconds + now - clock, now
