@@ -83,7 +83,7 @@ def expand_sigma(sigma: Tensor | float, z: Tensor) -> Tensor:
     """
     if not torch.is_tensor(sigma) and sigma > 0:  # nothing is sent
         return torch.full((len(z), 1, 1, 1), sigma, dtype=z.dtype, device=z.device)
-    given = torch.as_tensor(sigma, dtype=z.dtype) if torch.is_tensor(sigma) else torch.tensor(sigma, dtype=z.dtype, device="cpu")
+    given = sigma.to(z.dtype) if torch.is_tensor(sigma) else torch.tensor(sigma, dtype=z.dtype, device="cpu")
     if given.ndim > 1 or (given.ndim == 1 and len(given) not in (1, len(z))):
         raise ValueError(f"sigma has shape {tuple(given.shape)}; give one number, or one per image ({len(z)})")
     if (given.device.type == "cpu" or checking()) and not bool((given > 0).all()):

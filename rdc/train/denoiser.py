@@ -36,7 +36,7 @@ from rdc.denoise.base import compiled, to_model
 from rdc.denoise.checkpoints import save_denoiser
 from rdc.denoise.edm import EDM, EDMConfig, build, coefficients
 from rdc.denoise.multihead import MultiHead
-from rdc.rng import generator, rand, randn
+from rdc.rng import generator, rand, randn, randperm
 from rdc.train.loop import begin, state_path, train_to
 from rdc.train.loop import difference as difference
 
@@ -93,9 +93,7 @@ def train_denoiser(
     return fit(run, out, images, save_seconds, quiet, compile)
 
 
-def fit(
-    run: "Run", out: Path, images: Images, save_seconds: float = 60.0, quiet: bool = False, compile: bool = False
-) -> Path:
+def fit(run: "Run", out: Path, images: Images, save_seconds: float = 60.0, quiet: bool = False, compile: bool = False) -> Path:
     """Advance a run to its last step, saving its state beside ``out`` meanwhile, and write the averaged weights to ``out``."""
     if compile:
         compiled(run.denoiser)
@@ -154,19 +152,19 @@ def edm_objective(denoiser: EDM, z: Tensor, label: Tensor, sigma: Tensor, eps: T
 
 def stratified_sigma(config: TrainConfig, step: int) -> Tensor:
     """Log-normal noise levels ``(B, 1, 1, 1)``, one in each of B equal quantiles."""
-    u = torch.rand(config.batch, generator=generator(config.seed, "sigma", step), dtype=torch.float64)
-    quantile = (torch.arange(config.batch) + u) / config.batch
+    u = torch.rand(config.batch, generator=generator(config.seed, "sigma", step), dtype=torch.float64, device="cpu")
+    quantile = (torch.arange(config.batch, device="cpu") + u) / config.batch
     log_sigma = config.p_mean + config.p_std * torch.special.ndtri(quantile.clamp(1e-9, 1 - 1e-9))
     return log_sigma.exp().float().reshape(-1, 1, 1, 1)
 
 
 def batch_indices(n: int, batch: int, step: int, seed: int) -> Tensor:
     """Indices of a step's images: consecutive pieces of one permutation of the data after the other."""
-    position = torch.arange(step * batch, (step + 1) * batch)
-    index = torch.empty(batch, dtype=torch.long)
+    position = torch.arange(step * batch, (step + 1) * batch, device="cpu")
+    index = torch.empty(batch, dtype=torch.int64, device="cpu")
     for epoch in (position // n).unique().tolist():
         here = position // n == epoch
-        index[here] = torch.randperm(n, generator=generator(seed, "order", epoch))[position[here] % n]
+        index[here] = randperm(n, seed, "order", epoch)[position[here] % n]
     return index
 
 

@@ -92,7 +92,11 @@ class State:
         self.more = {name: meta[name] for name in self.more}
         for parameter in self.weights.values():  # the optimiser allocates its moments at its first step only
             zero = torch.zeros_like(parameter)
-            self.optimizer.state[parameter] = {"step": torch.zeros(()), "exp_avg": zero, "exp_avg_sq": zero.clone()}
+            self.optimizer.state[parameter] = {
+                "step": torch.zeros((), dtype=torch.float32, device="cpu"),
+                "exp_avg": zero,
+                "exp_avg_sq": zero.clone(),
+            }
         for name, tensor in self.tensors():
             tensor.copy_(tensors[name])
 
