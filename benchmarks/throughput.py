@@ -88,7 +88,7 @@ def slope(model: torch.nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 def training(device: torch.device, batch: int) -> Work:
     """One step of training, forward and backward, on a batch of its own recipe."""
-    config = replace(RECIPES["fashion-mini"], batch=batch)
+    config = replace(RECIPES["fashion-mini"], batch=batch, precision="fp32" if device.type == "cpu" else "bf16")
     images = placed(load("fashion-mini", "train"), device)
     run = Run(config, {}, build(config.denoiser).to(device), edm_objective)
     return lambda: run.advance(images), batch
