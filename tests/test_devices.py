@@ -393,6 +393,6 @@ def pushed(model: Callable[[torch.device], nn.Module]) -> Callable[[int], Tensor
     return lambda steps: attack.pgd(model(REMOTE), X.to(REMOTE), Y.to(REMOTE), eps=0.1, steps=steps)
 
 
-@pytest.mark.parametrize(("model", "most"), [(cnn, 7), (dc, 9), (multihead, 7)])
+@pytest.mark.parametrize(("model", "most"), [(cnn, 0), (dc, 2), (multihead, 0)])
 def test_what_a_step_of_pgd_waits_for(model: Callable[[torch.device], nn.Module], most: int) -> None:
     assert waits(pushed(model))[0] <= most
