@@ -8,3 +8,4 @@ from rdc.evaluate.robustness import predict as predict
 from rdc.evaluate.robustness import protocols as protocols
 from rdc.evaluate.robustness import read_rows as read_rows
 from rdc.evaluate.robustness import robust_accuracy as robust_accuracy
+from rdc.evaluate.wrap import wrap as wrap
