@@ -13,7 +13,7 @@ Checks cost no synchronisation: on the CPU a fault is raised at the call, on ano
 the values of images are not checked again (:func:`check_images`): every entry has checked them.
 """
 
-__all__ = ["Door", "ask", "check_images", "check_labels", "entry", "logits_of"]
+__all__ = ["Door", "ask", "check_images", "check_labels", "checking", "entry", "logits_of", "unchecked"]
 
 import functools
 import inspect

@@ -35,6 +35,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rdc.denoise.base import Denoiser
+from rdc.door import unchecked
 
 BYTES_A_PIXEL = 2000  # of activations with their graph, for one pixel of one evaluation: a guess on the safe side
 SMALLEST_GRAPH = 8  # rows of the graph of one pair, below which separate graphs are slower than a second pass
@@ -292,7 +293,7 @@ def _graphs(losses: Losses, image: Tensor, label: Tensor | None, apart: bool = F
     labels = [None] * len(image) if label is None else label.split(size)
     for some, classes in zip(image.split(size), labels, strict=False):
         for i, k, t, r in losses.plan(some, classes):
-            with torch.enable_grad():
+            with torch.enable_grad(), unchecked():  # the first pass has looked at the values
                 start, centre = losses.start[i].requires_grad_(), losses.centres(i, k).requires_grad_()
                 error = losses.errors(start, centre, i, k, t, r)
             yield _Graph(error, start, centre, i, k, t)
