@@ -20,7 +20,7 @@ from rdc.denoise.checkpoints import load_denoiser
 from rdc.noise_source import Noise
 from rdc.schedule import levels
 
-IMAGES, LEVELS, CHUNK = 4, 16, 64
+IMAGES, LEVELS, CHUNK = 4, 16, 32
 MEMORY_LEVELS = (8, 32, 126)
 
 
@@ -77,14 +77,26 @@ def plain(model: DiffusionClassifier, x: Tensor, y: Tensor, at_once: bool = Fals
 
 def memory(name: str) -> dict[str, Any]:
     """Peak resident memory of a fresh process that takes one gradient with few, more and many levels."""
-    peaks, bases = {}, {}
-    for count in MEMORY_LEVELS:
-        command = [sys.executable, "-m", "benchmarks.memory", str(count), str(IMAGES), str(CHUNK), name]
-        run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
-        peaks[count], bases[count] = json.loads(run.stdout)
-    few, many = MEMORY_LEVELS[0], MEMORY_LEVELS[-1]
-    above = {count: peaks[count] - bases[count] for count in MEMORY_LEVELS}
     more = {"chunk": CHUNK, "images_a_batch": IMAGES, "dtype": "torch.float32", "device": "cpu"}
-    found = {f"peak memory of a gradient, T = {count}, MiB": row(peaks[count], above_the_model=above[count]) for count in peaks}
-    ratio = row(peaks[many] / peaks[few], 1.1, ratio_above_the_model=above[many] / above[few], **more)
-    return {**found, f"peak memory, T = {many} / T = {few}": ratio}
+    peaks = {count: peak_of("dc", count, name) for count in MEMORY_LEVELS}
+    found = {f"peak memory of a gradient, T = {t}, MiB": row(p, above_the_model=p - base) for t, (p, base) in peaks.items()}
+    found |= ratio("peak memory", peaks[MEMORY_LEVELS[-1]], peaks[MEMORY_LEVELS[0]], MEMORY_LEVELS[-1], MEMORY_LEVELS[0], more)
+    for kind in ("epndc", "apndc"):
+        found |= ratio(f"peak memory of {kind.upper()}", peak_of(kind, 64, name), peak_of(kind, 4, name), 64, 4, more)
+    return found
+
+
+def ratio(
+    what: str, many: tuple[float, float], few: tuple[float, float], t_many: int, t_few: int, more: dict[str, Any]
+) -> dict[str, Any]:
+    """The row of a ratio of peaks, each ``(peak, before the gradient)``."""
+    above = (many[0] - many[1]) / (few[0] - few[1])
+    return {f"{what}, T = {t_many} / T = {t_few}": row(many[0] / few[0], 1.1, ratio_above_the_model=above, **more)}
+
+
+def peak_of(kind: str, count: int, name: str) -> tuple[float, float]:
+    """Peak of a fresh process in MiB, and the peak before its gradient."""
+    command = [sys.executable, "-m", "benchmarks.memory", str(count), str(IMAGES), str(CHUNK), name, kind]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+    peak, before = json.loads(run.stdout)
+    return peak, before

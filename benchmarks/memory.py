@@ -1,4 +1,6 @@
-"""Peak resident memory of one gradient: ``python -m benchmarks.memory LEVELS IMAGES CHUNK CHECKPOINT``, in a fresh process.
+"""Peak resident memory of one gradient: ``python -m benchmarks.memory LEVELS IMAGES CHUNK CHECKPOINT MODEL``, in a fresh process.
+
+MODEL is ``dc``, ``epndc`` or ``apndc``.
 
 Prints ``[peak, peak before the gradient]`` in MiB. The process's own high-water mark is read where the kernel shows it:
 ``ru_maxrss`` may be that of the process which started it.
@@ -11,6 +13,7 @@ from pathlib import Path
 
 from rdc.attack.losses import margin
 from rdc.autograd import value_and_gradient
+from rdc.certify import APNDC, EPNDC
 from rdc.classify import DiffusionClassifier
 from rdc.data import load
 from rdc.denoise.checkpoints import load_denoiser
@@ -30,7 +33,12 @@ def main() -> None:
     """Take one gradient of the margin and print the peaks."""
     count, images, chunk = map(int, sys.argv[1:4])
     test = load("fashion-mini", "test")
-    model = DiffusionClassifier(load_denoiser(sys.argv[4]), levels("elbo", count), chunk=chunk)
+    denoiser = load_denoiser(sys.argv[4])
+    model = {
+        "dc": lambda: DiffusionClassifier(denoiser, levels("elbo", count), chunk=chunk),
+        "epndc": lambda: EPNDC(denoiser, 0.25, count=count, chunk=chunk),
+        "apndc": lambda: APNDC(denoiser, 0.25, count=count, chunk=chunk),
+    }[sys.argv[5]]()
     before = peak()
     value_and_gradient(lambda p: margin(model(p), test.y[:images]), test.x[:images])
     print(json.dumps([peak(), before]))

@@ -232,6 +232,7 @@ def wrong(model: nn.Module, x: Tensor, y: Tensor) -> int:
     return int((sum((ask(model, x).argmax(1) != y).int() for _ in range(9)) > 4).sum())
 
 
+@pytest.mark.filterwarnings("ignore:most gradients")  # what is planted
 @pytest.mark.parametrize("name", audit_zoo.PLANTED)
 def test_a_planted_defence_has_a_gap_and_is_flagged(eight, name):
     x, y = eight

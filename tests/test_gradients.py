@@ -273,7 +273,7 @@ def test_eot_is_the_mean_of_calls():
         slope = gradient(EOT(model, 5), x, torch.ones(2, 10))
         torch.manual_seed(3)
         assert torch.allclose(slope, sum(gradient(model, x, torch.ones(2, 10)) for _ in range(5)) / 5, atol=1e-6)
-    with pytest.raises(ValueError, match="draws must be positive, got 0"):
+    with pytest.raises(ValueError, match="draws must be at least 1, got 0"):
         EOT(model, 0)
 
 

@@ -514,12 +514,12 @@ def test_fixed_and_fresh_noise():
 
 def test_steps_have_noise_of_their_own():
     model = lm("literal", steps=3)
-    sigmas = [float(next(model._draws(INSIDE, 0, n))[0]) for n in range(200)]
+    sigmas = [float(next(model._draws(INSIDE, 0, None, n))[0]) for n in range(200)]
     assert len(set(sigmas)) == 200 and 0.4 <= min(sigmas) < 0.42 and 0.58 < max(sigmas) <= 0.6
     among = lm("literal", sigma=FEW)
-    found = [float(next(among._draws(INSIDE, 0, n))[0]) for n in range(100)]
+    found = [float(next(among._draws(INSIDE, 0, None, n))[0]) for n in range(100)]
     assert {found.count(float(s)) > 20 for s in FEW.sigma} == {True}
-    draws = itertools.chain(*(lm(timesteps="all", sigma=FEW)._draws(INSIDE, c, n) for c in (0, 1) for n in (0, 1)))
+    draws = itertools.chain(*(lm(timesteps="all", sigma=FEW)._draws(INSIDE, c, None, n) for c in (0, 1) for n in (0, 1)))
     assert len({float(eps.sum()) for _, _, eps in draws}) == 12
 
 

@@ -218,7 +218,7 @@ def test_noise_has_an_owner(sampler):
 @pytest.mark.parametrize("noise", ["fixed", "fresh"])
 def test_every_step_has_its_own_noise_and_fresh_noise_is_new_in_all_steps(noise, monkeypatch):
     keys = []
-    monkeypatch.setattr("rdc.defend.purify.randn", lambda shape, *key, like: keys.append(key) or randn(shape, *key, like=like))
+    monkeypatch.setattr("rdc.noise_source.randn", lambda shape, *key, like: keys.append(key) or randn(shape, *key, like=like))
     purify, x = Purify(tiny_network(), 0.2, 3, noise=noise), draw((1, 1, 8, 8), 0, torch.float32)
     purify(x)
     assert len(set(keys)) == len(keys) == 4

@@ -158,6 +158,7 @@ def test_restarts_and_a_wider_bound_only_help(seed):
     assert torch.equal(stadv(model, x, y, eps=0.0, steps=3), x)
 
 
+@pytest.mark.filterwarnings("ignore:most gradients")  # it is the point
 def test_smoothness_makes_the_flow_smooth():
     """On constant images the loss does not change, and what is left is the descent of the variation."""
     model, x = linear(0), torch.full((3, 1, 5, 6), 0.6, dtype=torch.float64)

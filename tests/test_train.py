@@ -278,10 +278,10 @@ def test_the_first_loss_is_about_one():
 def test_a_checkpoint_that_is_replaced_while_it_is_read_is_the_old_one(tmp_path, monkeypatch):
     path = tmp_path / "a.safetensors"
     old, new = ({"weight": torch.full((3,), float(value))} for value in (1, 2))
-    checkpoints.write_checkpoint(path, old, kind="some", step=1)
+    checkpoints.write_checkpoint(path, old, kind="some", config={}, step=1)
 
     def replaced(data):
-        checkpoints.write_checkpoint(path, new, kind="some", step=2)
+        checkpoints.write_checkpoint(path, new, kind="some", config={}, step=2)
         return load(data)
 
     load = checkpoints.load

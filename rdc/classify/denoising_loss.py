@@ -64,14 +64,14 @@ def denoising_error(
 def chunk_size(z: Tensor, given: int | None = None) -> int:
     """Evaluations at a time: as given, or as many as the free memory of the device of ``z`` holds.
 
-    On a GPU half of what is free, at most 8 192; on the CPU 64, and fewer of large images.
+    On a GPU half of what is free, at most 8 192; on the CPU 32, and fewer of large images.
     """
     if given is not None:
         return given
     each = BYTES_A_PIXEL * z[0].numel()
     if z.device.type == "cuda":
         return max(1, min(8192, torch.cuda.mem_get_info(z.device)[0] // 2 // each))
-    return max(1, min(64, 2**31 // each))
+    return max(1, min(32, 2**31 // each))
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,9 +139,9 @@ class Losses:
 
     @property
     def width(self) -> int:
-        """Evaluations at a time; K images that leave the network at once count like one evaluation for every 16."""
+        """Evaluations at a time; where one serves K classes twice as many, but K images leave the network at once."""
         size = chunk_size(self.start, self.chunk)
-        return max(1, size // max(1, self.columns // 16)) if self.one_pass else size
+        return max(1, 2 * size // max(1, self.columns // 16)) if self.one_pass else size
 
     def some(
         self, image: Int64[Tensor, " m"], label: Int64[Tensor, " m"] | None, level: Int64[Tensor, " m"], whole: bool = False

@@ -157,7 +157,10 @@ def read_checkpoint(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str,
             raise CheckpointError(f"no checkpoint {path}; the shipped ones are {', '.join(shipped())}")
         data = path.read_bytes()
         tensors = load(data)
-        meta = json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["rdc"])
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        if "rdc" not in header.get("__metadata__", {}):
+            raise CheckpointError(f"{path} holds something else, not a {kind} of this package")
+        meta = json.loads(header["__metadata__"]["rdc"])
     except CheckpointError:
         raise
     except (*MALFORMED, RecursionError) as error:
