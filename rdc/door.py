@@ -42,14 +42,15 @@ class Door:
     Arguments:
         model: Images to logits: a module, or any callable.
         checked: Whether the values of the images have been checked; if not, a model that minds them looks by itself.
+        attacked: Whether the answers are climbed: then probabilities bring a warning.
 
     Raises:
         ValueError: at a call, or when the door closes, if the model is on another device than the images, returns anything but
             finite logits ``(N, K)``, K >= 2, is asked about labels that it does not have, or changes its statistics.
     """
 
-    def __init__(self, model: Model, checked: bool = True) -> None:
-        self.model, self.checked = model, checked
+    def __init__(self, model: Model, checked: bool = True, attacked: bool = True) -> None:
+        self.model, self.checked, self.attacked = model, checked, attacked
         self._faults: list[tuple[Tensor, str]] = []
         self._probabilities: list[Tensor] = []
 
@@ -120,7 +121,8 @@ class Door:
             self.fault(~values.isfinite(), f"the model returned NaN or infinite logits for some of {n} images")
         if y is not None:
             self.fault(y >= logits.shape[1], f"labels go beyond the {logits.shape[1]} classes of the model")
-        self._probabilities.append(((values >= 0).all() & ((values.sum(dim=1) - 1).abs() < 1e-4).all())[None])
+        if self.attacked:
+            self._probabilities.append(((values >= 0).all() & ((values.sum(dim=1) - 1).abs() < 1e-4).all())[None])
         if values.device.type == "cpu":
             self._settle()
         return logits
@@ -201,7 +203,7 @@ def ask(
     model: Model, x: Float[Tensor, "n c h w"], y: Int64[Tensor, " n"] | None = None, batch: int | None = None
 ) -> Float[Tensor, "n k"]:
     """Return the logits of images without a graph, ``batch`` images at a time."""
-    with Door(model) as door:
+    with Door(model, attacked=False) as door:
         parts = zip(x.split(batch or len(x)), [None] * len(x) if y is None else y.split(batch or len(x)), strict=False)
         return torch.cat([door.ask(part, labels) for part, labels in parts])
 

@@ -130,7 +130,8 @@ def test_the_mode_of_the_caller_does_not_matter(mode: Callable) -> None:
 
 def test_probabilities_are_told() -> None:
     with pytest.warns(UserWarning, match="probabilities"):
-        ask(Says(lambda x: logits(x).softmax(dim=1)), X)
+        logits_of(Says(lambda x: logits(x).softmax(dim=1)), X)
+    ask(Says(lambda x: logits(x).softmax(dim=1)), X)  # a verdict does not mind
 
 
 def test_the_same_in_parts() -> None:

@@ -250,9 +250,9 @@ def test_prediction_is_wrong_rarely_and_abstains_where_classes_are_close():
     assert predict(HalfSpaces(0.3), GREY, sigma=SIGMA, n=100) == 0
     assert predict(HalfSpaces(-0.3), torch.stack([GREY, GREY]), sigma=SIGMA, n=100) == [1, 1]
     assert predict(Alternating(), GREY, n=100) == -1
-    assert predict(Always([0.0, 2.0]), GREY, n=3, alpha=0.001) == -1  # three draws can decide nothing at this level
-    assert predict(Always([0.0, 2.0]), GREY, n=11, alpha=0.001) == 1  # 2 / 2^11 < 0.001
-    assert predict(Always([0.0, 2.0]), GREY, n=10, alpha=0.001) == -1
+    assert predict(Always([0.0, 1.0]), GREY, n=3, alpha=0.001) == -1  # three draws can decide nothing at this level
+    assert predict(Always([0.0, 1.0]), GREY, n=11, alpha=0.001) == 1  # 2 / 2^11 < 0.001
+    assert predict(Always([0.0, 1.0]), GREY, n=10, alpha=0.001) == -1
     x = torch.full((400, 1, 2, 3), 0.5, dtype=torch.float64)
     found = np.array(predict(HalfSpaces(0.02), x, sigma=SIGMA, n=30, alpha=0.05, batch=30))
     assert (found == 1).sum() <= binom.ppf(1 - 1e-4, 400, 0.05) and (found == -1).any() and (found == 0).any()

@@ -78,7 +78,7 @@ class Certifier:
         """Return the certificate of each image, its true label, and whether the smoothed class is right."""
         start, part = time.perf_counter(), tensor(positions, device="cpu")
         x, y, ids = self.x[part], self.y[part], self.index[part].tolist()
-        with Door(self.model, checked=False) as door:
+        with Door(self.model, checked=False, attacked=False) as door:
             found = certificates(door, x, ids, self.settings, told)
         seconds = round((time.perf_counter() - start) / len(part), 4)
         return [

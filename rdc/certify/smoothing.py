@@ -125,7 +125,7 @@ def certify(
     """
     images, ids = checked(x, index)
     settings = Settings.of(sigma, n0, n, alpha, seed, target, stopping, give_up, batch)
-    with Door(settled(model, settings.seed), checked=False) as door:
+    with Door(settled(model, settings.seed), checked=False, attacked=False) as door:
         found = certificates(door, images, ids, settings, progress)
     return found[0] if len(found) == 1 else found
 
@@ -258,7 +258,7 @@ def predict(
     """
     images, ids = checked(x, index)
     settings = Settings.of(sigma, 1, n, alpha, seed, None, "fixed", 0.0, batch)
-    with Door(settled(model, settings.seed), checked=False) as door:
+    with Door(settled(model, settings.seed), checked=False, attacked=False) as door:
         draws = Draws(door, images, ids, settings.sigma, settings.seed, settings.batch, "predict")
         *_, (_, votes) = draws.tallies([(at, 0, settings.n) for at in range(len(images))])
     found = []

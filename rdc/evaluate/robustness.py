@@ -60,7 +60,7 @@ def classes(model: nn.Module, x: Tensor, y: Tensor | None, batch: int, quiet: bo
     """Return the predicted classes; the labels must be among those of the model."""
     size = count(batch, "batch")
     labels = [None] * len(x) if y is None else y.split(size)
-    with Door(model) as door:
+    with Door(model, attacked=False) as door:
         parts = tqdm(x.split(size), disable=quiet, desc="classify", unit="batch")
         return torch.cat([door.ask(part, known).argmax(dim=1) for part, known in zip(parts, labels, strict=False)])
 

@@ -42,7 +42,7 @@ class Wrapped(nn.Module):
             low, high = (float(v) for v in x.detach().aminmax())
             raise ValueError(f"images must lie in [0, 1], got values from {low:g} to {high:g}; undo the normalisation")
         inside = x + (x.clamp(0, 1) - x).detach()  # the gradient does not stop at the walls
-        with Door(self.model) as door:
+        with Door(self.model, attacked=torch.is_grad_enabled()) as door:
             return torch.cat([NATS * rescale(door(part), "auto").float() for part in inside.split(self.batch)])
 
 
