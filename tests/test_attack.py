@@ -270,6 +270,7 @@ class Times(nn.Module):
         return self.factor * self.model(x)
 
 
+@pytest.mark.filterwarnings("ignore:most gradients")  # without the scale
 def test_cross_entropy_with_automatic_scale_breaks_whatever_the_scale(cnn, digits):
     x, y = digits.x[:40], digits.y[:40]
     for model, eps in ((cnn[0], 0.06), (linear(0, 4, torch.float32, (1, 8, 8)), 0.01)):

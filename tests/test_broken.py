@@ -47,6 +47,7 @@ def test_a_planted_defence_keeps_most_of_the_clean_accuracy(world, name):
     assert survivors(defence, x, y, x) >= survivors(model, x, y, x) - 10
 
 
+@pytest.mark.filterwarnings("ignore:most gradients")  # careless
 @pytest.mark.parametrize(
     ("name", "loss"),
     [("tiny-logits", "ce"), ("saturated-softmax", "ce"), ("saturated-softmax", "margin"), ("quantised-input", "margin"),
