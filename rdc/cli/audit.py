@@ -3,6 +3,7 @@
 __all__ = ["audit_command"]
 
 import sys
+from importlib import import_module
 from typing import Annotated, Literal
 
 import torch
@@ -52,6 +53,7 @@ def audit_command(
     """
     from rdc.evaluate.audit import audit
 
+    import_module("pyautoattack")  # the last checks need it: say so at once
     radius, place = number(RADII[norm] if eps is None else eps, "--eps", low=0), pick_device(device)
     classifier, (x, y) = make_classifier(model, data, levels, draws, seed, place, noise), first_images(data, n)
     report = audit(
