@@ -234,7 +234,7 @@ if answers:
 # | Eq. 8, and the text of 4.1 | all $T$ levels, weight $w_t$ | "gradient-based" | Linf, $\eta = 8/255$ | not said |
 # | Algorithm 1 as printed | one random level | $m \leftarrow \mu m - g / \norm{g}_1$, then $x \leftarrow x + \gamma m$; $\gamma = 0.1$, $\mu = 1$, $N = 5$ | Linf, $\eta$ | fresh |
 # | Algorithm 1 read as MI-FGSM | one random level | $\pm \eta / N$ along $\operatorname{sign}(m)$ | Linf, $\eta$ | fresh |
-# | released code, commit 8a82504 | one level $\sigma \sim U(0.4, 0.6)$, weight 1, mean over pixels | Adam with rate 0.1 on $z$, $N = 5$ | an L2 ball larger than the cube of all images | the same at every call |
+# | released code, commit 8a82504 | one level $\sigma \sim U(0.4, 0.6)$, weight 1, mean over pixels | Adam with rate 0.1 on $z$, $N = 5$; clamped to $[-1, 1]$ once, at the end | an L2 ball larger than the cube of all images | the same at every call |
 #
 # In the public thread of [issue 2](https://github.com/huanranchen/DiffusionClassifier/issues/2) of the released code an author
 # says
@@ -374,7 +374,7 @@ claim(abs(255 * float(far["released, N = 1"]["Linf"].mean()) - 12.75) < 0.01)
 claim(float(far["mi-fgsm"]["Linf"].max()) <= 8.01 / 255)
 claim(float(far["released"]["L2"].mean()) > 2 * float(far["mi-fgsm"]["L2"].mean()))
 
-# %% mystnb={"figure": {"caption": "How far each reading moves an image: mean over test images, with the smallest and largest (bars). Lines: the paper's radii for an attacker, 8/255 in Linf and 0.5 in L2, and (dotted) the largest L2 norm that an Linf attacker of 8/255 can reach here.", "name": "fig-lm-displacement"}, "image": {"alt": "Two panels with the L2 and Linf displacement of seven readings on log scales"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "How far each reading moves an image: mean over test images, with the smallest and largest (bars). Lines: the paper's radii for an attacker, 8/255 in Linf and 0.5 in L2, and (dotted) the largest L2 norm that an Linf attacker of 8/255 can reach here.", "name": "fig-lm-displacement"}, "image": {"alt": "Two panels with the L2 and Linf displacement of eight readings on log scales"}} tags=["hide-input"]
 fig, axes = plt.subplots(1, 2, figsize=(9.5, 3.4), sharey=True)
 for ax, p, lines in ((axes[0], "L2", [(0.5, "--"), (8 / 255 * size**0.5, ":")]), (axes[1], "Linf", [(8 / 255, "--")])):
     scale = 255 if p == "Linf" else 1
@@ -405,8 +405,10 @@ plt.show()
 # (Figure 2(b)
 # of the paper) can belong to neither.
 #
-# In what follows, "LM" without more words is the released reading, with the same noise at every call. It is the one behind the
-# paper's headline number, and noise that is the same at every call is noise that the attacker knows.
+# In what follows, "LM" without more words is the released reading, clamped after every step (`clamped` above; `released` clamps
+# once, at the end, as the code does), with the same noise at every call: the records of this chapter were made with it. The
+# released reading is the one behind the paper's headline number, and noise that is the same at every call is noise that the
+# attacker knows.
 #
 # (sec-lm-laboratory)=
 # ## A laboratory: exact likelihoods
