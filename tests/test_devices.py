@@ -311,7 +311,7 @@ MEASURES: dict[str, Case] = {
         {"g": ClassifierGuide(tiny().to(d))}, edm(d), X.to(d), Y.to(d), (0.5, 1.0), batch=3, repeats=4
     ),
     "shift": lambda d: shift_effect(
-        tiny().to(d), lambda z: z.roll(1, 3), GUIDE_X.to(d), GUIDE_SIGMA.to(d), Y.to(d), Threat(steps=2)
+        tiny().to(d), lambda z: z.square().flatten(1).sum(dim=1), GUIDE_X.to(d), GUIDE_SIGMA.to(d), Y.to(d), Threat(steps=2)
     ),
     "levels": lambda d: level_table(tiny().to(d), Images(X, Y, ["a", "b", "c"]), (0.5,), Threat(steps=2), batch=3, device=d),
     "precision and recall": lambda d: precision_recall(X.flatten(1).to(d), X.flip(0).flatten(1).to(d) + 0.01).precision.value,
