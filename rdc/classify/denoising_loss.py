@@ -139,9 +139,11 @@ class Losses:
 
     @property
     def width(self) -> int:
-        """Evaluations at a time; where one serves K classes twice as many, but K images leave the network at once."""
+        """Evaluations at a time: as given, or what suits the device, and twice as many where one serves all of few classes."""
         size = chunk_size(self.start, self.chunk)
-        return max(1, 2 * size // max(1, self.columns // 16)) if self.one_pass else size
+        if self.one_pass and self.chunk is None:
+            size = 2 * size // max(1, self.columns // 16)  # K images leave the network at once
+        return max(1, size)
 
     def some(
         self, image: Int64[Tensor, " m"], label: Int64[Tensor, " m"] | None, level: Int64[Tensor, " m"], whole: bool = False
