@@ -238,7 +238,7 @@ radii = {"Linf": [e / 255 for e in (0, 1, 2, 4, 8, 12, 16, 24, 32, 64)], "L2": [
 curve: dict[str, list[Accuracy]] = {norm: [] for norm in radii}
 for norm, values in radii.items():
     for eps in values:
-        x_adv = pgd(model, xa, ya, norm, eps, steps if eps else 0, seed=seed)
+        x_adv = pgd(model, xa, ya, norm, eps, steps, seed=seed)
         curve[norm].append(robust_accuracy(model, xa, ya, x_adv))
         print(f"{norm:4} eps {eps:.4f} {curve[norm][-1]}")
 noise_curve = [accuracy(model, random_signs(xa, eps, seed), ya) for eps in radii["Linf"]]
