@@ -9,8 +9,8 @@ with weights w, a start a, a centre c, noise W that is added to the start and a 
 is a choice of these:
 
 | diffusion classifier  :math:`a = c = z`, :math:`W = \sigma_t \epsilon`, no shift (:class:`rdc.classify.DiffusionClassifier`)
-| EPNDC                 :math:`a = c = z_\tau`, W and b of a Brownian bridge (:class:`rdc.certify.EPNDC`)
-| APNDC                 a and c from the denoised image (:class:`rdc.certify.APNDC`)
+| EPNDC                 :math:`a = c = z_\tau`, W and b of a Brownian bridge (:class:`rdc.certify.noised.EPNDC`)
+| APNDC                 a and c from the denoised image (:class:`rdc.certify.noised.APNDC`)
 | diffusion loss        :math:`a = c = z`, no class (:func:`rdc.classify.diffusion_loss.diffusion_loss`)
 
 **Gradient.** It takes two passes: the first, without a graph, gives the losses, hence the gradient of whatever is made of them

@@ -1,6 +1,7 @@
 """Denoisers ``D(z_sigma, sigma, y) = E[z | z_sigma, y]``: the one noun that everything else is a function of."""
 
 from rdc.denoise.base import Denoiser as Denoiser
+from rdc.denoise.base import compiled as compiled
 from rdc.denoise.base import fast_dtype as fast_dtype
 from rdc.denoise.base import from_model as from_model
 from rdc.denoise.base import to_model as to_model

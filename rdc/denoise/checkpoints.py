@@ -53,7 +53,7 @@ def load_denoiser(
         device: Where the network shall live.
         dtype: Type of the network's parameters; inputs and outputs keep their own (see :class:`rdc.denoise.EDM`).
         data: If given, the data set that the checkpoint must be for; ``fashion-mini`` is part of ``fashion``.
-        compile: Whether to compile the network (:func:`rdc.denoise.base.compiled`).
+        compile: Whether to compile the network (:func:`rdc.denoise.compiled`).
 
     Raises:
         CheckpointError: if the file is missing, damaged, not a denoiser, or for another data set, or if its weights do not

@@ -154,7 +154,7 @@ class RowFile:
     Arguments:
         path: The file; None keeps the rows in memory.
         config: What decides the numbers, as JSON.
-        schema: Fields of each row with their types, see :func:`misfit`.
+        schema: Fields of each row with their types, see ``misfit``.
         images: Digest of each image of the run by its index; a row of the file with that index must be of the same image.
 
     Raises:

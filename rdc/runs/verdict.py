@@ -28,6 +28,7 @@ from dataclasses import dataclass, replace
 
 from scipy.stats import binomtest, fisher_exact, norm
 
+#: What a comparison may say of a claim.
 OUTCOMES = ("holds", "does not hold", "refuted", "not decided")
 LEVEL = 0.05
 #: One outcome an image, or ``(k, n)``.

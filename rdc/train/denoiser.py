@@ -81,7 +81,7 @@ def train_denoiser(
         images: Training images; by default the train split of ``config.denoiser.data``.
         save_seconds: Time between two saves of the state.
         quiet: Whether to hide the progress bar.
-        compile: Whether to compile the network (:func:`rdc.denoise.base.compiled`); such a run has other bits, by rounding.
+        compile: Whether to compile the network (:func:`rdc.denoise.compiled`); such a run has other bits, by rounding.
 
     Raises:
         ValueError: if there is no step to take.

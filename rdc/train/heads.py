@@ -80,7 +80,7 @@ def distil(
         save_seconds: Time between two saves of the state.
         quiet: Whether to hide the progress bar.
         teacher: The teacher itself, in place of the one that the recipe names.
-        compile: Whether to compile the student's network (:func:`rdc.denoise.base.compiled`).
+        compile: Whether to compile the student's network (:func:`rdc.denoise.compiled`).
 
     Raises:
         ValueError: for an unknown objective, a subset that is no number of heads, or a teacher that does not fit.
