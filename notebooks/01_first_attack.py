@@ -358,7 +358,9 @@ print(f"Linf 8/255, PGD-{steps}, {n_attack} images: accuracy (share of zero grad
 for loss in LOSSES:
     for factor in factors:
         scaled = Scaled(model, factor)
-        x_adv = pgd(scaled, xa, ya, steps=steps, loss=loss, seed=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pgd tells when most gradients are zero
+            x_adv = pgd(scaled, xa, ya, steps=steps, loss=loss, seed=seed)
         found[loss, factor] = robust_accuracy(model, xa, ya, x_adv)
         dead[loss, factor] = dead_share(scaled, loss)
     print(f"{loss:6}", "   ".join(f"x{f:g}: {100 * found[loss, f].value:5.1f} % ({100 * dead[loss, f]:3.0f} %)" for f in factors))
