@@ -34,8 +34,8 @@ target: :math:`f_y = -\sum_t w_t \mathbb E \lVert D(z_s, s, y) - \hat z \rVert^2
 
 References:
     | Diffusion Models are Certifiably Robust Classifiers (Chen et al., 2024), https://arxiv.org/abs/2402.02316
-    | Released code, commit 410b09f: ``EPNDC(..., form="released", weight="edm-released", count=124, antithetic=False)`` and
-      ``APNDC(..., released=True, weight="edm-released", count=124)``
+    | Released code, commit 410b09f: ``EPNDC(..., form="released", weight="edm-released", sigma_data=0.5, count=124,
+      antithetic=False)`` and ``APNDC(..., released=True, weight="edm-released", sigma_data=0.5, count=124)``
     | Reverse-time diffusion equation models (Anderson, 1982)
 """
 
