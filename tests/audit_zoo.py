@@ -342,8 +342,8 @@ def by_the_clock(self, x):
 
 @planted()
 def global_noise(self, x):
-    """Noise of the global generator, large enough to hide the gradient."""
-    return self.f((x + 0.3 * torch.randn_like(x)).clamp(0, 1))
+    """Noise, and a gradient of random signs, of the global generator."""
+    return self.f((fake(x, lambda g: g * torch.randn_like(g)) + 0.1 * torch.randn_like(x)).clamp(0, 1))
 
 
 @planted()
