@@ -225,11 +225,26 @@ def test_an_answer_that_was_not_trained_is_not_asked_for():
         with pytest.raises(ValueError, match="labels only"):
             make()
     assert conditional(z, 1.0, torch.tensor([1])).shape == z.shape
+    with pytest.raises(ValueError, match="labels only"):
+        conditional(z.repeat(2, 1, 1, 1), 1.0, torch.tensor([1, -1]))
     assert APNDC(conditional, 0.25, unconditional=tiny_network(1)).num_classes == 3
     none = tiny_network(num_classes=0)
     assert none.unlabelled and none(z, 1.0).shape == z.shape
     with pytest.raises(ValueError, match="unconditional"):
         none(z, 1.0, torch.tensor([0]))
+
+
+@pytest.mark.parametrize("sigma", [(0.4, 0.6), levels("elbo", 5)])
+def test_an_image_with_noise_of_its_own_does_not_depend_on_its_batch(sigma):
+    denoiser, x = OptimalDenoiser(draw((8, 1, 2, 3), 6), torch.arange(8) % 2), draw((5, 1, 2, 3), 9)
+    index, kept = torch.tensor([4, 0, 7, 2, 9]), range(0, 5, 2)
+    model = LikelihoodMaximization(denoiser, sigma=sigma, share="image")
+    whole, part = model(x, index), model(x[kept], index[kept])
+    assert torch.equal(whole[kept], part)
+    assert not torch.allclose(model(x), whole), "the place in the batch is another identity"
+    assert {key[1] for key in model._kept} == {(0, 1, 2, 3, 4)}, "the noise of one batch is kept"
+    defence = RDC(model, DiffusionClassifier(denoiser, levels("elbo", 3)))
+    assert torch.equal(defence(x, index)[kept], defence(x[kept], index[kept]))
 
 
 def test_default_steps():

@@ -31,7 +31,7 @@ __all__ = ["READINGS", "RDC", "LikelihoodMaximization"]
 
 import copy
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -50,7 +50,7 @@ from rdc.rng import generator, whole
 from rdc.schedule import Levels, levels
 
 #: Noise level(s), weight and noise of an evaluation.
-Draw = tuple[Tensor, float, Tensor]
+Draw = tuple[Tensor, Tensor | float, Tensor]
 #: Arguments of :class:`LikelihoodMaximization` for each published procedure of that name. ``printed``: Algorithm 1 to the
 #: letter, gamma = 0.1 and eta = 8/255 in image units, one of the 1 000 VP steps. ``mean-l1``: the same step with the mean of
 #: the gradient's size for its sum. ``mi-fgsm``: steps eta/N along the sign. ``expectation``: the same on the loss over all
@@ -219,7 +219,7 @@ class LikelihoodMaximization(nn.Module):
             total = total + iterate(slope, z, 1, recompute=self.timesteps == "all")
         return total
 
-    def _loss(self, z: Tensor, sigma: Tensor, weight: float, eps: Tensor) -> Tensor:
+    def _loss(self, z: Tensor, sigma: Tensor, weight: Tensor | float, eps: Tensor) -> Tensor:
         """``w |z - D(z + sigma eps, sigma)|^2`` of each image, the mean over pixels for Adam and RMSprop."""
         label = None if self.label is None else torch.full((len(z),), self.label, dtype=torch.int64, device=z.device)
         error = weight * denoising_error(self.denoiser, z, sigma, eps, label)
@@ -232,11 +232,13 @@ class LikelihoodMaximization(nn.Module):
             yield from self._drawn(z, call, rows, n)
         else:
             if key not in self._kept:
+                if any(known[1] != rows for known in self._kept):
+                    self._kept.clear()  # of other images: memory stays that of one batch
                 self._kept[key] = list(self._drawn(z, call, rows, n))
             yield from self._kept[key]
 
     @cached_property
-    def _kept(self) -> dict[object, list[Draw]]:
+    def _kept(self) -> dict[tuple[object, ...], list[Draw]]:
         return {}
 
     def _drawn(self, z: Tensor, call: int, rows: tuple[int, ...] | None, n: int) -> Iterator[Draw]:
@@ -251,14 +253,19 @@ class LikelihoodMaximization(nn.Module):
             for t in range(len(found)):
                 yield found.sigma[t].to(z), float(found.weight[t]), eps(t)
         elif isinstance(self.sigma, Levels):
-            g = likelihood_generator(self.seed, call, n)
-            t = int(torch.randint(len(self.sigma), (), generator=g, dtype=torch.int64, device="cpu"))
-            yield self.sigma.sigma[t].to(z), float(self.sigma.weight[t]), eps()
+            chosen = [self._level(len(self.sigma), seed, call, n) for seed in seeds]
+            t = torch.tensor(chosen[0] if rows is None else chosen, dtype=torch.int64, device="cpu")
+            yield self.sigma.sigma[t].to(z), self.sigma.weight[t].to(z), eps()
         else:
             low, high = self.sigma
             u = [torch.rand((), generator=likelihood_generator(s, call, n), dtype=torch.float64, device="cpu") for s in seeds]
             sigma = low + (high - low) * (u[0] if rows is None else torch.stack(u))
             yield sigma.to(z), 1.0, eps()
+
+    @staticmethod
+    def _level(count: int, seed: int, call: int, n: int) -> int:
+        """The level of step ``n``."""
+        return int(torch.randint(count, (), generator=likelihood_generator(seed, call, n), dtype=torch.int64, device="cpu"))
 
 
 def row_seed(seed: int, row: int) -> int:
@@ -294,9 +301,15 @@ class RDC(nn.Module):
         """The same defence with the noise of ``seed`` at every call, of LM and of the classifier."""
         return RDC(self.lm.frozen(seed), known_noise(self.classifier, seed), self.gradient, self.surrogate)
 
-    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
-        """Logits of the images after likelihood maximisation."""
-        return Preprocessed(self.lm, self.classifier, self.gradient, self.surrogate)(x)
+    def forward(self, x: Float[Tensor, "n c h w"], index: Int64[Tensor, " n"] | None = None) -> Float[Tensor, "n k"]:
+        """Return the logits of the images after likelihood maximisation.
+
+        Arguments:
+            x: Images in [0, 1].
+            index: Identity of each image, for noise of its own (``share="image"``); by default its place in the batch.
+        """
+        process = self.lm if index is None else partial(self.lm, index=index)
+        return Preprocessed(process, self.classifier, self.gradient, self.surrogate)(x)
 
 
 def midpoints(low: float, high: float, count: int) -> Levels:

@@ -39,6 +39,7 @@ from rdc.defend.preprocessed import Preprocessed, one_denoising_step
 from rdc.denoise.base import Denoiser, check_unlabelled, from_model, to_model
 from rdc.noise_source import purify_noise
 from rdc.randomness import known_noise
+from rdc.rng import whole
 
 SAMPLERS = ("ddpm", "sde")
 
@@ -85,12 +86,12 @@ class Purify(nn.Module):
             raise ValueError(f"noise must be 'fixed' or 'fresh', got {noise!r}")
         check_unlabelled(denoiser)
         self.denoiser, self.t, self.steps, self.sampler = denoiser, t, steps, sampler
-        self.noise, self.seed, self.calls = noise, seed, 0
+        self.noise, self.seed, self.calls = noise, whole(seed), 0
 
     def frozen(self, seed: int) -> "Purify":
         """This process with the noise of ``seed`` at every call and the same denoiser."""
         found = copy.copy(self)
-        found.noise, found.seed, found.calls = "fixed", seed, 0
+        found.noise, found.seed, found.calls = "fixed", whole(seed), 0
         return found
 
     @property

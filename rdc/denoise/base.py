@@ -10,7 +10,7 @@ Noise predictor and score are the same object in other units:
 :math:`\nabla \log p_\sigma(z_\sigma \mid y) = (D - z_\sigma) / \sigma^2`.
 """
 
-__all__ = ["Denoiser", "check_unlabelled", "compiled", "fast_dtype", "from_model", "sigma_data_of", "to_model"]
+__all__ = ["Denoiser", "check_labels", "check_unlabelled", "compiled", "fast_dtype", "from_model", "sigma_data_of", "to_model"]
 
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -56,6 +56,21 @@ def check_unlabelled(denoiser: Denoiser) -> None:
             "this denoiser was trained with labels only: its answer without one means nothing; give another as 'unconditional', "
             "or train it with label_dropout > 0"
         )
+
+
+def check_labels(denoiser: Denoiser, z: Tensor, label: Tensor | None) -> Tensor:
+    """Return ``z``, with NaN in the place of images whose label, None or -1, asks for an answer that was not trained.
+
+    Raises:
+        ValueError: as :func:`check_unlabelled`, where looking at the labels does not wait for a device.
+    """
+    if label is None:
+        check_unlabelled(denoiser)
+    elif not getattr(denoiser, "unlabelled", True):
+        if label.device.type == "cpu" and bool((label < 0).any()):
+            check_unlabelled(denoiser)
+        return torch.where((label < 0)[:, None, None, None], float("nan"), z)
+    return z
 
 
 def sigma_data_of(denoiser: Denoiser) -> float:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from rdc.denoise.base import check_unlabelled, expand_sigma
+from rdc.denoise.base import check_labels, expand_sigma
 from rdc.denoise.unet import UNet, UNetConfig
 from rdc.quantities import number
 
@@ -99,10 +99,9 @@ class EDM(nn.Module):
         Raises:
             ValueError: without a label if that answer was not trained, and with one if the network has none.
         """
-        if label is None:
-            check_unlabelled(self)
-        elif self.num_classes == 0:
+        if label is not None and self.num_classes == 0:
             raise ValueError("this denoiser is unconditional; ask it without a label")
+        z = check_labels(self, z, label)
         sigma = expand_sigma(sigma, z)
         c_skip, c_out, c_in = coefficients(sigma, self.config.sigma_data)
         return c_skip * z + c_out * self.raw(c_in * z, sigma, label)

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from rdc.denoise.base import check_unlabelled, expand_sigma
+from rdc.denoise.base import check_labels, expand_sigma
 from rdc.denoise.edm import EDM, EDMConfig, coefficients
 from rdc.denoise.unet import UNet, UNetConfig
 
@@ -130,8 +130,7 @@ class MultiHead(nn.Module):
         label: Int64[Tensor, " n"] | None = None,
     ) -> Float[Tensor, "n c h w"]:
         """``D(z_sigma, sigma, y)``; ``label=None``, or -1 for single images, asks for the unconditional denoiser."""
-        if label is None:
-            check_unlabelled(self)
+        z = check_labels(self, z, label)
         if label is None and isinstance(self.model, Branched):
             return self.trunk()(z, sigma)
         heads = self.all_heads(z, sigma)
