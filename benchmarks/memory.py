@@ -1,6 +1,6 @@
 """Peak resident memory of one gradient: ``python -m benchmarks.memory LEVELS IMAGES CHUNK CHECKPOINT MODEL``, in a fresh process.
 
-MODEL is ``dc``, ``epndc`` or ``apndc``.
+CHUNK is a number or ``auto``. MODEL is ``dc``, ``epndc`` or ``apndc``.
 
 Prints ``[peak, peak before the gradient]`` in MiB. The process's own high-water mark is read where the kernel shows it:
 ``ru_maxrss`` may be that of the process which started it.
@@ -31,7 +31,7 @@ def peak() -> float:
 
 def main() -> None:
     """Take one gradient of the margin and print the peaks."""
-    count, images, chunk = map(int, sys.argv[1:4])
+    count, images, chunk = int(sys.argv[1]), int(sys.argv[2]), None if sys.argv[3] == "auto" else int(sys.argv[3])
     test = load("fashion-mini", "test")
     denoiser = load_denoiser(sys.argv[4])
     model = {

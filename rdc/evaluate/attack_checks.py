@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rdc.attack.autoattack import autoattack
 from rdc.attack.blackbox import square, uniform_noise
-from rdc.attack.norms import random_start
+from rdc.attack.neighbourhood import Neighbourhood
 from rdc.attack.pgd import pgd
 from rdc.door import ask
 from rdc.evaluate.bundled import bundled_surrogate
@@ -135,10 +135,10 @@ def _pgd(case: Case, left: Tensor, **changes: Any) -> Attack:
 
 
 def _more(case: Case, left: Tensor) -> Attack:
-    """Twice the steps; for a randomised model four times the draws."""
+    """Twice the steps, of adaptive length; for a randomised model four times the draws."""
     if case.random:
         return _pgd(case, left, steps=max(1, case.steps // 2), eot=4 * case.eot, seed=case.seed + 3)
-    return _pgd(case, left, steps=2 * case.steps, seed=case.seed + 3)
+    return _pgd(case, left, steps=2 * case.steps, schedule="adaptive", seed=case.seed + 3)
 
 
 def _apgd(case: Case, left: Tensor) -> Attack:
@@ -151,11 +151,12 @@ def _apgd(case: Case, left: Tensor) -> Attack:
 
 
 def _smoothed(case: Case, left: Tensor) -> Attack:
-    """The gradient averaged over a neighbourhood: sees through kinks and narrow valleys."""
+    """The gradient averaged over a neighbourhood as wide as half of the ball: sees through kinks and narrow valleys."""
 
     def attack(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        smooth = Neighbourhood(model, case.norm, case.eps / 2, 2 if case.random else 3, case.seed)
-        return _pgd(case, left, steps=_few(case, 6), seed=case.seed + 4)(smooth, x, y)
+        width = case.eps / 2 if case.norm == "Linf" else case.eps / 2 / x[0].numel() ** 0.5
+        smooth = Neighbourhood(model, width, draws=4, seed=case.seed)
+        return _pgd(case, left, steps=_few(case, 4), seed=case.seed + 4)(smooth, x, y)
 
     return attack
 
@@ -181,18 +182,3 @@ class Scaled(nn.Module):
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
         """``factor`` times the logits."""
         return self.model(x) * self.factor
-
-
-class Neighbourhood(nn.Module):
-    """Mean logits over random points of a smaller ball around each image."""
-
-    def __init__(self, model: nn.Module, norm: str, radius: float, draws: int, seed: int) -> None:
-        super().__init__()
-        self.model, self.norm, self.radius, self.draws, self.seed = model, norm, radius, draws, seed
-
-    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
-        """Mean logits; the offsets are the same for every image and call."""
-        still = torch.full_like(x[:1], 0.5)
-        centres = still.expand(self.draws, -1, -1, -1)
-        offsets = random_start(centres, self.norm, self.radius, torch.arange(self.draws, device="cpu"), self.seed, 99) - still
-        return torch.stack([self.model((x + offset).clamp(0, 1)) for offset in offsets]).mean(dim=0)
