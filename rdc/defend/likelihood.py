@@ -250,8 +250,8 @@ class LikelihoodMaximization(nn.Module):
 
         if self.timesteps == "all":
             found = self.sigma if isinstance(self.sigma, Levels) else midpoints(*self.sigma, self.count)
-            for t in range(len(found)):
-                yield found.sigma[t].to(z), float(found.weight[t]), eps(t)
+            for level in range(len(found)):
+                yield found.sigma[level].to(z), float(found.weight[level]), eps(level)
         elif isinstance(self.sigma, Levels):
             chosen = [self._level(len(self.sigma), seed, call, n) for seed in seeds]
             t = torch.tensor(chosen[0] if rows is None else chosen, dtype=torch.int64, device="cpu")

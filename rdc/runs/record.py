@@ -87,15 +87,15 @@ def book_folder(name: str) -> Path:
     raise ValueError(f"the folder {name} of the book is not at {' or '.join(map(str, found))}; install the package again")
 
 
-def environment() -> dict[str, Any]:
-    """Date, versions, device and commit of this run."""
+def environment(device: str | None = None) -> dict[str, Any]:
+    """Return date, versions, device and commit of this run; by default the device is a GPU if there is one."""
     versions = {name: version(name) for name in PACKAGES}
     return {
         "date": datetime.date.today().isoformat(),
         "python": platform.python_version(),
         "versions": {k: v for k, v in versions.items() if v},
         "device": torch.cuda.get_device_name()
-        if torch.cuda.is_available()
+        if (torch.cuda.is_available() if device is None else torch.device(device).type == "cuda")
         else f"CPU {platform.machine()}, {torch.get_num_threads()} threads",
         "commit": commit(),
     }

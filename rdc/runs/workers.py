@@ -2,13 +2,14 @@
 
 __all__ = ["parallel"]
 
+import itertools
 import multiprocessing
 import multiprocessing.connection
 import os
 import pickle
 import signal
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
@@ -20,36 +21,38 @@ Row = dict[str, Any]
 Work = Callable[[Sequence[int]], list[Row]]
 
 
-def parallel(work: Work, todo: Sequence[Sequence[int]], workers: int) -> Generator[list[Row], None, None]:
+def parallel(work: Work, todo: Iterable[Sequence[int]], workers: int) -> Generator[list[Row], None, None]:
     """Yield the rows of each block of positions, in the order in which the workers finish them.
 
-    Each worker has its share of the threads. It ends when its pipe closes, and at once when this process is gone.
+    The next block is asked for when a worker is free. Each worker has its share of the threads. It ends when its pipe closes, and
+    at once when this process is gone.
 
     Raises:
         ValueError: if ``work`` cannot be sent to another process, or raises a ValueError.
         RuntimeError: if it raises something else, or a worker died.
     """
-    payload, waiting = packed(work), list(reversed(todo))
+    payload, waiting = packed(work), iter(todo)
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context: Any = multiprocessing.get_context(method)  # one of two classes that share no base with Process
     threads, team = max(1, torch.get_num_threads() // workers), {}
     if method == "forkserver":
         context.set_forkserver_preload(["rdc.evaluate.robustness"])  # one import of torch for all
     try:
-        for _ in range(min(workers, len(todo))):
+        for block in itertools.islice(waiting, workers):
             here, there = context.Pipe()
             process = context.Process(target=serve, args=(there, payload, threads), daemon=True)
             process.start()
             there.close()
             team[here] = process
-            assign(here, waiting)
+            assign(here, block)
         busy = set(team)
         while busy:
             ready: list[Any] = multiprocessing.connection.wait(list(busy))
             for pipe in ready:
                 yield receive(pipe, team[pipe])  # and is written before its worker gets more: a kill loses one block each
-                if waiting:
-                    assign(pipe, waiting)
+                block = next(waiting, ())
+                if block:
+                    assign(pipe, block)
                 else:
                     busy.discard(pipe)
     finally:
@@ -68,10 +71,10 @@ def packed(work: Work) -> bytes:
         raise ValueError(text) from error
 
 
-def assign(pipe: Connection, waiting: list[Sequence[int]]) -> None:
-    """Send the next block; that a worker is dead shows when its answer is read."""
+def assign(pipe: Connection, block: Sequence[int]) -> None:
+    """Send a block; that a worker is dead shows when its answer is read."""
     with suppress(OSError):
-        pipe.send(waiting.pop())
+        pipe.send(block)
 
 
 def receive(pipe: Connection, process: Any) -> list[Row]:

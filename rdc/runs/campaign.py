@@ -1,0 +1,191 @@
+"""Campaigns: compute the cells of some rows that are missing, the most valuable first, until they are done or the time is up.
+
+A kill loses the cells in flight. What a store has is not computed again, as long as the code and the weights that decided it are
+those of today.
+"""
+
+__all__ = ["Campaign", "State", "campaign_state", "run_campaign"]
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from rdc.runs.cell import Cell, Line, Outcome, Row
+from rdc.runs.record import environment
+from rdc.runs.store import Store, append
+from rdc.runs.workers import parallel
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where nothing prevents two runs from sharing a file
+    fcntl = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """Rows, and what makes their cells.
+
+    Attributes:
+        rows: The rows.
+        measure: ``measure(cell, device) -> Outcome``; picklable, if workers are to share the cells.
+        code: The hash of the code that decides a row.
+        weights: The hashes of the checkpoints that a row uses.
+        device: Where to compute.
+    """
+
+    rows: Sequence[Row]
+    measure: Callable[[Cell, str], Outcome]
+    code: Callable[[Row], str]
+    weights: Callable[[Row], Mapping[str, str]]
+    device: str = "cpu"
+
+    def cells(self) -> list[Cell]:
+        """Return all cells: by priority, then by their first image, so that rows can be compared early; none twice."""
+        found = [(row.priority, cell.start, i, cell) for i, row in enumerate(self.rows) for cell in row.cells()]
+        known: dict[tuple[str, int, int], Cell] = {}
+        for *_, cell in sorted(found, key=lambda entry: entry[:3]):
+            known.setdefault((cell.row.key(), cell.start, cell.stop), cell)
+        return list(known.values())
+
+    def missing(self, store: Store) -> list[Cell]:
+        """Return the cells that no line of today's code and weights holds."""
+        marks = {row.key(): (self.code(row), self.weights(row)) for row in self.rows}
+        return [cell for cell in self.cells() if not store.holds(cell, *marks[cell.row.key()])]
+
+
+@dataclass(frozen=True)
+class State:
+    """How far a row is: images done with today's code and weights, done with others, and missing."""
+
+    row: Row
+    done: int
+    stale: int
+    missing: int
+
+
+def campaign_state(campaign: Campaign, store: Store) -> list[State]:
+    """Return how far each row is."""
+    found = []
+    for row in campaign.rows:
+        done = store.of(row, campaign.code(row), campaign.weights(row)).n
+        known = store.of(row).n
+        found.append(State(row, done, known - done, row.n - known))
+    return found
+
+
+@dataclass
+class Clock:
+    """Time that is left, and what a cell is expected to take: as long as those of its row, or of its model, took for an image."""
+
+    minutes: float | None
+    _begin: float = field(default_factory=time.monotonic)
+    _seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return float("inf") if self.minutes is None else 60 * self.minutes - (time.monotonic() - self._begin)
+
+    def saw(self, line: Line) -> None:
+        """Learn from a line."""
+        seconds = line.provenance["seconds"]
+        if seconds is not None:
+            each = seconds / (line.images[1] - line.images[0])
+            self._seconds[line.key] = self._seconds[str(line.spec["model"])] = each
+
+    def expected(self, cell: Cell) -> float:
+        """Return the seconds that a cell will take; 0 if nothing is known of it."""
+        known = self._seconds
+        return len(cell) * known.get(cell.row.key(), known.get(cell.row.model, 0.0))
+
+    def fitting(self, cells: Sequence[Cell]) -> Iterator[int]:
+        """Yield the positions of the cells that can be expected to end in time, as long as there is any."""
+        for position, cell in enumerate(cells):
+            if self.left <= 0:
+                return
+            if self.expected(cell) <= self.left:
+                yield position
+
+
+def run_campaign(
+    campaign: Campaign,
+    out: str | Path,
+    known: Sequence[str | Path] = (),
+    minutes: float | None = None,
+    workers: int = 1,
+    quiet: bool = True,
+) -> tuple[int, int]:
+    """Compute missing cells and add their lines to a file; return how many were computed, and how many are left.
+
+    Arguments:
+        campaign: What to compute.
+        out: File of lines, continued if it exists.
+        known: Other files whose lines need not be computed again.
+        minutes: Start no cell that is not expected to end in this time; None for no limit.
+        workers: Processes that share the cells; this one alone writes.
+        quiet: Whether to hide the progress bar.
+
+    Raises:
+        ValueError: if a file is damaged.
+        OSError: if the file cannot be written, or another run is writing to it.
+    """
+    with writing(Path(out)):
+        store, clock = Store.read(*known, out), Clock(minutes)
+        for line in store.lines:
+            clock.saw(line)
+        todo, done = campaign.missing(store), 0
+        work = Work(campaign, tuple(todo), environment(campaign.device))
+        order = clock.fitting(todo)
+        parts = parallel(work, ((i,) for i in order), workers) if workers > 1 else (work((i,)) for i in order)
+        with tqdm(total=len(todo), disable=quiet, desc="cells", unit="cell") as bar, closing(parts) as made:
+            for lines in made:
+                for value in lines:
+                    line = Line.load(value["line"])
+                    append(Path(out), line)
+                    clock.saw(line)
+                    done += 1
+                    bar.set_postfix_str(f"{line.spec['model']} {line.spec['attack'] or ''} {line.images[0]}...")
+                bar.update(len(lines))
+    return done, len(todo) - done
+
+
+@dataclass(frozen=True)
+class Work:
+    """Cells in, lines out."""
+
+    campaign: Campaign
+    cells: tuple[Cell, ...]
+    environment: dict[str, Any]
+
+    def __call__(self, positions: Sequence[int]) -> list[dict[str, Any]]:
+        """Return the lines of the cells at some positions, as JSON."""
+        return [{"line": self.line(self.cells[i]).dump()} for i in positions]
+
+    def line(self, cell: Cell) -> Line:
+        """Compute a cell."""
+        c, begin = self.campaign, time.perf_counter()
+        outcome = c.measure(cell, c.device)
+        provenance = {**self.environment, "seconds": round(time.perf_counter() - begin, 2)}
+        return Line.of(cell, outcome, c.code(cell.row), c.weights(cell.row), provenance)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Hold a file for one run.
+
+    Raises:
+        OSError: if another run holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        try:
+            if fcntl:
+                fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise OSError(f"another run is writing to {path}; wait for it, or give another folder") from None
+        yield
