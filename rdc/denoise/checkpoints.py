@@ -95,20 +95,31 @@ def save_denoiser(path: Path, denoiser: EDM | MultiHead, tensors: dict[str, Tens
     write_checkpoint(path, tensors, kind="denoiser", config=asdict(denoiser.config), **info)
 
 
-def filled(make: Callable[[], Network], tensors: dict[str, Tensor], path: Path) -> Network:
-    """Return the network that ``make`` builds, its attribute ``model`` filled with ``tensors``.
+def filled(make: Callable[[], Network], tensors: dict[str, Tensor], path: Path, part: str = "model") -> Network:
+    """Return the network that ``make`` builds, its attribute ``part`` (empty: all of it) filled with ``tensors``.
 
     It is built without memory first, so that a header that lies about its size costs nothing.
 
     Raises:
-        CheckpointError: if no network can be built; if a tensor is missing, left over, or of another shape or type; if a
-            weight is NaN or infinite.
+        CheckpointError: if no network can be built, or the tensors do not fit it (:func:`check_fit`).
     """
     try:
         with torch.device("meta"):
-            wanted = make().get_submodule("model").state_dict()
+            wanted = make().get_submodule(part).state_dict()
     except (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError) as error:
         raise CheckpointError(f"{path} has a configuration of which no network can be built: {one_line(error)}") from error
+    check_fit(wanted, tensors, path)
+    network = make()
+    network.get_submodule(part).load_state_dict(tensors)
+    return network
+
+
+def check_fit(wanted: dict[str, Tensor], tensors: dict[str, Tensor], path: Path) -> None:
+    """Check that ``tensors``, read from ``path``, can take the place of those ``wanted``; any two types of floats can.
+
+    Raises:
+        CheckpointError: if a tensor is missing, left over, or of another shape or type; if an entry is NaN or infinite.
+    """
     misfit = f"{path} does not fit its own configuration: the tensor"
     if names := sorted(wanted.keys() ^ tensors.keys()):
         raise CheckpointError(
@@ -121,9 +132,6 @@ def filled(make: Callable[[], Network], tensors: dict[str, Tensor], path: Path) 
             raise CheckpointError(f"{misfit} {name} is {given}, not {due}")
         if not bool(torch.isfinite(tensor.to(want.dtype)).all()):
             raise CheckpointError(f"{path} holds weights that are NaN or infinite, in {name}; restore it or train again")
-    network = make()
-    network.get_submodule("model").load_state_dict(tensors)
-    return network
 
 
 def parsed(kind: type[Config], stored: Any, path: Path) -> Config:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from rdc.classify.networks import CNN
 from rdc.data import Images
-from rdc.denoise.checkpoints import CheckpointError, read_checkpoint, write_checkpoint
+from rdc.denoise.checkpoints import CheckpointError, filled, read_checkpoint, write_checkpoint
 from rdc.rng import randn
 from rdc.train.denoiser import batch_indices, placed, sent
 
@@ -104,7 +104,8 @@ def reference_cnn(
         quiet: Whether to hide the progress bar.
 
     Raises:
-        CheckpointError: if the file is damaged, or of a network trained in another way.
+        CheckpointError: if the file is damaged, of a network trained in another way, or of other shapes, or if a weight is NaN
+            or infinite.
     """
     path = Path(path)
     config = {"data": name, "images": len(images), "noise": noise, "epochs": epochs, "seed": seed}
@@ -116,6 +117,5 @@ def reference_cnn(
     if meta["config"] != config:
         raise CheckpointError(f"{path} is a network of {meta['config']}, not of {config}; give another name, or remove it")
     channels, high, wide = images.x.shape[1:]
-    model = CNN((channels, high, wide), len(images.classes))
-    model.load_state_dict(tensors)
+    model = filled(lambda: CNN((channels, high, wide), len(images.classes)), tensors, path, part="")
     return model.to(device).eval().requires_grad_(False)

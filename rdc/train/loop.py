@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from rdc.denoise.checkpoints import CheckpointError, read_checkpoint, write_checkpoint
+from rdc.denoise.checkpoints import CheckpointError, check_fit, read_checkpoint, write_checkpoint
 from rdc.quantities import count
 
 KIND = "training state"
@@ -80,7 +80,8 @@ class State:
         """Continue from the state stored at ``path``, if there is one.
 
         Raises:
-            CheckpointError: if it belongs to a run with another recipe, or cannot be read.
+            CheckpointError: if it belongs to a run with another recipe, cannot be read, or does not fit the network; if a
+                weight or a moment is NaN or infinite.
         """
         if not path.exists():
             return
@@ -88,8 +89,8 @@ class State:
         if meta["config"] != self.recipe:
             changes = difference(meta["config"], self.recipe)
             raise CheckpointError(f"{path} is a run with another configuration ({changes}); delete it or give another --out")
-        self.step, self.seconds, self.losses = meta["step"], meta["seconds"], meta["losses"]
-        self.more = {name: meta[name] for name in self.more}
+        if missing := sorted({"step", "seconds", "losses", *self.more} - meta.keys()):
+            raise CheckpointError(f"{path} is not a state of this run: its header lacks {', '.join(missing)}; delete it")
         for parameter in self.weights.values():  # the optimiser allocates its moments at its first step only
             zero = torch.zeros_like(parameter)
             self.optimizer.state[parameter] = {
@@ -97,6 +98,9 @@ class State:
                 "exp_avg": zero,
                 "exp_avg_sq": zero.clone(),
             }
+        check_fit(dict(self.tensors()), tensors, path)
+        self.step, self.seconds, self.losses = meta["step"], meta["seconds"], meta["losses"]
+        self.more = {name: meta[name] for name in self.more}
         for name, tensor in self.tensors():
             tensor.copy_(tensors[name])
 
