@@ -1,16 +1,20 @@
 """Write the card of a shipped checkpoint from what the checkpoint itself says: <name>.md beside it.
 
 python tools/model_card.py fashion-mini digits fashion-mini-multihead fashion-mini-vanilla fashion-mini-robust
+python tools/model_card.py fashion-mini-at-linf    # and the other reference networks; what it withstands is read from results/
 """
 
 import hashlib
 import sys
 from typing import Any
 
+from rdc.classify.reference import KIND, reference_network, shipped_references
+from rdc.classify.reference import SHIPPED as REFERENCES
 from rdc.denoise.checkpoints import ASSETS, load_denoiser, read_checkpoint
 from rdc.guide.classifier import SHIPPED, load_classifier, shipped_classifiers
 from rdc.guide.threat import Threat
-from rdc.runs.record import write_atomic
+from rdc.runs.record import read_record, write_atomic
+from rdc.runs.statistics import Accuracy
 
 LICENCES = {
     "fashion": "Fashion-MNIST, MIT, copyright 2017 Zalando SE",
@@ -80,6 +84,40 @@ def classifier_card(name: str) -> str:
     return f"# Model card: {name}\n\n| | |\n|---|---|\n{lines}\n"
 
 
+def reference_card(name: str) -> str:
+    """The model card of a reference network, in markdown; its accuracy is that of the record, which must be of these weights."""
+    path = REFERENCES / f"{name}.safetensors"
+    _, meta = read_checkpoint(path, KIND)
+    config, recipe, record = meta["config"], meta["recipe"], read_record("results/reference_networks.json")
+    found, data = record["results"][name], config["data"]
+    kind = name.removeprefix(f"{data}-")
+    if found["tensors_sha256"] != meta["tensors_sha256"]:
+        raise ValueError(f"the record is of other weights than {path}; run 'python tools/reference_networks.py'")
+    counts = {key: Accuracy(**row["accuracy"]) for key, row in found["rows"].items()}
+    attack, settings = recipe["attack"], {k: v for k, v in recipe.items() if k not in ("data", "attack")}
+    rows = {
+        "what": "CNN, images in [0, 1] to logits; a reference for attacks",
+        "data": f"train split of `{data}`, {meta['images']} images ({LICENCES[data.removesuffix('-mini')]})",
+        "network": f"four 3x3 convolutions, mean over pixels, one linear layer; {words(config)}",
+        "parameters": f"{sum(p.numel() for p in reference_network(kind, data).parameters())}",
+        "training": f"adversarial, PGD: {words(attack)}" if attack else "cross-entropy on clean images",
+        "recipe": words(settings),
+        "command": f"`rdc train classifier --recipe {kind} --data {data}`",
+        "device": f"{meta['environment']['device']}, {words(meta['environment']['versions'])}; other devices round differently",
+        "commit": meta["environment"]["commit"] or "none",
+        "wall time": f"{meta['seconds'] / 60:.1f} minutes",
+        "clean, all test images": f"{Accuracy(**found['test'])}, Wilson 95 %",
+        f"clean, first {record['config']['n']}": f"{counts['clean']}",
+        **{f"{key}, {found['norm']} {found['eps']}": f"{counts[key]}" for key in ("pgd", "targeted", "square", "union")},
+        "attacks": "; ".join(f"{key}: {words(options)}" for key, options in record["config"]["attacks"].items()),
+        "file": f"{path.name}, {path.stat().st_size / 1e6:.2f} MB, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}",
+        "use": "teaching and research on robustness; not for decisions about people",
+        "licence": f"{meta['licence']}; data: {meta['source']}",
+    }
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    return f"# Model card: {name}\n\n| | |\n|---|---|\n{table}\n"
+
+
 def options(threat: dict[str, Any] | None) -> str:
     """Of the command that trains a guide against a threat, the usual one up to its radius."""
     usual = vars(Threat())
@@ -96,7 +134,11 @@ def words(settings: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     for name in sys.argv[1:]:
-        guide = name in shipped_classifiers()
-        path = (SHIPPED if guide else ASSETS) / f"{name}.md"
-        write_atomic(path, (classifier_card if guide else card)(name).encode())
+        folder, write = ASSETS, card
+        if name in shipped_classifiers():
+            folder, write = SHIPPED, classifier_card
+        if name in shipped_references():
+            folder, write = REFERENCES, reference_card
+        path = folder / f"{name}.md"
+        write_atomic(path, write(name).encode())
         print(path)

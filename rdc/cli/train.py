@@ -12,22 +12,28 @@ from tyro.conf import Positional, arg
 from rdc.cli.options import Device, Quiet, pick_device
 from rdc.quantities import count
 
+#: Recipes of reference networks, :data:`rdc.train.reference.RECIPES`.
+KINDS = ("cnn", "at-linf", "at-l2")
+
 
 def train_command(
     what: Annotated[
         Positional[Literal["denoiser", "multihead", "classifier"]],
         arg(
             help="denoiser: a single-head network. multihead: all classes in one pass, distilled from a shipped denoiser. "
-            "classifier: a time-dependent classifier for guidance."
+            "classifier: a time-dependent classifier for guidance, or, with one of their recipes, a reference CNN."
         ),
     ],
     data: Annotated[str | None, arg(help="Data set to train on; by default that of the recipe.")] = None,
     recipe: Annotated[
         str | None,
-        arg(help="fashion-mini or, for denoiser and classifier, digits; by default the one for the data, else fashion-mini."),
+        arg(
+            help="fashion-mini or, for denoiser and classifier, digits; by default the one for the data, else fashion-mini. "
+            "For classifier also cnn, at-linf or at-l2: the reference network of that kind for the data."
+        ),
     ] = None,
     out: Annotated[
-        Path | None, arg(help="File to write; by default runs/<recipe>.safetensors, with -multihead, -vanilla or -robust.")
+        Path | None, arg(help="File to write; by default runs/<recipe>.safetensors, with what it is in its name.")
     ] = None,
     threat: Annotated[
         Literal["none", "released", "paper", "image", "scaled"],
@@ -42,14 +48,21 @@ def train_command(
     compile: Annotated[bool, arg(help="For denoisers: compile the network; pays for long runs on a GPU.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a denoiser or a classifier for guidance. Interrupted or killed, the same command continues where it stopped.
+    """Train a denoiser or a classifier. Interrupted or killed, the same command continues where it stopped.
+
+    A reference network takes a few minutes and starts anew.
 
     For example:
       rdc train denoiser --data fashion
       rdc train denoiser --recipe digits --out runs/digits.safetensors --steps 500
       rdc train multihead --recipe fashion-mini
       rdc train classifier --threat none
+      rdc train classifier --recipe at-linf --data fashion-mini
     """
+    if what == "classifier" and recipe in KINDS:
+        if steps is not None or compile or (threat, eps) != ("released", 0.5):
+            raise ValueError(f"the recipe {recipe} fixes steps, threat and eps; leave them out, and --compile")
+        return train_reference_command(data or "fashion-mini", recipe, out, seed, device, threads, quiet)
     if what == "classifier":
         return train_guide_command(data, recipe, out, threat, eps, steps, seed, device, threads, save_seconds, quiet)
     from rdc.train import train_denoiser
@@ -73,6 +86,19 @@ def train_command(
     else:
         path = train_denoiser(config, path, place, None, save_seconds, quiet, compile)
     print(f"wrote {path}")
+
+
+def train_reference_command(
+    data: str, kind: str, out: Path | None, seed: int, device: str, threads: int | None, quiet: bool
+) -> None:
+    """``rdc train classifier`` with the recipe of a reference network."""
+    from rdc.train.reference import recipe_for, train_reference
+
+    recipe = replace(recipe_for(kind, data), seed=seed)
+    if threads:
+        torch.set_num_threads(threads)
+    path = out or Path("runs", f"{data}-{kind}.safetensors")
+    print(f"wrote {train_reference(recipe, path, pick_device(device), None, quiet)}")
 
 
 def train_guide_command(
