@@ -266,7 +266,7 @@ def test_rows_of_the_command_line_continue(monkeypatch, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--model", "fashion-mini"], "unknown base classifier 'fashion-mini'; there are apndc, epndc, carlini, cohen, dc"),
+        (["--model", "fashion-minis"], "unknown model 'fashion-minis'; there are 1-nn, apndc"),
         (["--sigma", "0"], "--sigma must be positive, got 0"),
         (["--sigma", "much"], "--sigma must be a number or a fraction such as 8/255"),
         (["--target", "-1/4"], "--target must be positive"),

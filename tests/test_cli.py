@@ -47,10 +47,10 @@ def tiny(tmp_path):
 def test_help_lists_the_commands(monkeypatch, capsys):
     code, out, _ = run(monkeypatch, capsys, "--help")
     assert code == 0
-    assert all(name in out for name in ("train", "accuracy", "attack", "audit", "certify", "run"))
+    assert all(name in out for name in ("train", "accuracy", "attack", "audit", "certify", "models", "run"))
 
 
-@pytest.mark.parametrize("command", ["train", "accuracy", "attack", "audit", "certify", "run"])
+@pytest.mark.parametrize("command", ["train", "accuracy", "attack", "audit", "certify", "models", "run"])
 def test_each_command_shows_an_example(monkeypatch, capsys, command):
     code, out, _ = run(monkeypatch, capsys, command, "--help")
     assert code == 0
@@ -61,7 +61,7 @@ def test_each_command_shows_an_example(monkeypatch, capsys, command):
     ("arguments", "says"),
     [
         (["accuracy", "--data", "imagenet", "--model", "optimal"], "unknown data set 'imagenet'; there are digits, fashion-mini"),
-        (["accuracy", "--model", "nothing"], "unknown checkpoint 'nothing'"),
+        (["accuracy", "--model", "nothing"], "unknown model 'nothing'; there are 1-nn, apndc"),
         (["accuracy", "--model", "absent.safetensors"], "no checkpoint absent.safetensors"),
         (["accuracy", "--model", "optimal", "--data", "digits", "--n", "0"], "--n must lie in 1...400, got 0"),
         (["accuracy", "--model", "optimal", "--data", "digits", "--levels", "0"], "count must be at least 1"),

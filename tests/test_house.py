@@ -23,7 +23,7 @@ FLOORS = [
     {"classify", "defend"},
     {"evaluate", "analyse"},
     {"certify", "early_exit", "guide"},
-    {"train"},
+    {"train", "models"},
     {"cli", "__main__", "notebook", "plots"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS, 1) for name in names}

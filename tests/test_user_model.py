@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from rdc.cli.options import make_classifier
-from rdc.cli.user_model import load_user_model, names_user_model
+from rdc.models import build
+from rdc.models.user import load_user_model, names_user_model
 
 CPU = torch.device("cpu")
 SOURCE = """
@@ -50,7 +50,7 @@ def folder(tmp_path, monkeypatch):
     "name", ["defence_of_my_own:make", "defence_of_my_own:Model", "defence_of_my_own:made", "own_package.inner:make"]
 )
 def test_a_function_a_class_or_a_module_is_loaded_from_the_current_folder(folder, name):
-    model = make_classifier(name, "digits", 16, 1, 0, CPU)
+    model = build(name, "digits")
     assert isinstance(model, nn.Module) and not model.training
     assert model(torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))).shape == (2, 10)
 
@@ -73,7 +73,7 @@ def test_a_mistake_is_one_line_that_says_what_to_give(folder, name, says):
 
 def test_fresh_noise_is_not_ours_to_give(folder):
     with pytest.raises(ValueError, match="its own noise"):
-        make_classifier("defence_of_my_own:make", "digits", 16, 1, 0, CPU, "fresh")
+        build("defence_of_my_own:make", "digits", noise="fresh")
 
 
 def test_only_a_module_and_an_object_name_a_model():

@@ -13,20 +13,8 @@ import torch
 from torch import nn
 from tyro.conf import arg
 
-from rdc.cli.options import (
-    Block,
-    Count,
-    Data,
-    Device,
-    Levels,
-    Model,
-    Noise,
-    Quiet,
-    Start,
-    first_images,
-    make_classifier,
-    pick_device,
-)
+from rdc.cli.flags import ModelFlags, build_model
+from rdc.cli.options import Block, Count, Data, Device, Model, Quiet, Start, first_images, pick_device
 from rdc.quantities import count, number
 
 #: Options of each attack and their standard values, used where an option is left out.
@@ -57,22 +45,22 @@ def accuracy_command(
     data: Data = "fashion-mini",
     n: Count = 100,
     start: Start = 0,
-    levels: Levels = 16,
-    draws: Annotated[int, arg(help="Noise draws per level.")] = 1,
+    defence: ModelFlags = ModelFlags(),  # noqa: B008
     seed: int = 0,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Accuracy of a diffusion classifier on clean images, with its 95 % interval.
+    """Accuracy of a model on clean images, with its 95 % interval.
 
     For example:
       rdc accuracy --model fashion-mini --n 200
+      rdc accuracy --model diffpure -s t=0.125 -s steps=25
       rdc accuracy --model optimal --data digits --n 400
     """
     from rdc.evaluate import accuracy
 
     place = pick_device(device)
-    classifier, (x, y) = make_classifier(model, data, levels, draws, seed, place), first_images(data, n, start)
+    classifier, (x, y) = build_model(model, data, defence, seed, place), first_images(data, n, start)
     began = time.perf_counter()
     result = accuracy(classifier, x.to(place), y.to(place), batch=16, quiet=quiet)
     print(f"{model} on {data}: {result} in {time.perf_counter() - began:.1f} s")
@@ -101,9 +89,7 @@ def attack_command(
     restarts: Annotated[int | None, arg(help=told("Random starts", "restarts"))] = None,
     eot: Annotated[int | None, arg(help=told("Gradients averaged at each step", "eot"))] = None,
     targets: Annotated[int | None, arg(help=told("Wrong classes climbed towards, one after the other", "targets"))] = None,
-    levels: Levels = 16,
-    draws: Annotated[int, arg(help="Noise draws per level.")] = 1,
-    noise: Noise = "shared",
+    defence: ModelFlags = ModelFlags(),  # noqa: B008
     verdicts: Annotated[int | None, arg(help="Fresh verdicts on each image; by default 20 for fresh noise.")] = None,
     protocol: Annotated[Literal["once", "draws", "resubmit", "known"], arg(help="Whose result is the headline.")] = "draws",
     rows: Annotated[Path | None, arg(help="File of rows, one an image; the same command continues it, also for more.")] = None,
@@ -112,11 +98,12 @@ def attack_command(
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Attack a diffusion classifier and print its robust accuracy, with its 95 % interval.
+    """Attack a model and print its robust accuracy, with its 95 % interval.
 
     For example:
       rdc attack --model fashion-mini --norm Linf --eps 8/255 --n 16
       rdc attack --model fashion-mini --attack autoattack --norm Linf --eps 8/255 --n 64 --rows runs/a.jsonl
+      rdc attack --model rdc --lm released --gradient smoothed --eps 8/255 --n 64
       rdc attack --model optimal --attack square --norm L2 --eps 0.5 --n 8
     """
     from rdc.evaluate import protocols, robust_accuracy
@@ -124,7 +111,7 @@ def attack_command(
     given = {"steps": steps, "queries": queries, "loss": loss, "restarts": restarts, "eot": eot, "targets": targets}
     ball, radius, options = attack_options(attack, norm, eps, given)
     place = pick_device(device)
-    classifier, (x, y) = make_classifier(model, data, levels, draws, seed, place, noise), first_images(data, n, start)
+    classifier, (x, y) = build_model(model, data, defence, seed, place), first_images(data, n, start)
     chosen = make_attack(attack, classifier, ball, number(radius, "--eps", low=0), options, seed)
     began, index = time.perf_counter(), torch.arange(start, start + n, device="cpu")
     with tempfile.TemporaryDirectory() as folder:
@@ -167,7 +154,7 @@ def make_attack(
     """Return the attack of the command line with its options bound."""
     from rdc.attack import autoattack, lagrange, pgd, square, stadv
     from rdc.attack.budget import budget
-    from rdc.classify import DiffusionClassifier
+    from rdc.classify.diffusion import DiffusionClassifier
     from rdc.classify.diffusion_loss import diffusion_loss
 
     if name != "stadv":
@@ -175,9 +162,10 @@ def make_attack(
     if name != "lagrange":
         known: dict[str, Callable[..., torch.Tensor]] = {"pgd": pgd, "autoattack": autoattack, "stadv": stadv, "square": square}
         return partial(known[name], norm=norm, eps=eps, **options)
-    if not isinstance(classifier, DiffusionClassifier):
-        raise ValueError("lagrange needs the diffusion loss of a trained denoiser; give --model a checkpoint")
-    return partial(lagrange, penalty=diffusion_loss(classifier.denoiser, classifier.levels, seed), norm=norm, eps=eps, **options)
+    diffusion = next((part for part in classifier.modules() if isinstance(part, DiffusionClassifier)), None)
+    if diffusion is None:
+        raise ValueError("lagrange needs the diffusion loss of a trained denoiser; give --model a checkpoint, dc or rdc")
+    return partial(lagrange, penalty=diffusion_loss(diffusion.denoiser, diffusion.levels, seed), norm=norm, eps=eps, **options)
 
 
 def clean_accuracy(path: Path, index: torch.Tensor) -> object:

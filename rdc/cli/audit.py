@@ -10,18 +10,8 @@ import torch
 from tyro.conf import arg
 
 from rdc.cli.attack import RADII
-from rdc.cli.options import (
-    Count,
-    Data,
-    Device,
-    Levels,
-    Model,
-    Noise,
-    Quiet,
-    first_images,
-    make_classifier,
-    pick_device,
-)
+from rdc.cli.flags import ModelFlags, build_model
+from rdc.cli.options import Count, Data, Device, Model, Quiet, first_images, pick_device
 from rdc.quantities import number
 
 
@@ -35,9 +25,7 @@ def audit_command(
     eot: Annotated[int, arg(help="Gradients averaged at each step.")] = 1,
     queries: Annotated[int, arg(help="Queries of the black-box attack.")] = 50,
     all: Annotated[bool, arg(help="Go on after the first check that fails.")] = False,
-    levels: Levels = 16,
-    draws: Annotated[int, arg(help="Noise draws per level.")] = 1,
-    noise: Noise = "shared",
+    defence: ModelFlags = ModelFlags(),  # noqa: B008
     seed: int = 0,
     device: Device = "auto",
     quiet: Quiet = False,
@@ -49,13 +37,14 @@ def audit_command(
     For example:
       rdc audit --model fashion-mini --n 4 --levels 8
       rdc audit --model optimal --data digits --eps 0.1 --n 10
+      rdc audit --model broken-quantised-input --n 4
       rdc audit --model mymodule:make_model --data digits --eps 0.15 --all
     """
     from rdc.evaluate.audit import audit
 
     import_module("pyautoattack")  # the last checks need it: say so at once
     radius, place = number(RADII[norm] if eps is None else eps, "--eps", low=0), pick_device(device)
-    classifier, (x, y) = make_classifier(model, data, levels, draws, seed, place, noise), first_images(data, n)
+    classifier, (x, y) = build_model(model, data, defence, seed, place), first_images(data, n)
     report = audit(
         classifier, x.to(place), y.to(place), norm, radius, steps, eot=eot, held_out=other_images(data, place),
         queries=queries, seed=seed, everything=all, quiet=quiet,

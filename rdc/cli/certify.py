@@ -11,11 +11,13 @@ import torch
 from torch import nn
 from tyro.conf import arg
 
-from rdc.cli.options import Block, Start, first_images, pick_device
+from rdc.cli.flags import ModelFlags, options_for
+from rdc.cli.options import Block, Data, Start, first_images, pick_device
 from rdc.quantities import count as whole_number
 from rdc.quantities import number
 
-BASES = ("apndc", "epndc", "carlini", "cohen", "dc")
+#: Bases that always took all of the options SHARED, whatever they made of them.
+OLD, SHARED = ("apndc", "epndc", "carlini", "cohen", "dc"), ("denoiser", "levels", "network", "epochs")
 #: Radii at which the certified accuracy is printed, image units.
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -25,13 +27,11 @@ def certify_command(
         str,
         arg(
             help="Base classifier: apndc or epndc (noised diffusion classifiers), carlini (denoise, then a network), cohen (a "
-            "network trained with noise), dc (the clean diffusion classifier, on clipped images)."
+            "network trained with noise), cascade, race; dc or any other model ('rdc models'), on clipped images; or "
+            "module:function, a function of one's own that returns an nn.Module from noisy images, not clipped, to logits."
         ),
     ] = "apndc",
-    denoiser: Annotated[
-        str, arg(help="A shipped checkpoint, a .safetensors file, or 'optimal' (the closed form over the train split).")
-    ] = "fashion-mini",
-    data: Annotated[str, arg(help="digits, fashion-mini or fashion.")] = "fashion-mini",
+    data: Data = "fashion-mini",
     sigma: Annotated[str, arg(help="Smoothing noise, images in [0, 1]: a number or a fraction.")] = "0.25",
     n0: Annotated[int, arg(help="Noise draws that choose the class.")] = 100,
     n: Annotated[int, arg(help="Noise draws that bound its probability; with a target the most.")] = 10_000,
@@ -43,12 +43,12 @@ def certify_command(
     count: Annotated[int, arg(help="How many test images.")] = 10,
     start: Start = 0,
     block: Block = 8,
-    levels: Annotated[int, arg(help="Number of noise levels of a diffusion classifier.")] = 16,
+    defence: ModelFlags = ModelFlags(),  # noqa: B008
     network: Annotated[
         Path | None,
         arg(help="File of the network of carlini and cohen, trained if it does not exist; by default runs/cnn-<data>..."),
     ] = None,
-    epochs: Annotated[int, arg(help="Passes over the train split in training that network.")] = 10,
+    epochs: Annotated[int | None, arg(help="Passes over the train split in training that network; by default 10.")] = None,
     batch: Annotated[int, arg(help="Noisy images at a time.")] = 64,
     rows: Annotated[Path | None, arg(help="File of rows, one an image; the same command continues it, also for more.")] = None,
     workers: Annotated[int, arg(help="Processes that share the blocks.")] = 1,
@@ -61,19 +61,21 @@ def certify_command(
     For example:
       rdc certify --model apndc --sigma 0.25 --n 1000 --count 5
       rdc certify --model carlini --sigma 0.5 --target 0.5 --count 50 --rows runs/c.jsonl --workers 2
+      rdc certify --model cascade -s gap=2 --sigma 0.25 --n 1000 --count 5
       rdc certify --model epndc --denoiser optimal --data digits --levels 8 --n 500 --count 5
     """
     from rdc.certify.clopper_pearson import check_alpha, reach
     from rdc.certify.rows import certified_accuracy, certify_rows
-    if model not in BASES:
-        raise ValueError(f"unknown base classifier {model!r}; there are {', '.join(BASES)}; a checkpoint goes to --denoiser")
+
     noise, level = number(sigma, "--sigma", low=0, strict=True), number(alpha, "--alpha")
     asked = None if target is None else number(target, "--target", low=0, strict=True)
     for name, value in {"--n": n, "--n0": n0, "--batch": batch, "--block": block, "--workers": workers}.items():
         whole_number(value, name)
     check_alpha(level)
     (x, y), place = first_images(data, count, start, "--count"), pick_device(device)
-    base = base_classifier(model, denoiser, data, noise, levels, network, epochs, seed, place, quiet)
+    asked_for = {"network": None if network is None else str(network), "epochs": epochs}
+    given = defence.given() | {k: v for k, v in asked_for.items() if v is not None}
+    base = find_base(model, data, given, noise, seed, place, quiet)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         path = rows or Path(folder, "rows.jsonl")
@@ -81,7 +83,7 @@ def certify_command(
             base, x.to(place), y.to(place), path, sigma=noise, n0=n0, n=n, alpha=level, seed=seed,
             target=asked, stopping=stopping, batch=batch, block=block, workers=workers,
             index=torch.arange(start, start + count, device="cpu"),
-            config={"model": model, "denoiser": denoiser, "data": data}, quiet=quiet,
+            config={"model": model, "data": data}, quiet=quiet,
         )  # fmt: skip
     text = f"{model}, sigma {noise:g}, n0 {n0}, n {n}, alpha {level:g}"
     limit = reach(n, noise, level)
@@ -96,46 +98,13 @@ def certify_command(
     print(f"{time.perf_counter() - began:.1f} s")
 
 
-def base_classifier(
-    model: str,
-    denoiser: str,
-    data: str,
-    sigma: float,
-    count: int,
-    network: Path | None,
-    epochs: int,
-    seed: int,
-    device: torch.device,
-    quiet: bool,
+def find_base(
+    model: str, data: str, given: dict[str, Any], sigma: float, seed: int, device: torch.device, quiet: bool
 ) -> nn.Module:
-    """Return the base classifier of a name."""
-    from rdc.certify.baselines import Carlini, Clipped, Cohen
-    from rdc.certify.noised import APNDC, EPNDC
-    from rdc.classify import DiffusionClassifier
-    from rdc.data import load
-    from rdc.schedule import levels
-    from rdc.train.classifiers import reference_cnn
+    """Return the base classifier of a name; what an old one made nothing of is left out."""
+    from rdc.models import base_classifier, is_noisy, options_of
 
-    if model == "cohen":
-        path = network or Path("runs", f"cnn-{data}-noise-{sigma:g}.safetensors")
-        return Cohen(reference_cnn(path, load(data, "train"), data, sigma, epochs, seed, device, quiet))
-    noise_model: Any = find_denoiser(denoiser, data, device)
-    if model == "carlini":
-        path = network or Path("runs", f"cnn-{data}.safetensors")
-        clean = reference_cnn(path, load(data, "train"), data, 0.0, epochs, seed, device, quiet)
-        return Carlini(noise_model, clean, sigma)
-    if model == "dc":
-        return Clipped(DiffusionClassifier(noise_model, levels("elbo", count), seed=seed))
-    return (APNDC if model == "apndc" else EPNDC)(noise_model, sigma, count=count, seed=seed)
-
-
-def find_denoiser(name: str, data: str, device: torch.device) -> nn.Module:
-    """Return the denoiser of a checkpoint, or the optimal one over the train split."""
-    from rdc.data import load
-    from rdc.denoise import OptimalDenoiser, fast_dtype
-    from rdc.denoise.checkpoints import load_denoiser
-
-    if name == "optimal":
-        train = load(data, "train")
-        return OptimalDenoiser(train.x, train.y).to(device)
-    return load_denoiser(name, device, fast_dtype(device), data=data)
+    if model in OLD:
+        given = {k: v for k, v in given.items() if k in options_of(model) or k not in SHARED}
+    noise = {"sigma": sigma} if is_noisy(model) else {}
+    return base_classifier(model, data, device, **options_for(model, given, seed=seed, quiet=quiet, **noise))

@@ -5,62 +5,32 @@ __all__ = [
     "Count",
     "Data",
     "Device",
-    "Levels",
     "Model",
-    "Noise",
     "Quiet",
     "Start",
     "first_images",
-    "make_classifier",
     "pick_device",
 ]
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
-from torch import nn
 from tyro.conf import arg
-
-from rdc.cli.user_model import load_user_model, names_user_model
 
 Quiet = Annotated[bool, arg(aliases=["-q"], help="No progress bar.")]
 Model = Annotated[
     str,
     arg(
-        help="A shipped checkpoint, a .safetensors file, 'optimal' (the closed form over the train split), or module:function, "
-        "a function of one's own that returns an nn.Module from images in [0, 1] to logits."
+        help="A model by name ('rdc models' lists them: dc, rdc, lm-cnn, diffpure, optimal, ...), a shipped checkpoint, a "
+        ".safetensors file, or module:function, a function of one's own that returns an nn.Module from images in [0, 1] to "
+        "logits."
     ),
 ]
-Data = Annotated[str, arg(help="digits, fashion-mini or fashion.")]
+Data = Annotated[str, arg(help="digits, fashion-mini, fashion or cifar10-20.")]
 Count = Annotated[int, arg(aliases=["--count"], help="How many test images.")]
 Start = Annotated[int, arg(help="The first of them.")]
 Block = Annotated[int, arg(help="Images taken together; a kill loses the blocks in flight.")]
-Levels = Annotated[int, arg(help="Number of noise levels.")]
 Device = Annotated[str, arg(help="auto, cpu, cuda, ...")]
-Noise = Annotated[Literal["shared", "fresh"], arg(help="shared: fixed, known to the attacker. fresh: new at every call.")]
-
-
-def make_classifier(
-    model: str, data: str, count: int, draws: int, seed: int, device: torch.device, noise: str = "shared"
-) -> nn.Module:
-    """The diffusion classifier of a checkpoint, the optimal one over the train split of the data, or a model of one's own."""
-    from rdc.classify import DiffusionClassifier, OptimalClassifier
-    from rdc.data import load
-    from rdc.denoise import fast_dtype
-    from rdc.denoise.checkpoints import load_denoiser
-    from rdc.schedule import levels
-
-    if names_user_model(model):
-        if noise != "shared":
-            raise ValueError("a model of one's own brings its own noise; leave out --noise fresh")
-        return load_user_model(model, device)
-    if model == "optimal":
-        if noise != "shared":
-            raise ValueError("the optimal classifier has fixed noise; leave out --noise fresh")
-        train = load(data, "train")
-        return OptimalClassifier(train.x, train.y, levels("elbo", count), seed=seed).to(device)
-    denoiser = load_denoiser(model, device, fast_dtype(device), data=data)
-    return DiffusionClassifier(denoiser, levels("elbo", count), noise=noise, seed=seed, draws=draws)
 
 
 def first_images(data: str, n: int, start: int = 0, option: str = "--n") -> tuple[torch.Tensor, torch.Tensor]:

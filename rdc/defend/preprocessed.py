@@ -10,6 +10,8 @@ References:
 
 __all__ = ["GRADIENTS", "Preprocessed", "one_denoising_step"]
 
+from functools import partial
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -23,14 +25,14 @@ GRADIENTS = ("exact", "bpda", "denoise")
 def one_denoising_step(denoiser: Denoiser, sigma: float, label: int | None = None) -> Process:
     """``x -> D(z; sigma)`` in image units, with the noise level in model units: a surrogate of a purification.
 
-    Only its Jacobian is used; no noise is added to the image.
+    Only its Jacobian is used; no noise is added to the image. Workers can have it, because it pickles.
     """
+    return partial(_denoised, denoiser, sigma, label)
 
-    def step(x: Tensor) -> Tensor:
-        labels = None if label is None else torch.full((len(x),), label, dtype=torch.int64, device=x.device)
-        return (denoiser(2 * x - 1, torch.full((len(x),), sigma, dtype=x.dtype, device=x.device), labels) + 1) / 2
 
-    return step
+def _denoised(denoiser: Denoiser, sigma: float, label: int | None, x: Tensor) -> Tensor:
+    labels = None if label is None else torch.full((len(x),), label, dtype=torch.int64, device=x.device)
+    return (denoiser(2 * x - 1, torch.full((len(x),), sigma, dtype=x.dtype, device=x.device), labels) + 1) / 2
 
 
 class Preprocessed(nn.Module):

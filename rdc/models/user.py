@@ -1,4 +1,4 @@
-"""A model of one's own on the command line: ``--model package.module:function``."""
+"""A model of one's own: ``package.module:function``, on the command line ``--model package.module:function``."""
 
 __all__ = ["load_user_model", "names_user_model"]
 

@@ -1,0 +1,83 @@
+"""The options of a model on the command line: the common ones by a flag of their own, any by ``--set key=value``."""
+
+__all__ = ["ModelFlags", "build_model"]
+
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import nn
+from tyro.conf import UseAppendAction, arg
+
+#: What earlier command lines could give to any model, and which models made nothing of it.
+UNUSED = {"noise": "shared", "levels": None, "draws": None}
+
+
+@dataclass(frozen=True)
+class ModelFlags:
+    """Options of the model; left out, each is that of the model (``rdc models NAME`` lists all)."""
+
+    lm: Annotated[
+        Literal["released", "clamped", "printed", "mean-l1", "mi-fgsm", "expectation"] | None,
+        arg(help="Reading of likelihood maximisation."),
+    ] = None
+    gradient: Annotated[
+        str | None,
+        arg(help="Gradient of what precedes the classifier: exact, bpda, denoise; of LM also transfer, smoothed, smoothed W."),
+    ] = None
+    steps_lm: Annotated[int | None, arg(help="Steps of likelihood maximisation, or of DiffPure.")] = None
+    denoiser: Annotated[
+        str | None,
+        arg(
+            help="heads (shipped, all classes in one pass), single-head (shipped), a checkpoint, a .safetensors file, or "
+            "'optimal' (the closed form over the train split)."
+        ),
+    ] = None
+    levels: Annotated[int | None, arg(help="Number of noise levels.")] = None
+    sigma_min: Annotated[str | None, arg(help="Lowest noise level, model units.")] = None
+    draws: Annotated[int | None, arg(help="Noise draws per level.")] = None
+    noise: Annotated[
+        Literal["shared", "fresh", "per_class", "antithetic"] | None,
+        arg(help="shared: fixed, known to the attacker. fresh: new at every call."),
+    ] = None
+    set: Annotated[
+        UseAppendAction[tuple[str, ...]], arg(aliases=["-s"], metavar="KEY=VALUE", help="Any option; may be repeated.")
+    ] = ()
+
+    def given(self) -> dict[str, Any]:
+        """The options that were given, by their names.
+
+        Raises:
+            ValueError: if one is given twice, or is no ``key=value``.
+        """
+        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "set"}
+        found = {{"steps_lm": "steps"}.get(name, name): value for name, value in found.items() if value is not None}
+        for text in self.set:
+            name, sign, value = text.partition("=")
+            name = name.strip().replace("-", "_")
+            if not sign or not name:
+                raise ValueError(f"--set takes key=value, got {text!r}")
+            if name in found:
+                raise ValueError(f"the option {name} is given twice")
+            found[name] = value
+        return found
+
+
+def build_model(model: str, data: str, flags: ModelFlags, seed: int, device: torch.device) -> nn.Module:
+    """The model of a name with the options of the command line, and the seed of the command if it takes one."""
+    from rdc.models import build
+
+    return build(model, data, device, **options_for(model, flags.given(), seed=seed))
+
+
+def options_for(model: str, given: dict[str, Any], **standard: Any) -> dict[str, Any]:
+    """The options for a model: the given ones, and of the standard ones those that it knows.
+
+    Fixed noise goes without saying. A model of one's own never made anything of levels and draws.
+    """
+    from rdc.models import names_user_model, options_of
+
+    known = options_of(model)
+    own = UNUSED if names_user_model(model) else {"noise": "shared"}
+    kept = {k: v for k, v in given.items() if k in known or k not in own or own[k] not in (None, v)}
+    return {k: v for k, v in standard.items() if k in known} | kept
