@@ -32,7 +32,9 @@ def measure(cell: Cell, device: str = "cpu", pause: float = 0.0) -> Outcome:
     """Bits and a mean that follow from row and image."""
     time.sleep(pause)
     robust = [generator("robust", cell.row.key(), i).initial_seed() % 2 == 0 for i in range(cell.start, cell.stop)]
-    return Outcome({"clean": [True] * len(cell), "robust": robust}, {"size": (cell.start + cell.stop) / 2})
+    radii = [i / 7 if right else None for i, right in zip(range(cell.start, cell.stop), robust, strict=True)]
+    bits = {"clean": [True] * len(cell), "robust": robust}
+    return Outcome(bits, {"size": (cell.start + cell.stop) / 2}, values={"radius": radii})
 
 
 def code(row: Row) -> str:
@@ -105,7 +107,8 @@ def edited(**changes):
         ("[]", "no object"), ("{}", "spec is missing"), ("{", "Expecting"), (edited(code=1), "code is 1"),
         (edited(images=[0]), "first"), (edited(images=[4, 0]), "first"), (edited(bits={"robust": "0", "clean": "f"}), "robust"),
         (edited(verdict="holds"), "no verdict"), (edited(provenance={"commit": "c"}), "date is missing"),
-        (edited(counts={}), "bits of"),
+        (edited(counts={}), "bits of"), (edited(values={"radius": [1.0]}), "radius is not 4 numbers"),
+        (edited(values={"radius": ["1", 1, 1, 1]}), "radius is not 4 numbers"),
     ],
 )  # fmt: skip
 def test_a_damaged_line_is_one_message(tmp_path, text, message):
@@ -151,6 +154,7 @@ def test_a_campaign_runs_once(tmp_path):
         found = store.of(row)
         assert found.complete and found.accuracy("clean").n == row.n
         assert found.outcome("robust") == {i: b for c in row.cells() for i, b in line(c).outcome("robust").items()}
+        assert found.value("radius") == {i: i / 7 if right else None for i, right in found.outcome("robust").items()}
     assert store.of(ROWS[2]).mean("size") == pytest.approx((3.5 + 4 * 6) / 5)
     longer = replace(ROWS[2], n=12)
     assert run_campaign(replace(CAMPAIGN, rows=(longer,)), out) == (2, 0), "a row can be extended"

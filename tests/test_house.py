@@ -23,8 +23,8 @@ FLOORS = [
     {"classify", "defend"},
     {"evaluate", "analyse"},
     {"certify", "early_exit", "guide"},
-    {"train", "models"},
-    {"cli", "__main__", "notebook", "plots"},
+    {"train", "models", "tasks"},
+    {"cli", "__main__", "notebook", "plots", "experiments"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS, 1) for name in names}
 FORMER = {"noise.py", "checkpoints.py", "attack/audit.py"}  # former names: re-exports and nothing else

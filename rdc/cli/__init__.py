@@ -1,4 +1,4 @@
-"""The command line: ``rdc train | accuracy | attack | audit | certify | models | run``. A mistake ends in one line and code 2."""
+"""The command line: ``rdc attack``, ``rdc experiment`` and others. A mistake ends in one line and code 2."""
 
 __all__ = ["main"]
 
@@ -12,6 +12,7 @@ from tyro.extras import subcommand_cli_from_dict
 from rdc.cli.attack import accuracy_command, attack_command
 from rdc.cli.audit import audit_command
 from rdc.cli.certify import certify_command
+from rdc.cli.experiment import experiment_command
 from rdc.cli.models import models_command
 from rdc.cli.notebook import run_command
 from rdc.cli.train import train_command
@@ -24,10 +25,12 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "certify": certify_command,
     "models": models_command,
     "run": run_command,
+    "experiment": experiment_command,
 }
 #: Packages that only some commands need, and the extra that brings them.
 EXTRAS = {
     "pyautoattack": "attacks",
+    "ray": "cluster",
     "foolbox": "cifar",
     "PIL": "cifar",
     **dict.fromkeys(("papermill", "jupytext", "nbformat", "yaml", "IPython", "matplotlib", "seaborn", "pandas"), "book"),

@@ -38,7 +38,7 @@ from rdc.evaluate.protocols import PROTOCOLS, SCHEMA, Block, Judge, Row, Verdict
 from rdc.quantities import count
 from rdc.randomness import known_noise, randomness
 from rdc.rng import whole
-from rdc.runs.rowfile import fill
+from rdc.runs.rowfile import fill, pieces
 from rdc.runs.rowfile import read_rows as read_rows
 from rdc.runs.statistics import Accuracy as Accuracy
 
@@ -160,16 +160,33 @@ def robust_accuracy(
         raise ValueError("no attack; give adversarial images, a name, a callable, or a list of them")
     chosen = listed(attack, ids, {"norm": norm, "eps": eps, **options})
     batched = rows is None and workers == 1 and protocol != "known" and all(isinstance(a, Given) for a in chosen.values())
-    random, counters = (False, ()) if batched and draws is not None else randomness(model, x[:1], seed, max(8, draws or 0))
-    draws = (DRAWS if random else 1) if draws is None else draws
     if batched:
+        draws = (DRAWS if randomness(model, x[:1], seed, 8)[0] else 1) if draws is None else draws
         return judge_images(model, x, y, [a.images for a in chosen.values() if isinstance(a, Given)], draws, batch, protocol)
-    freezable = random and not randomness(known_noise(model, seed), x[:1], seed)[0]
-    block = 1 if random or draws > 1 else block
-    judge = Judge(model, Block(x, y, ids), chosen, draws, attempts, seed, block, random, freezable, counters)
+    judge = judge_of(model, Block(x, y, ids), chosen, draws, attempts, seed, block)
     header = {**judge.config(), **({"run": config} if config else {})}
-    result = fill(judge, judge.digests(), rows, header, SCHEMA, block, workers, quiet)
+    result = fill(judge, judge.digests(), rows, header, SCHEMA, judge.block, workers, quiet)
     return counted([row["right"] for row in result], protocol)
+
+
+def judge_of(
+    model: nn.Module, images: Block, attacks: dict[str, Attack], draws: int | None, attempts: int, seed: int, block: int
+) -> Judge:
+    """Return what makes the rows of some images: of a randomised model one by one, with 20 draws unless told otherwise."""
+    random, counters = randomness(model, images.x[:1], seed, max(8, draws or 0))
+    draws = (DRAWS if random else 1) if draws is None else draws
+    freezable = random and not randomness(known_noise(model, seed), images.x[:1], seed)[0]
+    return Judge(model, images, attacks, draws, attempts, seed, 1 if random or draws > 1 else block, random, freezable, counters)
+
+
+@entry
+def judged(
+    model: nn.Module, x: Tensor, y: Tensor, attacks: dict[str, Attack], seed: int, index: Tensor, block: int
+) -> list[Row]:
+    """Return the rows of :func:`robust_accuracy`, in the order of the images, without a file."""
+    judge, ids = judge_of(model, Block(x, y, index), attacks, None, 1, seed, block), index.tolist()
+    rows = {row["index"]: row for part in pieces(ids, judge.block) for row in judge(part)}
+    return [rows[i] for i in ids]
 
 
 def identities(index: Tensor | None, n: int) -> Tensor:

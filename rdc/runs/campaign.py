@@ -7,7 +7,7 @@ those of today.
 __all__ = ["Campaign", "State", "campaign_state", "run_campaign"]
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,10 @@ try:
     import fcntl
 except ImportError:  # not on Windows, where nothing prevents two runs from sharing a file
     fcntl = None  # type: ignore[assignment]
+
+
+#: ``execute(work, blocks)``: the results of ``work`` on each block of positions, as they come.
+Execute = Callable[[Callable[[Sequence[int]], list[Any]], Iterator[Sequence[int]]], Generator[list[Any], None, None]]
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,7 @@ def run_campaign(
     minutes: float | None = None,
     workers: int = 1,
     quiet: bool = True,
+    execute: Execute | None = None,
 ) -> tuple[int, int]:
     """Compute missing cells and add their lines to a file; return how many were computed, and how many are left.
 
@@ -129,6 +134,7 @@ def run_campaign(
         minutes: Start no cell that is not expected to end in this time; None for no limit.
         workers: Processes that share the cells; this one alone writes.
         quiet: Whether to hide the progress bar.
+        execute: Another executor than ``workers``, such as a ``partial`` of :func:`rdc.runs.cluster.on_ray`.
 
     Raises:
         ValueError: if a file is damaged.
@@ -140,8 +146,11 @@ def run_campaign(
             clock.saw(line)
         todo, done = campaign.missing(store), 0
         work = Work(campaign, tuple(todo), environment(campaign.device))
-        order = clock.fitting(todo)
-        parts = parallel(work, ((i,) for i in order), workers) if workers > 1 else (work((i,)) for i in order)
+        order: Iterator[Sequence[int]] = ((i,) for i in clock.fitting(todo))
+        if execute is not None:
+            parts = execute(work, order)
+        else:
+            parts = parallel(work, order, workers) if workers > 1 else (work(one) for one in order)
         with tqdm(total=len(todo), disable=quiet, desc="cells", unit="cell") as bar, closing(parts) as made:
             for lines in made:
                 for value in lines:

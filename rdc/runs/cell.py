@@ -31,6 +31,7 @@ SCHEMA: dict[str, Any] = {
     "bits": {str: str},
     "means": {str: float},
     "counts": {str: int},
+    "values": {str: list},
     "provenance": {
         "commit": str, "date": str, "device": str, "python": str, "seconds": (float, type(None)), "versions": {str: str},
     },
@@ -108,11 +109,13 @@ class Outcome:
         bits: A yes or no for each image, by name: ``clean`` and ``robust`` say that it was right.
         means: Means over the images, by name.
         counts: Other counts, by name.
+        values: A number for each image, or None where there is none, by name.
     """
 
     bits: Mapping[str, Sequence[bool]]
     means: Mapping[str, float] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
+    values: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,7 @@ class Line:
         bits: Outcomes packed by :func:`pack`, by name.
         means: Means over the images.
         counts: How many of each outcome, and other counts.
+        values: A number for each image, or None.
         provenance: Commit, date, device, Python, seconds, versions.
     """
 
@@ -137,6 +141,7 @@ class Line:
     bits: dict[str, str]
     means: dict[str, float]
     counts: dict[str, int]
+    values: dict[str, list[float | None]]
     provenance: dict[str, Json]
 
     @classmethod
@@ -146,15 +151,15 @@ class Line:
         Raises:
             ValueError: if an outcome has not one bit for each image.
         """
-        wrong = [name for name, bits in outcome.bits.items() if len(bits) != len(cell)]
-        if wrong:
-            raise ValueError(f"{wrong[0]} has {len(outcome.bits[wrong[0]])} outcomes for {len(cell)} images")
+        for name, given in [*outcome.bits.items(), *outcome.values.items()]:
+            if len(given) != len(cell):
+                raise ValueError(f"{name} has {len(given)} outcomes for {len(cell)} images")
         counts = {**{name: sum(map(bool, bits)) for name, bits in outcome.bits.items()}, **outcome.counts}
         packed = {name: pack(bits) for name, bits in outcome.bits.items()}
         means = {name: float(value) for name, value in outcome.means.items()}
-        return cls(
-            cell.row.spec(), (cell.start, cell.stop), code, dict(weights), packed, means, counts, dict(provenance)
-        )  # fmt: skip
+        values = {name: list(given) for name, given in outcome.values.items()}
+        images = (cell.start, cell.stop)
+        return cls(cell.row.spec(), images, code, dict(weights), packed, means, counts, values, dict(provenance))
 
     @property
     def key(self) -> str:
@@ -171,6 +176,10 @@ class Line:
         """Return an outcome by the index of the image."""
         start, stop = self.images
         return dict(zip(range(start, stop), unpack(self.bits[name], stop - start), strict=True))
+
+    def value(self, name: str) -> dict[int, float | None]:
+        """Return the numbers of a name by the index of the image."""
+        return dict(zip(range(*self.images), self.values[name], strict=True))
 
     def dump(self) -> str:
         """Return the line as JSON."""
@@ -193,6 +202,9 @@ class Line:
         if len(images) != 2 or not all(type(i) is int for i in images) or not 0 <= images[0] < images[1]:
             raise ValueError(f"images of a cell are the first and the one past the last, not {images}")
         line = cls(**{**value, "images": (images[0], images[1])})
+        for name, given in line.values.items():
+            if len(given) != images[1] - images[0] or not all(v is None or type(v) in (int, float) for v in given):
+                raise ValueError(f"{name} is not {images[1] - images[0]} numbers")
         for name, packed in line.bits.items():
             if sum(unpack(packed, images[1] - images[0])) != line.counts.get(name):
                 raise ValueError(f"the bits of {name} are not {line.counts.get(name)} of {images[1] - images[0]}")

@@ -43,16 +43,24 @@ class Found:
         known = {id(line): line.outcome(name) for line in self.lines.values() if name in line.bits}
         return {i: known[id(self.lines[i])][i] for i in sorted(self.lines) if id(self.lines[i]) in known}
 
+    def value(self, name: str) -> dict[int, float | None]:
+        """Return the numbers of a name by the index of the image, in order; without those of lines that do not have it."""
+        return {i: line.value(name)[i] for i, line in sorted(self.lines.items()) if name in line.values}
+
     def accuracy(self, name: str) -> Accuracy:
-        """Return how often an outcome is yes, with its interval.
+        """Return how often an outcome is yes, with its interval; from counts, where whole lines hold no bits of it.
 
         Raises:
             ValueError: if it was not measured.
         """
         bits = self.outcome(name)
-        if not bits:
+        right, n = sum(bits.values()), len(bits)
+        for line in {id(line): line for line in self.lines.values() if name not in line.bits and name in line.counts}.values():
+            if all(self.lines.get(i) is line for i in range(*line.images)):
+                right, n = right + line.counts[name], n + line.images[1] - line.images[0]
+        if not n:
             raise ValueError(f"no outcome {name!r} of {self.row.model} was measured")
-        return Accuracy.of(sum(bits.values()), len(bits))
+        return Accuracy.of(right, n)
 
     def mean(self, name: str) -> float | None:
         """Return a mean over the images, weighted by the size of the cells; None if it was not measured."""
@@ -147,7 +155,7 @@ def merge(paths: Iterable[str | Path], out: str | Path, order: Sequence[Row] = (
             raise ValueError(f"there is no {path}")
         for line in Store.read(path).lines:
             other = kept.setdefault(line.fingerprint, line)
-            if other.bits != line.bits:
+            if (other.bits, other.values) != (line.bits, line.values):
                 raise ValueError(f"{path} disagrees with another run about images {line.images} of {line.key}")
             kept[line.fingerprint] = min(other, line, key=lambda one: (str(one.provenance["date"]), one.dump()))
     place = {row.key(): i for i, row in reversed(list(enumerate(order)))}

@@ -1,0 +1,102 @@
+"""The command ``rdc experiment``: the experiments of the book, what is missing of them, and runs that fill it in."""
+
+__all__ = ["experiment_command"]
+
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from rdc.cli.options import Device, Quiet, pick_device
+from rdc.experiments import Experiment, experiment, names
+from rdc.runs.campaign import Campaign, campaign_state, run_campaign
+from rdc.runs.cluster import on_ray
+from rdc.runs.record import book_folder
+from rdc.runs.store import Store, merge
+from rdc.tasks import code_of, measure, toy, weights_of
+
+
+def experiment_command(
+    action: Annotated[Positional[Literal["list", "status", "run", "merge"]], arg(help="What to do.")],
+    what: Annotated[
+        Positional[tuple[str, ...]], arg(help="Names of experiments (by default all); for merge the folders of runs.")
+    ] = (),
+    minutes: Annotated[float | None, arg(help="Start nothing that is not expected to end in this time.")] = None,
+    device: Device = "auto",
+    workers: Annotated[int, arg(help="Processes that share the cells.")] = 1,
+    ray: Annotated[
+        str | None, arg(help="Address of a Ray cluster, auto for the one that runs here, or local to start one for this run.")
+    ] = None,
+    cpus: Annotated[float, arg(help="Cores of a task on Ray.")] = 1,
+    gpus: Annotated[float, arg(help="GPUs of a task on Ray; 0.25 lets four share one.")] = 0,
+    out: Annotated[Path | None, arg(help="Folder of the results; by default that of the book.")] = None,
+    toy_size: Annotated[bool, arg(name="toy", help="Two images and one step, to try a campaign; needs --out.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """List the experiments of the book, say what is missing, run it, or merge what runs elsewhere have found.
+
+    A run computes the missing cells, the most valuable first. Killed and started again, it continues; runs of several machines,
+    each with a folder of its own, are merged. A cell is stale if the code or the weights that decided it are not those of today.
+
+    For example:
+      rdc experiment list
+      rdc experiment status rdc-gradient
+      rdc experiment run rdc-gradient --minutes 9 --device cuda --out run1
+      rdc experiment merge run1 run2
+    """
+    if action == "merge":
+        return merge_folders([Path(name) for name in what], out)
+    chosen = [experiment(name) for name in (what or names())]
+    if action == "list":
+        return print("\n".join(f"{one.name:<16}{len(one.rows):>4} rows  {one.question}" for one in chosen))
+    if toy_size and (out is None or action == "status"):
+        raise ValueError("--toy is for runs into a folder of their own; give --out")
+    begin = time.monotonic()
+    for one in chosen:
+        rows = tuple(map(toy, one.rows)) if toy_size else one.rows
+        left_over = None if minutes is None else minutes - (time.monotonic() - begin) / 60
+        campaign = Campaign(rows, measure, code_of, weights_of, str(pick_device(device)))
+        if action == "status":
+            print_state(one, campaign, files(one.name, out))
+        else:
+            *known, path = files(one.name, out)
+            execute = None if ray is None else partial(on_ray, address=None if ray == "local" else ray, cpus=cpus, gpus=gpus)
+            done, left = run_campaign(campaign, path, () if toy_size else known, left_over, workers, quiet, execute)
+            print(f"{one.name}: {done} cells done, {left} left; {path}")
+    return None
+
+
+def files(name: str, out: Path | None) -> list[Path]:
+    """Return the files of an experiment: that of the book, and the one that a run writes."""
+    book = book_folder("results") / f"{name}.jsonl"
+    return [book] if out is None else [book, out / f"{name}.jsonl"]
+
+
+def print_state(one: Experiment, campaign: Campaign, paths: Sequence[Path]) -> None:
+    """Print how far each row is."""
+    states = campaign_state(campaign, Store.read(*paths))
+    done, stale, missing = (sum(getattr(s, field) for s in states) for field in ("done", "stale", "missing"))
+    print(f"{one.name}: {done} images done, {stale} stale, {missing} missing")
+    for state in states:
+        row = state.row
+        words = " ".join(f"{k}={v}" for k, v in [*row.options.items(), *row.arguments.items()] if k not in ("attacks", "penalty"))
+        print(f"  {state.done:>4} {state.stale:>4} {state.missing:>4}  {row.model} {row.attack or ''} {words}")
+
+
+def merge_folders(folders: Sequence[Path], out: Path | None) -> None:
+    """Merge the results of some folders into those of the book, or into another folder.
+
+    Raises:
+        ValueError: if there is nothing to merge.
+    """
+    target = book_folder("results") if out is None else out
+    found = {path.stem for folder in folders for path in folder.glob("*.jsonl")}
+    if not found:
+        raise ValueError(f"no results in {', '.join(map(str, folders)) or 'no folder'}; give the folders of some runs")
+    for name in sorted(found):
+        paths = [p for p in (folder / f"{name}.jsonl" for folder in [target, *folders]) if p.exists()]
+        total = merge(paths, target / f"{name}.jsonl", experiment(name).rows)
+        print(f"{name}: {total} cells in {target / f'{name}.jsonl'}")

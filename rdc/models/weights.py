@@ -1,0 +1,61 @@
+"""Which checkpoints a model is made of: names, and hashes of their tensors."""
+
+__all__ = ["checkpoints_of"]
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+#: Options that name a denoiser or a network.
+DENOISERS, NETWORKS = ("denoiser", "unconditional"), ("network",)
+#: Models with a network that no option names.
+IMPLIED = {"lm-cnn": "cnn"}
+
+
+def checkpoints_of(name: str, data: str, options: Mapping[str, Any]) -> dict[str, str]:
+    """Return the first 12 digits of the hash of the tensors of every file of weights behind a model, by its name.
+
+    What is trained on the spot, or follows from the data, has none.
+
+    Raises:
+        ValueError: if there is no such model or file.
+    """
+    from rdc.classify.reference import KINDS
+    from rdc.models import entry
+    from rdc.models.user import names_user_model
+
+    if names_user_model(name):
+        return {}
+    found = entry(name)
+    values = {option.name: option.default for option in found.options.values()} | dict(options)
+    if name in KINDS or name in IMPLIED:
+        values["network"] = IMPLIED.get(name, name)
+    if isinstance(getattr(found.make, "args", None), tuple):  # the diffusion classifier of a checkpoint
+        values["denoiser"] = name
+    files = [denoiser_file(values[o], data) for o in DENOISERS if values.get(o)]
+    files += [network_file(values[o], data) for o in NETWORKS if values.get(o)]
+    return {path.stem: digest_of(path, kind) for path, kind in filter(None, files)}
+
+
+def denoiser_file(name: str, data: str) -> tuple[Path, str] | None:
+    """Return the file of a denoiser, and its kind; None for the optimal one."""
+    from rdc.denoise.checkpoints import locate
+    from rdc.models.parts import SHIPPED
+
+    return None if name == "optimal" else (locate(SHIPPED[name][data] if name in SHIPPED else name), "denoiser")
+
+
+def network_file(name: str, data: str) -> tuple[Path, str] | None:
+    """Return the file of a network of the book, and its kind; None for one that is trained on the spot."""
+    from rdc.classify.reference import KIND, KINDS, SHIPPED
+
+    return (SHIPPED / f"{'fashion-mini' if data == 'fashion' else data}-{name}.safetensors", KIND) if name in KINDS else None
+
+
+@cache
+def digest_of(path: Path, kind: str) -> str:
+    """Return the start of the hash of the tensors of a checkpoint, which is checked."""
+    from rdc.denoise.checkpoints import read_checkpoint
+
+    return str(read_checkpoint(path, kind)[1]["tensors_sha256"])[:12]

@@ -1,0 +1,195 @@
+"""The experiments of the book: every row is well formed, runs at toy size, and its stored results are whole."""
+
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import rdc
+from rdc.classify import DiffusionClassifier
+from rdc.cli import main
+from rdc.experiments import experiment, names
+from rdc.models import build, entry
+from rdc.models.weights import checkpoints_of
+from rdc.runs.campaign import Campaign, campaign_state, run_campaign
+from rdc.runs.cell import Row
+from rdc.runs.code import Program, package_program
+from rdc.runs.record import book_folder
+from rdc.runs.store import Store
+from rdc.runs.table import entries, results, unions
+from rdc.tasks import ATTACKS, attack_function, code_of, make_attack, measure, toy, weights_of
+
+EVERY = [(name, row) for name in names() for row in experiment(name).rows]
+SMALL = Row("dc", {"levels": 2}, "pgd", {"eps": "0.1", "steps": 2}, data="digits", n=4, block=2)
+
+
+def once(rows):
+    """Rows with different specs."""
+    return list({row.key(): row for _, row in rows}.values())
+
+
+@pytest.mark.parametrize("name", names())
+def test_an_experiment_asks_a_question(name):
+    found = experiment(name)
+    assert found.question.endswith("?") and found.rows and found.name == name
+    with pytest.raises(ValueError, match="unknown experiment 'none'; there are .*rdc-gradient"):
+        experiment("none")
+
+
+def test_every_row_names_what_there_is():
+    for name, row in EVERY:
+        entry(row.model).checked(dict(row.options))
+        make_attack(row.attack, row.data, "cpu", {k: v for k, v in row.arguments.items() if k != "on"})
+        assert row.about["table"], name
+
+
+@pytest.mark.slow
+def test_every_row_runs_at_toy_size(tmp_path):
+    rows = tuple(once((name, toy(row)) for name, row in EVERY))
+    campaign = Campaign(rows, measure, code_of, weights_of)
+    assert run_campaign(campaign, tmp_path / "toy.jsonl") == (len(rows), 0)
+    store = Store.read(tmp_path / "toy.jsonl")
+    for row in rows:
+        found = store.of(row)
+        clean, robust = found.outcome("clean"), found.outcome("robust")
+        assert list(clean) == [0, 1] and all(clean[i] >= robust[i] for i in clean), "an attack cannot help"
+        assert (found.mean("displacement L2") is not None) == row.model.startswith(("rdc", "lm-"))
+    assert run_campaign(campaign, tmp_path / "toy.jsonl") == (0, 0)
+
+
+def test_a_cell_is_what_its_parts_say():
+    """The outcome of a cell is that of model, attack and judge made by hand."""
+    from rdc.attack import pgd
+    from rdc.data import load
+    from rdc.denoise.checkpoints import load_denoiser
+    from rdc.evaluate import predict
+    from rdc.schedule import levels
+
+    model = DiffusionClassifier(load_denoiser("digits"), levels("elbo", 2, sigma_min=0.1))
+    test = load("digits", "test")
+    x, y, index = test.x[2:4], test.y[2:4], torch.arange(2, 4)
+    x_adv = pgd(model, x, y, eps=0.1, steps=2, index=index)
+    found = measure(list(SMALL.cells())[1])
+    right = predict(model, x) == y
+    assert found.bits["clean"] == right.tolist()
+    assert found.bits["robust"] == (right & (predict(model, x_adv) == y)).tolist()
+    assert set(found.bits) == {"clean", "robust"}, "a deterministic model has one verdict"
+
+
+def test_a_randomised_model_is_judged_by_all_protocols():
+    found = measure(next(replace(SMALL, options={"levels": 2, "noise": "fresh"}, n=1, block=1).cells()))
+    assert {f"{kind}{p}" for kind in ("clean", "robust") for p in ("", " once", " resubmit", " known")} == set(found.bits)
+
+
+def test_another_model_can_be_attacked():
+    """Images made against a model that nothing moves break nothing; made against itself they are those of the plain attack."""
+    own = {**SMALL.arguments, "on": {"model": "dc", "options": {"levels": 2}}}
+    assert measure(next(replace(SMALL, arguments=own).cells())).bits == measure(next(SMALL.cells())).bits
+    assert weights_of(replace(SMALL, model="optimal", options={}, arguments=own)) == checkpoints_of("dc", "digits", {})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"task": "guess"}, "unknown task 'guess'"), ({"attack": "hope"}, "unknown attack 'hope'"),
+        ({"model": "none"}, "unknown model 'none'"), ({"options": {"size": 3}}, "dc has no option 'size'"),
+        ({"arguments": {"radius": 1}}, "pgd has no argument 'radius'"), ({"start": 10_000}, "digits has .* test images"),
+    ],
+)  # fmt: skip
+def test_a_row_with_a_mistake_is_one_line(change, message):
+    with pytest.raises(ValueError, match=message):
+        measure(next(replace(SMALL, **change).cells()))
+
+
+def test_code_of_a_row_is_that_of_its_parts():
+    """Rows differ in code where task, models or attacks differ, and not by sizes."""
+    same = [SMALL, replace(SMALL, n=2), replace(SMALL, options={"levels": 4}), replace(SMALL, arguments={"eps": "0.2"})]
+    assert len({code_of(row) for row in same}) == 1
+    others = [replace(SMALL, attack=a) for a in ATTACKS if a != "pgd"] + [replace(SMALL, model=m) for m in ("rdc", "cnn", "1-nn")]
+    assert len({code_of(row) for row in [SMALL, *others]}) == 1 + len(others)
+    assert all(callable(attack_function(name)) for name in ATTACKS)
+
+
+def test_a_changed_line_makes_exactly_its_cells_stale(tmp_path):
+    root = tmp_path / "rdc"
+    shutil.copytree(Path(rdc.__file__).parent, root, ignore=shutil.ignore_patterns("assets", "__pycache__"))
+    rows = [row for _, row in EVERY]
+    unchanged = Program(root, "rdc", package_program().ignored)
+    before = [code_of(row, unchanged) for row in rows]
+    for path, old, new, stale in (
+        ("attack/stadv.py", "steps: int = 100", "steps: int = 101", lambda attack, model: attack == "stadv"),
+        ("defend/lm_updates.py", "def update(", "def update(  # by name\n    ", lambda *_: False),
+        ("attack/pgd.py", "Return adversarial images", "Give adversarial images", lambda *_: False),
+        ("defend/purify.py", "steps: int = 10", "steps: int = 11", lambda attack, model: model.startswith("diffpure")),
+    ):
+        text = (root / path).read_text()
+        assert old in text
+        (root / path).write_text(text.replace(old, new, 1))
+        changed = Program(root, "rdc", package_program().ignored)
+        for row, was in zip(rows, before, strict=True):
+            assert (code_of(row, changed) != was) == stale(row.attack, row.model), (path, row)
+        (root / path).write_text(text)
+
+
+@pytest.mark.parametrize("path", sorted(book_folder("results").glob("*.jsonl")), ids=lambda path: path.stem)
+def test_stored_cells_belong_to_their_experiment(path):
+    """Every line is whole, and a row of the experiment wants it; no image is stored twice with the same code."""
+    found, seen = experiment(path.stem), set()
+    wanted = {row.key() for row in found.rows}
+    for line in Store.read(path).lines:
+        assert line.key in wanted, line.key
+        cells = {(line.key, line.code, i) for i in range(*line.images)}
+        assert not cells & seen
+        seen |= cells
+    assert path.stat().st_size < 15e6
+
+
+def test_entries_are_derived_when_read(tmp_path):
+    """Two attacks on two images each, and their union by hand."""
+    rows = [replace(SMALL, n=2, about={"gradient": g, "attack": "pgd", "eot": 1}, seed=s) for g, s in (("a", 0), ("b", 1))]
+    campaign = Campaign(tuple(rows), measure, code_of, weights_of)
+    run_campaign(campaign, tmp_path / "x.jsonl")
+    found = results("x", rows, tmp_path)
+    assert [one["gradient"] for one in found] == ["a", "b"] and all(one["protocol"] == "known" for one in found)
+    (both,) = unions(found)
+    assert both["wrong"] == sorted({*found[0]["wrong"], *found[1]["wrong"]})
+    assert both["robust"]["correct"] == 2 - len(both["wrong"]) and both["gradient"] == "union"
+    assert list(entries(Store().of(rows[0]))) == []
+
+
+def test_the_command_runs_reports_and_merges(tmp_path, capsys, monkeypatch):
+    def command(*words: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["rdc", "experiment", *words])
+        main()
+        return capsys.readouterr().out
+
+    assert "rdc-gradient" in command("list") and "stale" in command("status", "dc-noise")
+    a, b, c = (str(tmp_path / name) for name in "abc")
+    assert "2 cells done, 0 left" in command("run", "dc-noise", "--toy", "--out", a, "-q", "--device", "cpu")
+    assert "0 cells done, 2 left" in command("run", "dc-noise", "--toy", "--out", b, "-q", "--minutes", "0", "--device", "cpu")
+    assert "2 cells in" in command("merge", a, b, "--out", c)
+    with pytest.raises(SystemExit):
+        command("run", "dc-noise", "--toy")
+    assert "--toy is for runs into a folder of their own" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command("merge", str(tmp_path / "none"))
+    assert "no results in" in capsys.readouterr().err
+
+
+def test_states_count_images():
+    campaign = Campaign((SMALL,), measure, lambda row: "now", weights_of)
+    (state,) = campaign_state(campaign, Store())
+    assert (state.done, state.stale, state.missing) == (0, 0, 4)
+
+
+def test_checkpoints_are_those_of_the_options():
+    """What is trained on the spot, or follows from the data, has none."""
+    assert set(checkpoints_of("dc", "fashion-mini", {})) == {"fashion-mini-multihead"}
+    assert set(checkpoints_of("dc", "fashion-mini", {"denoiser": "single-head"})) == {"fashion-mini"}
+    assert checkpoints_of("optimal", "digits", {}) == checkpoints_of("1-nn", "digits", {}) == {}
+    assert set(checkpoints_of("digits", "digits", {})) == {"digits"}
+    assert checkpoints_of("dc", "digits", {"denoiser": "optimal"}) == {}
+    assert build("dc", "digits", levels=2)(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
