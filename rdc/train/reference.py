@@ -66,7 +66,7 @@ class Recipe:
 #: and ``at-linf`` of fashion-mini: that with 12 epochs, and a wider network with 8. The others follow without a trial.
 RECIPES = {
     "fashion-mini": {
-        "cnn": Recipe("fashion-mini", epochs=10, batch=128, lr=3e-3, width=16),
+        "cnn": Recipe("fashion-mini", epochs=16, batch=128, lr=5e-3, width=16),
         "at-linf": Recipe("fashion-mini", epochs=16, batch=128, lr=5e-3, width=16, attack=AttackRecipe("Linf", "8/255")),
         "at-l2": Recipe("fashion-mini", epochs=16, batch=128, lr=5e-3, width=16, attack=AttackRecipe("L2", "1")),
     },
