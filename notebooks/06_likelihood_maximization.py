@@ -50,7 +50,6 @@ eot: int = 2  # calls averaged there
 draws: int = 5  # fresh verdicts there
 n_static: int = 36  # images for the comparison at equal displacement
 n_purify: int = 12  # images for the comparison with DiffPure
-record_file: str = "results/rdc.json"  # the larger runs
 audit_file: str = "results/rdc_audit.json"  # the audit of their attacks
 
 # %%
@@ -79,7 +78,7 @@ from rdc.denoise import OptimalDenoiser
 from rdc.denoise.base import fast_dtype
 from rdc.denoise.checkpoints import load_denoiser
 from rdc.evaluate import Accuracy, accuracy, predict, robust_accuracy
-from rdc.notebook import check_parameters, claim, glue
+from rdc.notebook import check_parameters, claim, glue, stored_rows
 from rdc.plots import image_grid, plot_accuracy, style
 from rdc.rng import randn
 from rdc.runs.record import stored_record
@@ -100,7 +99,7 @@ size = test.x[0].numel()
 
 # %% tags=["hide-input"]
 Row = dict[str, Any]
-stored: list[Row] = stored_record(record_file).get("results", {}).get("rows", [])
+stored: list[Row] = stored_rows("rdc-gradient", "rdc-suite", "rdc-settings", "rdc-attacks", "dc-noise")
 NOT_RUN = "not run here: the record has no rows for this yet."
 
 
@@ -134,7 +133,7 @@ def mcnemar(a: Row, b: Row) -> tuple[int, int, float]:
 
 
 def gradient_pairs(
-    n: int, noise: str, model: str = "RDC", gradient: str = "union", lm: str = "released"
+    n: int, noise: str, model: str = "RDC", gradient: str = "union", lm: str = "clamped"
 ) -> list[tuple[Row, Row]]:
     """BPDA and another gradient, for every threat of the table "gradient"; the highest EOT of each."""
     found = []
@@ -965,7 +964,7 @@ else:
 # %% mystnb={"figure": {"caption": "Robust accuracy of RDC as released (N = 5) by gradient, with 95 % intervals, and of DC under its own gradient, from the record; one panel for each kind of noise. Empty where the record has no rows yet.", "name": "fig-lm-question"}, "image": {"alt": "Robust accuracy against the radius for several gradients, fixed and fresh noise"}} tags=["hide-input"]
 fig, axes = plt.subplots(1, 2, figsize=(9.5, 3.5), sharey=True)
 for ax, noise_kind in zip(axes, ("fixed", "fresh"), strict=True):
-    chosen = rows_of("gradient", model="RDC", lm="released", N=5, noise=noise_kind, norm="Linf")
+    chosen = rows_of("gradient", model="RDC", lm="clamped", N=5, noise=noise_kind, norm="Linf")
     lines = {g: [row for row in chosen if row["gradient"] == g] for g in GRADIENTS} | {
         "DC": rows_of("gradient", model="DC", norm="Linf")
     }
@@ -1209,11 +1208,10 @@ for name, process in {"LM, released": smooth, "LM, mi-fgsm": processes["mi-fgsm"
 
 # %% tags=["hide-input"]
 show("suite")
-settings = stored_record(record_file).get("config", {})
-if rows_of("suite") and "purify_steps" in settings:
+if rows_of("suite"):
     taken = {row["attack"]: row["steps"] for row in rows_of("suite")}
     print("Settings that are easier than the paper's:", ", ".join(f"{name} {k} steps" for name, k in taken.items()), end="; ")
-    print(f"{settings['purify_steps']} reverse steps of DiffPure; noise fixed and known, so that one call a gradient is enough.")
+    print(f"{pure.steps} reverse steps of DiffPure; noise fixed and known, so that one call a gradient is enough.")
 if bent := [row for row in rows_of("suite") if row["attack"] == "stadv"]:
     best = max((strongest([row for row in bent if row["model"] == m]) for m in {row["model"] for row in bent}), key=lambda row: row["robust"]["value"])
     print(f"StAdv, bound {best['eps']}: the best defence, {best['model']}, keeps {robust(best)}. It bends the image and adds nothing,")
@@ -1237,7 +1235,7 @@ costs = pd.DataFrame(
             "with gradient": row["nfe"][1],
             "ms an image": f"{1000 * row['seconds_an_image']:.1f}",
         }
-        for row in rows_of("cost")
+        for row in stored_record("results/rdc_costs.json").get("results", {}).get("rows", [])
     ]
 )
 display(costs.style.hide(axis="index")) if len(costs) else print(f"cost: {NOT_RUN}")

@@ -76,7 +76,7 @@ from rdc.denoise.edm import EDMConfig, coefficients
 from rdc.denoise.multihead import Branched
 from rdc.denoise.unet import UNetConfig
 from rdc.evaluate import Accuracy, accuracy, predict, robust_accuracy
-from rdc.notebook import check_parameters, claim, glue
+from rdc.notebook import check_parameters, claim, glue, stored_rows
 from rdc.plots import image_grid, style
 from rdc.rng import generator, randn
 from rdc.runs.record import stored_record
@@ -775,14 +775,13 @@ for key in robust:  # the own gradient is not weaker than a transferred one, up 
 # On the larger record, over the attacks of its suite:
 
 # %%
-suite_rows = stored_record("results/rdc.json").get("results", {}).get("rows", [])
-suite = [r for r in suite_rows if r["table"] == "suite" and r["model"] in ("DC", "DC single-head")]
+suite = [r for r in stored_rows("rdc-gradient", "rdc-suite") if r["table"] == "suite" and r["model"] in ("DC", "DC single-head")]
 for r in sorted(suite, key=lambda r: (r["norm"], r["eps"], r["attack"], r["model"])):
     print(
         f"{r['norm']:5s} eps {r['eps']:.4f} {r['attack']:6s} {r['model']:15s} clean {Accuracy(**r['clean'])}, robust {Accuracy(**r['robust'])}"
     )
 if not suite:
-    print("not run here: results/rdc.json")
+    print("not run here: rdc experiment run rdc-suite")
 
 # %%
 pairs: list[tuple[str, int, int, int, float]] = []

@@ -87,7 +87,7 @@ from rdc.defend.likelihood import READINGS
 from rdc.denoise import fast_dtype
 from rdc.denoise.checkpoints import load_denoiser
 from rdc.evaluate import Accuracy, predict, robust_accuracy
-from rdc.notebook import check_parameters, claim, glue
+from rdc.notebook import check_parameters, claim, glue, stored_rows
 from rdc.plots import style
 from rdc.randomness import known_noise
 from rdc.rng import randn
@@ -615,8 +615,8 @@ for name, row in judged.items():
 
 # %%
 def rows_of(table: str) -> list[dict]:
-    """Rows of one table of the record of long runs; none if the record is not here."""
-    return [row for row in stored_record("results/rdc.json").get("results", {}).get("rows", []) if row["table"] == table]
+    """Rows of one table of the longer runs; none where they were not run."""
+    return [row for row in stored_rows("rdc-gradient", "rdc-settings") if row["table"] == table]
 
 
 def show(table: str, keys: tuple[str, ...]) -> list[dict]:

@@ -96,7 +96,7 @@ def make_attack(name: str, data: str, device: str, arguments: Mapping[str, Any])
     """Return an attack by name, with its arguments bound.
 
     Of ``lagrange`` the argument ``penalty``, ``{"denoiser": ..., "levels": ..., "sigma_min": ...}``, is the diffusion loss that
-    it keeps small.
+    it keeps small. The targets of ``feature`` are training images, so that they do not depend on the images of a cell.
 
     Raises:
         ValueError: if there is no such attack, or it has no such argument.
@@ -106,6 +106,8 @@ def make_attack(name: str, data: str, device: str, arguments: Mapping[str, Any])
         raise ValueError(f"{name} has no argument {', '.join(map(repr, unknown))}")
     if name == "lagrange":
         given["penalty"] = lagrange_penalty(data, device, **given["penalty"])
+    if name == "feature":
+        return partial(towards_training_images, function, data, **given)
     return partial(function, **given)
 
 
@@ -133,6 +135,21 @@ def lagrange_penalty(data: str, device: str, denoiser: str, levels: int, sigma_m
     return diffusion_loss(
         find_denoiser(denoiser, data, torch.device(device)), levels_of("elbo", levels, sigma_min=sigma_min)
     )  # fmt: skip
+
+
+def towards_training_images(
+    function: Callable[..., Tensor], data: str, model: nn.Module, x: Tensor, y: Tensor, seed: int, index: Tensor, **own: Any
+) -> Tensor:
+    """Run an attack towards a training image of another class for each image, drawn by seed and index."""
+    from rdc.data import load
+    from rdc.rng import randint
+
+    train, chosen = load(data, "train"), []
+    for label, i in zip(y.tolist(), index.tolist(), strict=True):
+        others = (train.y != label).nonzero()[:, 0]
+        chosen.append(others[randint(len(others), (), "feature target", seed, i)])
+    targets = train.x[torch.stack(chosen)].to(x.device)
+    return function(model, x, y, target_images=targets, seed=seed, index=index, **own)
 
 
 def on_another(function: Callable[..., Tensor], rival: nn.Module, model: nn.Module, *images: Tensor, **own: Any) -> Tensor:

@@ -11,17 +11,24 @@ from typing import Literal, get_args, get_origin
 import certify_bases
 import certify_settings
 import pytest
-import rdc_models
 import torch
 from helpers import tiny_network
 from hypothesis import given
 from hypothesis import strategies as st
-from rdc_jobs import Job, jobs
 from torch import nn
 
 from rdc.attack import pgd
 from rdc.certify import Carlini, Clipped, Cohen
-from rdc.classify import DiffusionClassifier, NearestNeighbor, OptimalClassifier, ReleasedOptimalClassifier
+from rdc.classify import (
+    RDC,
+    DiffPure,
+    DiffusionClassifier,
+    LikelihoodMaximization,
+    NearestNeighbor,
+    OptimalClassifier,
+    Purify,
+    ReleasedOptimalClassifier,
+)
 from rdc.cli import main
 from rdc.data import load
 from rdc.defend.broken import broken_defences
@@ -29,10 +36,12 @@ from rdc.defend.likelihood import READINGS
 from rdc.defend.transfer import Transfer
 from rdc.denoise import OptimalDenoiser, fast_dtype
 from rdc.denoise.checkpoints import load_denoiser, save_denoiser
+from rdc.experiments import experiment
 from rdc.models import base_classifier, build, entry, names, options_of
 from rdc.models.likelihood import Reading
 from rdc.models.parts import Kind, _reference, find_denoiser, reference_network
 from rdc.models.values import described, parsed
+from rdc.quantities import number
 from rdc.schedule import KINDS, levels
 from rdc.train.classifiers import reference_cnn
 from rdc.train.reference import RECIPES
@@ -88,9 +97,8 @@ def test_the_default_data_have_models(name, options):
 @pytest.fixture(scope="module")
 def tools():
     """The makers of the records, with the small network for the digits in the place of their own."""
-    denoiser, cnn = load_denoiser(TINY, dtype=fast_dtype()), reference_network("cnn", "digits", CPU)
+    denoiser = load_denoiser(TINY, dtype=fast_dtype())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rdc_models, "parts", lambda single: (denoiser, cnn, None))
         patch.setattr(certify_bases, "denoiser", lambda name: denoiser)
         patch.setattr(certify_bases, "network", lambda noise: trained(noise))
         yield
@@ -102,53 +110,57 @@ def trained(noise):
     return reference_cnn(path, load("digits", "train"), "digits", noise, 1)
 
 
-NAMES = {"CNN": "cnn", "LM+CNN": "lm-cnn", "DC": "dc", "RDC": "rdc", "DiffPure+CNN": "diffpure", "DiffPure+DC": "diffpure-dc"}
-
-
-def options_of_job(job: Job) -> dict:
-    """The options that stand for a job."""
-    name, single = NAMES[job.model.removesuffix(" single-head")], job.model.endswith("single-head")
-    found = {"denoiser": TINY} if "denoiser" in options_of(name) else {}
-    found |= {} if job.gradient == "plain" else {"gradient": job.gradient}
-    if job.lm:
-        lm = {k: v for k, v in job.lm}
-        found |= {"lm": "clamped", **{k: "none" if v is None else v for k, v in lm.items()}}
-    fresh = job.noise == "fresh"
-    if "noise" in options_of(name):
-        found |= {"noise": "fresh" if fresh else job.coupling}
-    if "chunk" in options_of(name):
-        found |= {"chunk": 256 if single else 2560, "draws": job.draws}
-    return found
+ROWS = [row for name in ("rdc-gradient", "rdc-suite", "rdc-settings", "dc-noise") for row in experiment(name).rows]
+LM = ("method", "step_size", "budget", "sigma", "timesteps", "count", "steps")
 
 
 def distinct(key):
-    """The first job for each value of a key."""
-    return list({key(job): job for job in reversed(jobs())}.values())
+    """The first row of the experiments for each value of a key."""
+    return list({str(key(row)): row for row in reversed(ROWS)}.values())
 
 
-def of_values(job):
-    """What decides the logits of a job."""
-    return job.model, job.lm, job.noise, job.draws, job.coupling
+def small(row):
+    """The options of a row, with the small network for the digits in the place of its own."""
+    options = dict(row.options)
+    return options | ({"denoiser": TINY} if "denoiser" in options_of(row.model) else {})
 
 
-@pytest.mark.parametrize("job", distinct(of_values), ids=lambda job: f"{job.model} {job.name} {job.noise}")
-def test_the_defences_of_the_record_have_the_same_numbers(tools, job):
-    ours = build(NAMES[job.model.removesuffix(" single-head")], "digits", **options_of_job(job))
+def by_hand(row):
+    """The model of a row, made of the classes of the package."""
+    options, model = dict(row.options), row.model
+    denoiser, cnn = load_denoiser(TINY, dtype=fast_dtype()), reference_network("cnn", "digits", CPU)
+    if model in ("cnn", "at-linf"):
+        return reference_network(model, "digits", CPU)
+    fresh, gradient = options.get("noise") == "fresh", options.get("gradient", "exact")
+    coupling = options.get("noise", "shared")
+    dc = DiffusionClassifier(denoiser, levels("elbo", 8, sigma_min=0.1), noise=coupling, draws=options.get("draws", 1))
+    if model == "dc":
+        return dc
+    back = cnn if model in ("lm-cnn", "diffpure") else dc
+    if model.startswith("diffpure"):
+        return DiffPure(Purify(denoiser, steps=10, noise="fresh" if fresh else "fixed"), back, gradient=gradient)
+    changes = {name: options[name] for name in LM if name in options}
+    if "budget" in changes:
+        changes["budget"] = number(changes["budget"], "budget")
+    noise = {"noise": "fresh"} if fresh else {"noise": options["lm_noise"]} if "lm_noise" in options else {}
+    lm = LikelihoodMaximization(denoiser, **{**READINGS[options["lm"]], **changes, **noise})
+    if gradient.startswith("smoothed"):
+        return RDC(lm.smoothed(float(gradient.split()[1])), back, gradient="exact")
+    return RDC(lm, back, gradient=gradient)
+
+
+@pytest.mark.parametrize("row", distinct(lambda r: (r.model, r.options)), ids=lambda row: f"{row.model} {dict(row.options)}")
+def test_the_defences_of_the_experiments_are_those_made_by_hand(row):
+    ours, theirs = build(row.model, "digits", **small(row)), by_hand(row)
     with torch.no_grad():
-        assert torch.equal(ours(DIGITS), rdc_models.build(job)(DIGITS))
+        assert torch.equal(ours(DIGITS), theirs(DIGITS))
 
 
-def of_gradient(job):
-    """What decides the gradient of a job, roughly."""
-    return job.model[:3], job.gradient
-
-
-@pytest.mark.parametrize("job", distinct(of_gradient), ids=lambda job: f"{job.model} {job.gradient}")
-def test_the_defences_of_the_record_have_the_same_gradients(tools, job):
-    ours = build(NAMES[job.model.removesuffix(" single-head")], "digits", **options_of_job(job))
-    theirs = rdc_models.build(job)
-    theirs = theirs.classifier if job.gradient == "transfer" else theirs
-    assert torch.equal(slope(ours), slope(theirs))
+@pytest.mark.parametrize(
+    "row", distinct(lambda r: (r.model, r.options.get("gradient"))), ids=lambda row: f"{row.model} {row.about['gradient']}"
+)
+def test_the_defences_of_the_experiments_have_the_gradients_of_those_made_by_hand(row):
+    assert torch.equal(slope(build(row.model, "digits", **small(row))), slope(by_hand(row)))
 
 
 def slope(model):
@@ -502,10 +514,8 @@ def make():
     assert all('"label": 1, "radius": ' in line for line in rows.read_text().splitlines()[1:])
 
 
-def test_an_attack_on_a_built_model_is_that_on_one_made_by_hand(tools):
-    job = replace(jobs()[2], gradient="smoothed 0.3")
-    assert job.model == "RDC"
-    ours, theirs = build("rdc", "digits", **options_of_job(job)), rdc_models.build(job)
+def test_an_attack_on_a_built_model_is_that_on_one_made_by_hand():
+    row = next(r for r in ROWS if r.model == "rdc" and r.options["gradient"] == "smoothed 0.3")
     y = load("digits").y[:2]
-    x_adv = [pgd(model, DIGITS, y, eps=0.1, steps=2) for model in (ours, theirs)]
+    x_adv = [pgd(model, DIGITS, y, eps=0.1, steps=2) for model in (build("rdc", "digits", **small(row)), by_hand(row))]
     assert torch.equal(*x_adv)

@@ -79,26 +79,26 @@ def test_read_errors(tmp_path):
         read_record(tmp_path / "bytes.json")
 
 
-@pytest.mark.parametrize("path", ["results/rdc.json", "../results/rdc.json"])
+@pytest.mark.parametrize("path", ["results/bench.json", "../results/bench.json"])
 def test_records_of_the_book_are_found_from_everywhere(path, tmp_path, monkeypatch):
     here = read_record(path)
     monkeypatch.chdir(tmp_path)
     assert stored_record(path) == read_record(path) == here
-    assert record_path(path) == book_folder("results") / "rdc.json" and record_path(path).is_absolute()
+    assert record_path(path) == book_folder("results") / "bench.json" and record_path(path).is_absolute()
     assert stored_record("results/never-made.json") == {}
 
 
 def test_a_folder_of_records_that_is_not_there_is_said(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for path in ("elsewhere/rdc.json", tmp_path / "none" / "rdc.json"):
-        with pytest.raises(ValueError, match=r"there is no folder .* with a record rdc\.json; give results/rdc\.json") as error:
+    for path in ("elsewhere/bench.json", tmp_path / "none" / "bench.json"):
+        with pytest.raises(ValueError, match=r"there is no folder .* with a record bench\.json; give results/bench\.json") as error:
             stored_record(path)
         assert "\n" not in str(error.value)
     monkeypatch.setattr(record, "__file__", str(tmp_path / "rdc" / "runs" / "record.py"))
     with pytest.raises(ValueError, match="the folder results of the book is not at"):
-        stored_record("results/rdc.json")
+        stored_record("results/bench.json")
     (tmp_path / "results").mkdir()  # of somebody else: this is no source tree
     with pytest.raises(ValueError, match="the folder results of the book is not at"):
-        stored_record("results/rdc.json")
+        stored_record("results/bench.json")
     (tmp_path / "rdc" / "book" / "results").mkdir(parents=True)
-    assert stored_record("results/rdc.json") == {}
+    assert stored_record("results/bench.json") == {}

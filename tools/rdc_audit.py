@@ -1,4 +1,4 @@
-"""Audit the attacks of tools/rdc_attacks.py: are their numbers on DC and RDC to be believed? results/rdc_audit.json.
+"""Audit the attacks on DC and RDC: are their numbers to be believed? results/rdc_audit.json.
 
     python tools/rdc_audit.py [--n 10] [--steps 10] [--queries 50]
 
@@ -10,17 +10,16 @@ import argparse
 import time
 from pathlib import Path
 
-from rdc_jobs import Job, rdc
-from rdc_models import build, parts
-
+from rdc.data import load
 from rdc.evaluate.audit import audit
+from rdc.models import build
 from rdc.runs.record import write_record
 
-CASES = {
-    "DC": Job("audit", "DC"),
-    "RDC, smoothed 0.3": rdc("audit", "smoothed 0.3"),
-    "RDC, bpda": rdc("audit", "bpda"),
-    "RDC, exact": rdc("audit", "exact"),
+CASES: dict[str, tuple[str, dict[str, str]]] = {
+    "DC": ("dc", {}),
+    "RDC, smoothed 0.3": ("rdc", {"lm": "clamped", "gradient": "smoothed 0.3"}),
+    "RDC, bpda": ("rdc", {"lm": "clamped", "gradient": "bpda"}),
+    "RDC, exact": ("rdc", {"lm": "clamped", "gradient": "exact"}),
 }
 
 
@@ -30,12 +29,10 @@ def main() -> None:
     for name, value in (("--n", 10), ("--steps", 10), ("--queries", 50)):
         parser.add_argument(name, type=int, default=value)
     args, start, results = parser.parse_args(), time.perf_counter(), {}
-    _, network, images = parts(False)
-    for name, job in CASES.items():
-        report = audit(
-            build(job), images.x[: args.n], images.y[: args.n], steps=args.steps, surrogate=network, queries=args.queries,
-            everything=True,
-        )
+    network, images = build("cnn"), load("fashion-mini")
+    for name, (model, options) in CASES.items():
+        x, y, sizes = images.x[: args.n], images.y[: args.n], {"steps": args.steps, "queries": args.queries}
+        report = audit(build(model, **options), x, y, surrogate=network, everything=True, **sizes)
         results[name] = {"ok": report.ok, "pushed": report.images, "rows": [vars(row) for row in report.rows]}
         print(f"{name}\n{report}", flush=True)
         config = {"eps": 8 / 255, "norm": "Linf", "seed": 0, "denoiser": "fashion-mini-multihead", **vars(args)}
