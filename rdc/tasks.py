@@ -223,7 +223,8 @@ def toy(row: Row) -> Row:
     from rdc.models import options_of
 
     known = options_of(row.model)
-    own = {name: value for name, value in TOY_OPTIONS.items() if name in row.options or (name == "levels" and name in known)}
+    fewer = {*row.options, *({"levels", "steps"} & known.keys())}
+    own = {name: value for name, value in TOY_OPTIONS.items() if name in fewer}
     given = {name: value for name, value in TOY.items() if name in row.arguments}
     own, given = {**row.options, **own}, {**row.arguments, **given}
     return replace(row, data="digits", n=2, start=0, block=2, options=own, arguments=given)

@@ -91,7 +91,7 @@ def test_records_of_the_book_are_found_from_everywhere(path, tmp_path, monkeypat
 def test_a_folder_of_records_that_is_not_there_is_said(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for path in ("elsewhere/bench.json", tmp_path / "none" / "bench.json"):
-        with pytest.raises(ValueError, match=r"there is no folder .* with a record bench\.json; give results/bench\.json") as error:
+        with pytest.raises(ValueError, match=r"no folder .* with a record bench\.json; give results/bench\.json") as error:
             stored_record(path)
         assert "\n" not in str(error.value)
     monkeypatch.setattr(record, "__file__", str(tmp_path / "rdc" / "runs" / "record.py"))

@@ -59,7 +59,8 @@ def check_same_gradient(case: Case) -> Iterator[Row]:
     if apart < 0.99:
         yield Row("same gradient", "fail", f"two gradients at one point differ (cosine {apart:.2f}), and the logits do not")
     elif odd:
-        text = f"the gradient of an image alone is another than in a batch (cosine {float(cosine.amin()):.2f})"
+        text = f"cosine {float(cosine.amin()):.3f}, length up to {float(size.amax().exp()):.3g} times"
+        text = f"the gradient of an image alone is another than in a batch ({text})"
         yield Row("same gradient", "fail", text)
     else:
         yield Row("same gradient", "pass", "the same gradient at a second call, and for an image alone")

@@ -13,9 +13,7 @@ THREE = ("bpda", "exact", "smoothed 0.3")
 EOT = (("bpda", 5), ("smoothed 0.3", 5), ("smoothed 0.3", 10))
 
 ROWS = (
-    row("gradient", "DC", n=96),
-    row("gradient", "CNN", n=96),
-    row("gradient", "AT", n=96),
+    *(row("gradient", m, n=96, priority=-1) for m in ("DC", "CNN", "AT")),
     *(lm("gradient", g, "released", n=96, priority=-1) for g in THREE),
     *(lm("gradient", g, "clamped", N=N, n=96) for N, g in product((5, 1), GRADIENTS)),
     *(lm("gradient", "smoothed 0.3", attack=a) for a in ("pgd-60", "pgd-restarts", "apgd")),
