@@ -438,7 +438,7 @@ def gaussian_grid(count: int, dims: int = 2) -> tuple[Tensor, Tensor]:
 
 def average(model: OptimalDenoiser, z: Tensor, sigma: float, count: int = nodes) -> tuple[Tensor, Tensor]:
     """``J`` and ``m`` at one point ``z`` ``(1, 1, dims)`` for every class, by quadrature: two tensors ``(K,)``."""
-    eps, w = gaussian_grid(count, z.shape[-1])
+    eps, w = (v.to(z) for v in gaussian_grid(count, z.shape[-1]))
     noisy = z + sigma * eps
     loss = (model.all_classes(noisy, sigma) - z).square().flatten(2).sum(dim=2)
     return w @ model.log_density(noisy, sigma), w @ loss
@@ -479,7 +479,7 @@ tau = 0.3
 
 def smooth_loss(z: Tensor, u: float, count: int) -> Tensor:
     """``m(u)`` of the smooth density ``p_tau`` at ``z``, for every class."""
-    eps, w = gaussian_grid(count)
+    eps, w = (v.to(z) for v in gaussian_grid(count))
     noisy, s = z + u * eps, math.hypot(tau, u)
     mean = (u**2 * toy.all_classes(noisy, s) + tau**2 * noisy[:, None]) / s**2
     return w @ (mean - z).square().flatten(2).sum(dim=2)

@@ -251,7 +251,7 @@ claim(all(toy_sigma * norm.ppf(p.max()) <= distance[p.argmax()] + 2 * step for p
 def repeated(model: nn.Module, x: Tensor, sigma: float, n0: int, n: int, runs: int, key: int) -> tuple[np.ndarray, np.ndarray]:
     """Chosen classes and counts of independent certificates of one image."""
     noise = randn((runs * (n0 + n), *x.shape), seed, "certify", "repeat", key, like=x)
-    answers = model(x + sigma * noise).argmax(dim=1).reshape(runs, n0 + n).numpy()
+    answers = model(x + sigma * noise).argmax(dim=1).reshape(runs, n0 + n).cpu().numpy()
     chosen = np.stack([(answers[:, :n0] == c).sum(1) for c in range(3)], axis=1).argmax(axis=1)
     return chosen, (answers[:, n0:] == chosen[:, None]).sum(axis=1)
 
@@ -610,7 +610,7 @@ claim(min(v.min() for v in clear.values()) > 10)
 def ten_lines(denoiser: Denoiser, x: Tensor, sigma: float, count: int = 8, seed: int = 0) -> Tensor:
     """EPNDC, quadrature with mirror images; minus the loss, less what all classes share, ``(N, K)``."""
     z, tau, steps = to_model(x), 2 * sigma, noised_steps(2 * sigma, count, "quadrature")
-    logits = torch.zeros(len(x), denoiser.num_classes, dtype=torch.float64)
+    logits = torch.zeros(len(x), denoiser.num_classes, dtype=torch.float64, device=x.device)
     for t, (s, w) in enumerate(zip(steps.levels.sigma.tolist(), steps.levels.weight.tolist(), strict=True)):
         u, eps = math.sqrt(s**2 - tau**2), randn(denoiser.shape, seed, 0, t, 0, 0, like=x)
         for sign in (1, -1):
@@ -643,8 +643,8 @@ def gaussian_grid(count: int = 37, end: float = 6.0) -> tuple[Tensor, Tensor]:
 
 def expected_losses(model: OptimalDenoiser, z: Tensor, steps: Steps) -> Tensor:
     """Weighted losses with the exact expectation over the noise, less what classes share, ``(N, K)``."""
-    eps, chance = gaussian_grid()
-    total = torch.zeros(len(z), model.num_classes, dtype=torch.float64)
+    eps, chance = (v.to(z) for v in gaussian_grid())
+    total = torch.zeros(len(z), model.num_classes, dtype=torch.float64, device=z.device)
     for s, u, w in zip(steps.levels.sigma.tolist(), steps.spread.tolist(), steps.levels.weight.tolist(), strict=True):
         gap = model.all_classes((z[:, None] + u * eps).flatten(0, 1), s).unflatten(0, (len(z), -1)) - z[:, None, None]
         value = (gap * (gap + 2 * steps.tau**2 / u * eps[:, None])).flatten(3).sum(dim=3)  # (N, nodes, K)

@@ -671,7 +671,7 @@ plt.show()
 
 def points(name: str, how: str) -> float:
     """Accuracy in percent, mean over levels."""
-    return 100 * float(np.mean([found.double().mean() for key, found in survived.items() if key[:2] == (name, how)]))
+    return 100 * float(np.mean([float(found.double().mean()) for key, found in survived.items() if key[:2] == (name, how)]))
 
 
 more = [f"{s:g}" for s in levels if paired[s][2] < 0.05 and paired[s][0] > paired[s][1]]
