@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import jaxtyping
 import matplotlib
 import matplotlib.pyplot as plt
 import pytest
@@ -138,6 +139,7 @@ def test_the_cells_run_on_another_device(chapter: str, elsewhere: Elsewhere) -> 
         for (module, name), value in replaced(chapter).items():
             stack.enter_context(mock.patch.object(module, name, value))
         stack.enter_context(matplotlib.rc_context())
+        stack.enter_context(mock.patch.object(jaxtyping.config, "jaxtyping_disable", True))  # readers have no checked types
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         stack.enter_context(block)
         run(chapter, device)
