@@ -175,6 +175,18 @@ def test_workers_and_merged_parts_equal_one_run(tmp_path):
     assert numbers(merged[0]) == numbers(one)
 
 
+@pytest.mark.parametrize("n", [2, 3, 7])
+def test_shards_share_the_cells(tmp_path, n):
+    whole = [(c.row.key(), c.start, c.stop) for c in CAMPAIGN.cells()]
+    parts = [replace(CAMPAIGN, shard=(i, n)) for i in range(n)]
+    assert sorted((c.row.key(), c.start, c.stop) for part in parts for c in part.missing(Store())) == sorted(whole)
+    for i, part in enumerate(parts):
+        run_campaign(part, tmp_path / f"{i}.jsonl")
+    merge([tmp_path / f"{i}.jsonl" for i in range(n)], tmp_path / "all.jsonl", ROWS)
+    run_campaign(CAMPAIGN, tmp_path / "one.jsonl")
+    assert numbers(tmp_path / "all.jsonl") == numbers(tmp_path / "one.jsonl")
+
+
 def test_parts_that_disagree_are_not_merged(tmp_path):
     cell = next(ROWS[0].cells())
     append(tmp_path / "a.jsonl", line(cell))

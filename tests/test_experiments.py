@@ -1,5 +1,7 @@
 """The experiments of the book: every row is well formed, runs at toy size, and its stored results are whole."""
 
+import csv
+import io
 import shutil
 import sys
 from dataclasses import replace
@@ -15,11 +17,12 @@ from rdc.experiments import experiment, names
 from rdc.models import build, entry
 from rdc.models.weights import checkpoints_of
 from rdc.runs.campaign import Campaign, campaign_state, run_campaign
-from rdc.runs.cell import Row
+from rdc.runs.cell import Row, pack
 from rdc.runs.code import Program, package_program
 from rdc.runs.record import book_folder
 from rdc.runs.store import Store
 from rdc.runs.table import entries, results, unions
+from rdc.runs.verify import verify
 from rdc.tasks import ATTACKS, attack_function, code_of, make_attack, measure, toy, weights_of
 
 EVERY = [(name, row) for name in names() for row in experiment(name).rows]
@@ -177,6 +180,45 @@ def test_the_command_runs_reports_and_merges(tmp_path, capsys, monkeypatch):
     with pytest.raises(SystemExit):
         command("merge", str(tmp_path / "none"))
     assert "no results in" in capsys.readouterr().err
+    for wrong in ("1/1", "2", "a/b"):
+        with pytest.raises(SystemExit):
+            command("run", "dc-noise", "--shard", wrong)
+        assert "--shard must be I/N" in capsys.readouterr().err
+
+
+def test_stored_cells_come_out_again(tmp_path, capsys, monkeypatch):
+    """What was computed is verified; an edited bit is found, and told to be of today's code."""
+    path = tmp_path / "dc-noise.jsonl"
+    rows = [replace(toy(row), block=1) for row in experiment("dc-noise").rows]
+    rows[3] = replace(rows[3], seed=1)  # at toy size it is the third one
+    rows[2] = replace(rows[2], options={**rows[2].options, "draws": 1})
+    run_campaign(Campaign(tuple(rows), measure, code_of, weights_of), path)
+    checks = list(verify(rows, Store.read(path), measure, share=1.0))
+    assert len(checks) == len(Store.read(path).lines) == 8 and not any(check.differs for check in checks)
+    assert len(list(verify(rows, Store.read(path), measure, share=0.3))) == 2
+    assert list(verify(rows, Store.read(path), measure, seconds=-1.0)) == []
+    first, *rest = Store.read(path).lines
+    flipped = [not bit for bit in first.outcome("robust").values()]
+    odd = replace(first, bits={**first.bits, "robust": pack(flipped)}, counts={**first.counts, "robust": sum(flipped)})
+    path.write_text("".join(line.dump() + "\n" for line in [odd, *rest]))
+    assert [check.differs for check in verify(rows, Store.read(path), measure, share=1.0)] == [(0,)] + [()] * 7
+
+
+def test_reports_hold_every_row_that_was_run(capsys, monkeypatch, tmp_path):
+    def command(*words: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["rdc", *words])
+        main()
+        return capsys.readouterr().out
+
+    store = Store.read(book_folder("results") / "dc-noise.jsonl")
+    run = [row for row in experiment("dc-noise").rows if store.of(row).n]
+    text = command("report", "dc-noise")
+    assert text.count("\n") == 2 + len(run) and "| dc |" in text
+    lines = list(csv.DictReader(io.StringIO(command("report", "dc-noise", "--format", "csv"))))
+    assert [int(line["robust"]) for line in lines] == [store.of(row).accuracy("robust").correct for row in run]
+    command("report", "dc-noise", "--format", "figure", "--out", str(tmp_path / "a.svg"))
+    assert "<svg" in (tmp_path / "a.svg").read_text()
+    assert "no results yet" in command("report", "dc-noise", "--folder", str(tmp_path))
 
 
 def test_states_count_images():

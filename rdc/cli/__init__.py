@@ -15,6 +15,7 @@ from rdc.cli.certify import certify_command
 from rdc.cli.experiment import experiment_command
 from rdc.cli.models import models_command
 from rdc.cli.notebook import run_command
+from rdc.cli.report import report_command, verify_command
 from rdc.cli.train import train_command
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -26,6 +27,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "models": models_command,
     "run": run_command,
     "experiment": experiment_command,
+    "report": report_command,
+    "verify": verify_command,
 }
 #: Packages that only some commands need, and the extra that brings them.
 EXTRAS = {

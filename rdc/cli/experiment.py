@@ -33,6 +33,7 @@ def experiment_command(
     cpus: Annotated[float, arg(help="Cores of a task on Ray.")] = 1,
     gpus: Annotated[float, arg(help="GPUs of a task on Ray; 0.25 lets four share one.")] = 0,
     out: Annotated[Path | None, arg(help="Folder of the results; by default that of the book.")] = None,
+    shard: Annotated[str, arg(help="I/N: of N runs that share the work this is number I = 0...N-1.")] = "0/1",
     toy_size: Annotated[bool, arg(name="toy", help="Two images and one step, to try a campaign; needs --out.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -58,7 +59,7 @@ def experiment_command(
     for one in chosen:
         rows = tuple(map(toy, one.rows)) if toy_size else one.rows
         left_over = None if minutes is None else minutes - (time.monotonic() - begin) / 60
-        campaign = Campaign(rows, measure, code_of, weights_of, str(pick_device(device)))
+        campaign = Campaign(rows, measure, code_of, weights_of, str(pick_device(device)), shard_of(shard))
         if action == "status":
             print_state(one, campaign, files(one.name, out))
         else:
@@ -67,6 +68,18 @@ def experiment_command(
             done, left = run_campaign(campaign, path, () if toy_size else known, left_over, workers, quiet, execute)
             print(f"{one.name}: {done} cells done, {left} left; {path}")
     return None
+
+
+def shard_of(text: str) -> tuple[int, int]:
+    """Return ``I/N`` as two numbers.
+
+    Raises:
+        ValueError: if it is not that.
+    """
+    first, slash, total = text.partition("/")
+    if not (slash and first.isdigit() and total.isdigit() and int(first) < int(total)):
+        raise ValueError(f"--shard must be I/N with I in 0...N-1, such as 0/4, got {text!r}")
+    return int(first), int(total)
 
 
 def files(name: str, out: Path | None) -> list[Path]:

@@ -40,6 +40,7 @@ class Campaign:
         code: The hash of the code that decides a row.
         weights: The hashes of the checkpoints that a row uses.
         device: Where to compute.
+        shard: ``(i, n)``: of each n cells only number i, for n runs that share the work; their results can be merged.
     """
 
     rows: Sequence[Row]
@@ -47,6 +48,7 @@ class Campaign:
     code: Callable[[Row], str]
     weights: Callable[[Row], Mapping[str, str]]
     device: str = "cpu"
+    shard: tuple[int, int] = (0, 1)
 
     def cells(self) -> list[Cell]:
         """Return all cells: by priority, then by their first image, so that rows can be compared early; none twice."""
@@ -57,9 +59,9 @@ class Campaign:
         return list(known.values())
 
     def missing(self, store: Store) -> list[Cell]:
-        """Return the cells that no line of today's code and weights holds."""
-        marks = {row.key(): (self.code(row), self.weights(row)) for row in self.rows}
-        return [cell for cell in self.cells() if not store.holds(cell, *marks[cell.row.key()])]
+        """Return the cells of this shard that no line of today's code and weights holds."""
+        marks, (first, step) = {row.key(): (self.code(row), self.weights(row)) for row in self.rows}, self.shard
+        return [cell for cell in self.cells()[first::step] if not store.holds(cell, *marks[cell.row.key()])]
 
 
 @dataclass(frozen=True)

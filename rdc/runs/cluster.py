@@ -18,7 +18,7 @@ AHEAD = 2  # tasks in flight for each that can run
 
 
 def on_ray(
-    work: Work, todo: Iterable[Sequence[int]], address: str | None = None, cpus: float = 1, gpus: float = 0
+    work: Work, todo: Iterable[Sequence[int]], address: str | None = None, cpus: float = 1, gpus: float = 0, threads: int = 0
 ) -> Generator[list[Row], None, None]:
     """Yield the rows of each block of positions, in the order in which the tasks end.
 
@@ -26,8 +26,9 @@ def on_ray(
         work: Picklable; its modules must be importable on every machine.
         todo: Blocks; the next is asked for when there is room.
         address: Of a cluster, or ``auto`` for the one that runs here; None starts one on this machine for the run.
-        cpus: Cores of a task; it uses as many threads.
+        cpus: Cores of a task.
         gpus: GPUs of a task: 0.25 lets four tasks share one.
+        threads: Threads of a task; 0 for as many as cores.
 
     Raises:
         ModuleNotFoundError: without Ray.
@@ -43,7 +44,7 @@ def on_ray(
         remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(task)
         shared, waiting = ray.put(work), iter(todo)
         flying: list[Any] = []
-        with closing(refill(remote, shared, waiting, int(cpus))) as tasks:
+        with closing(refill(remote, shared, waiting, threads or int(cpus))) as tasks:
             try:
                 while True:
                     flying += [one for _, one in zip(range(AHEAD * int(room) - len(flying)), tasks, strict=False)]

@@ -1,0 +1,132 @@
+"""The commands ``rdc report`` and ``rdc verify``: tables of stored results, and whether they come out again."""
+
+__all__ = ["report_command", "verify_command"]
+
+import csv
+import io
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+from rdc.cli.options import Device, pick_device
+from rdc.experiments import experiment, names
+from rdc.runs.cell import Row
+from rdc.runs.record import book_folder, write_atomic
+from rdc.runs.store import Found, Store
+from rdc.runs.verify import verify
+from rdc.tasks import code_of, measure, weights_of
+
+Names = Annotated[Positional[tuple[str, ...]], arg(help="Names of experiments; by default all.")]
+
+
+def report_command(
+    what: Names = (),
+    form: Annotated[Literal["markdown", "csv", "figure"], arg(name="format", help="figure needs --out.")] = "markdown",
+    folder: Annotated[Path | None, arg(help="Folder of the results; by default that of the book.")] = None,
+    out: Annotated[Path | None, arg(help="File to write; by default the terminal.")] = None,
+) -> None:
+    """Print what experiments have found: one line a row, with counts, 95 % intervals, and whether today's code decided it.
+
+    For example:
+      rdc report rdc-gradient
+      rdc report rdc-suite --format csv --out suite.csv
+    """
+    place = book_folder("results") if folder is None else folder
+    lines = [line for name in (what or names()) for line in table(name, place)]
+    if form == "figure":
+        if out is None:
+            raise ValueError("a figure goes into a file; give --out, for instance report.svg")
+        return draw(lines, out)
+    text = as_csv(lines) if form == "csv" else as_markdown(lines)
+    print(text, end="") if out is None else write_atomic(out, text.encode())
+    return None
+
+
+def table(name: str, folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of an experiment that have results."""
+    rows, store = experiment(name).rows, Store.read(folder / f"{name}.jsonl")
+    return [line_of(name, row, store.of(row), store) for row in rows if store.of(row).n]
+
+
+def line_of(name: str, row: Row, found: Found, store: Store) -> dict[str, Any]:
+    """Return the line of a row."""
+    robust, clean = found.accuracy("robust"), found.accuracy("clean")
+    current = store.of(row, code_of(row), weights_of(row)).n
+    return {
+        "experiment": name, "model": row.model, "options": words(row.options), "attack": row.attack or "none",
+        "arguments": words(row.arguments), "n": robust.n, "clean": clean.correct, "robust": robust.correct,
+        "low": round(robust.low, 4), "high": round(robust.high, 4), "of today's code": current,
+    }  # fmt: skip
+
+
+def words(options: Any) -> str:
+    """Return options in a few words."""
+    return " ".join(f"{k}={v}" for k, v in options.items() if not isinstance(v, (dict, list)))
+
+
+def as_csv(lines: list[dict[str, Any]]) -> str:
+    """Return a table as CSV."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(lines[0]) if lines else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return buffer.getvalue()
+
+
+def as_markdown(lines: list[dict[str, Any]]) -> str:
+    """Return a table as Markdown; nothing was run if it is empty."""
+    if not lines:
+        return "no results yet; rdc experiment run makes them\n"
+    heads = list(lines[0])
+    body = ["| " + " | ".join(str(line[h]) for h in heads) + " |" for line in lines]
+    return "\n".join(["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|", *body]) + "\n"
+
+
+def draw(lines: list[dict[str, Any]], out: Path) -> None:
+    """Draw robust accuracies with their intervals."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    fig, ax = plt.subplots(figsize=(8, 0.8 + 0.28 * len(lines)), layout="constrained")
+    value = [line["robust"] / line["n"] for line in lines]
+    below = [v - line["low"] for v, line in zip(value, lines, strict=True)]
+    above = [line["high"] - v for v, line in zip(value, lines, strict=True)]
+    ax.errorbar(value, range(len(lines)), xerr=[below, above], fmt="o", color="#0072b2", capsize=2)
+    titles = [f"{one['model']} {one['options']} | {one['attack']} {one['arguments']}" for one in lines]
+    ax.set(xlim=(0, 1), xlabel="robust accuracy (fraction of images), 95 % interval")
+    ax.set_yticks(range(len(lines)), titles)
+    ax.invert_yaxis()
+    ax.tick_params(axis="y", labelsize=7)
+    fig.savefig(out)
+    plt.close(fig)
+
+
+def verify_command(
+    what: Names = (),
+    share: Annotated[float, arg(help="Part of the cells that took no longer than --seconds.")] = 0.1,
+    seconds: Annotated[float, arg(help="Cells that took longer are left out.")] = 60.0,
+    device: Device = "auto",
+    folder: Annotated[Path | None, arg(help="Folder of the results; by default that of the book.")] = None,
+    seed: int = 0,
+) -> None:
+    """Compute a random part of the cheap cells again, and compare image by image.
+
+    Raises:
+        RuntimeError: if an image of a cell that today's code decided has another outcome.
+    """
+    place, device = book_folder("results") if folder is None else folder, str(pick_device(device))
+    wrong = 0
+    for name in what or names():
+        rows = {row.key(): row for row in experiment(name).rows}
+        for check in verify(list(rows.values()), Store.read(place / f"{name}.jsonl"), measure, device, share, seconds, seed):
+            row, (start, stop) = rows[check.line.key], check.line.images
+            today = check.line.code == code_of(row) and check.line.weights == weights_of(row)
+            wrong += len(check.differs) if today else 0
+            age = "" if today else ", decided by other code or weights"
+            agree = f"{stop - start - len(check.differs)}/{stop - start} agree{age}"
+            print(f"{name} {row.model} {row.attack or ''} images {start}...{stop - 1}: {agree}")
+    if wrong:
+        raise RuntimeError(f"{wrong} images of cells of today's code come out otherwise")
