@@ -168,7 +168,7 @@ class Line:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of spec, images, code and weights: two lines that share it hold the same numbers."""
+        """A hash of spec, images, code and weights; two lines that share it hold the same numbers."""
         text = json.dumps([self.spec, self.images, self.code, self.weights], sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
