@@ -16,7 +16,7 @@ from run_notebooks import find
 
 ROOT = Path(__file__).parents[1]
 FILES = ("_config.yml", "_toc.yml", "references.bib", "CHANGELOG.md")
-FOLDERS = ("book", "_ext", "_static", "results")
+FOLDERS = ("book", "_ext", "_static", "results", "examples")
 
 
 def copy(source: Path, to: Path) -> None:
