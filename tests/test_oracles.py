@@ -12,7 +12,9 @@ from torch import nn
 from rdc.attack import autoattack, pgd
 from rdc.attack.norms import norm_of
 from rdc.classify import cifar10_resnet18
+from rdc.classify.reference import reference_network
 from rdc.data import Images, load
+from rdc.evaluate import predict
 from rdc.train.classifiers import train_classifier
 
 FOOLBOX = pytest.mark.skipif(importlib.util.find_spec("foolbox") is None, reason="foolbox is not installed")
@@ -112,3 +114,16 @@ def test_a_missing_or_damaged_network_gives_one_line(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="is not installed; run 'pip install pyautoattack") as shown["none"]:
         cifar10_resnet18()
     assert not any("\n" in str(error.value) for error in shown.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "eps"), [("cnn", 0.4), ("cnn", 0.6), ("at-l2", 0.8)])
+def test_targeted_pgd_in_l2_is_as_strong_as_targeted_apgd(kind, eps):
+    """At equal steps towards all nine wrong classes, on the images 300...399 of the digits."""
+    pytest.importorskip("pyautoattack")
+    model, test = reference_network(kind, "digits"), load("digits", "test")
+    x, y = test.x[300:], test.y[300:]
+    options = {"version": "custom", "attacks": ["apgd-t"], "steps": 20, "batch": 100}
+    ours, theirs = pgd(model, x, y, "L2", eps, steps=20, targets=9), autoattack(model, x, y, "L2", eps, **options)
+    broken = [int((predict(model, found) != y).sum()) for found in (ours, theirs)]
+    assert broken[0] >= broken[1] - 1 and 10 < broken[1] < 95, broken

@@ -1,5 +1,6 @@
 """The laws of the book's tools and of rdc.notebook."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import run_notebooks
 import student_edition
 
 from rdc import notebook
+from rdc.runs.code import Program
 
 ROOT = Path(__file__).parents[1]
 
@@ -113,6 +115,26 @@ def test_stamp_follows_code_profile_and_surroundings(write):
 
     assert of(SOURCE) == of(SOURCE + "\n# %% [markdown]\n# Prose.\n")
     assert len({of(SOURCE), of(SOURCE + "n\n"), of(SOURCE, "full"), of(SOURCE, around="b")}) == 4
+
+
+def test_a_notebook_depends_on_what_it_imports_and_reads(write, monkeypatch, tmp_path):
+    """Not on docstrings, nor on code that it does not use."""
+    shutil.copytree(run_notebooks.ROOT / "rdc", tmp_path / "rdc", ignore=shutil.ignore_patterns("assets", "__pycache__"))
+    source = SOURCE + "\n# %%\nfrom rdc.attack import pgd\nprint(pgd)\n"
+
+    def parts(more=""):
+        monkeypatch.setattr(run_notebooks, "program", lambda: Program(tmp_path / "rdc", "rdc"))
+        return run_notebooks.imported(jupytext.read(write(source + more))).split()
+
+    before, path = parts(), tmp_path / "rdc" / "attack" / "pgd.py"
+    text = path.read_text()
+    path.write_text(text.replace("Return adversarial images", "Give adversarial images", 1))
+    (tmp_path / "rdc" / "attack" / "stadv.py").write_text("")
+    assert parts() == before
+    path.write_text(text.replace('loss: str = "margin"', 'loss: str = "ce"', 1))
+    assert parts() != before
+    path.write_text(text)
+    assert len(before) == 1 and len(parts("\nrecord = 'results/bench.json'\n")) == 2
 
 
 def test_student_edition_of_prose():

@@ -6,7 +6,8 @@ import subprocess
 import sys
 import time
 
-from run_notebooks import ROOT, environment, find, record
+import jupytext
+from run_notebooks import ROOT, environment, find, imported, record
 
 STAMPS = ROOT / "_build" / "nbval"
 OPTIONS = "-p no:cacheprovider -o addopts= -o filterwarnings= -q --no-header --nbval-lax --nbval-current-env"
@@ -19,7 +20,8 @@ def check(names: list[str]) -> int:
     STAMPS.mkdir(parents=True, exist_ok=True)
     for i, py in enumerate(notebooks, 1):
         ipynb, passed = py.with_suffix(".ipynb"), STAMPS / py.stem
-        key = hashlib.sha256(ipynb.read_bytes() + (ROOT / "nbval_sanitize.cfg").read_bytes() + surroundings.encode()).hexdigest()
+        decides = f"{surroundings} {imported(jupytext.read(py))}".encode()
+        key = hashlib.sha256(ipynb.read_bytes() + (ROOT / "nbval_sanitize.cfg").read_bytes() + decides).hexdigest()
         if passed.exists() and passed.read_text() == key:
             print(f"[{i}/{len(notebooks)}] {py.stem}: unchanged since it passed", flush=True)
             continue

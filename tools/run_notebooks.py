@@ -7,6 +7,7 @@ python tools/run_notebooks.py --out _build/executed   elsewhere; what has not ch
 
 import argparse
 import datetime
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -21,6 +22,7 @@ import jupytext
 import nbformat
 
 from rdc.notebook import NotebookError, profiles, run_notebook, write_notebook
+from rdc.runs.code import Program
 
 ROOT = Path(__file__).parents[1]
 SHOWN = ("torch", "numpy", "scipy", "matplotlib", "pyautoattack")  # versions that the book prints
@@ -32,19 +34,35 @@ def digest(nb: Any) -> str:
 
 
 def environment() -> str:
-    """Hash of what else decides them: every file of the package, the records, the installed versions, Python."""
+    """Hash of what else decides them all: weights and data of the package, the installed versions, Python."""
     h = hashlib.sha256(platform.python_version().encode())
-    files = [*(ROOT / "rdc").rglob("*"), *(ROOT / "results").rglob("*.json")]
-    for f in sorted(p for p in files if p.is_file() and "__pycache__" not in p.parts):
+    for f in sorted(p for p in (ROOT / "rdc" / "assets").rglob("*") if p.is_file()):
         h.update(str(f.relative_to(ROOT)).encode() + hashlib.sha256(f.read_bytes()).digest())
     for name in sorted(f"{d.name}=={d.version}" for d in importlib.metadata.distributions()):
         h.update(name.encode())
     return h.hexdigest()
 
 
+@functools.cache
+def program() -> Program:
+    """The package, its plots and records too."""
+    return Program(ROOT / "rdc", "rdc")
+
+
+def imported(nb: Any) -> str:
+    """Hash of the definitions of the package that a notebook refers to, and of the files in results/ that it names.
+
+    A change of a docstring, or of what it does not use, is no change.
+    """
+    source = "\n".join(c.source for c in nb.cells if c.cell_type == "code")
+    files = sorted(p for p in (ROOT / "results").iterdir() if p.stem in source)
+    parts = [program().digest_source(source), *(hashlib.sha256(p.read_bytes()).hexdigest() for p in files)]
+    return " ".join(parts)
+
+
 def stamp(nb: Any, profile: str, surroundings: str) -> str:
-    """What an executed notebook depends on, in one hash: its code, the parameters of the profile and the environment."""
-    parts = digest(nb), (profiles() / f"{profile}.yaml").read_text(encoding="utf8"), surroundings
+    """What an executed notebook depends on, in one hash: its code, what it uses, the profile's parameters, the environment."""
+    parts = digest(nb), imported(nb), (profiles() / f"{profile}.yaml").read_text(encoding="utf8"), surroundings
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
