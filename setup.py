@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-BOOK = {"notebooks": "*.py", "profiles": "*.yaml", "results": "*.json"}
+BOOK = {"notebooks": "*.py", "profiles": "*.yaml", "results": "*.json*"}
 
 
 class WithBook(build_py):
