@@ -219,7 +219,7 @@ def weights_of(row: Row) -> dict[str, str]:
 
 
 def toy(row: Row) -> Row:
-    """Return a row at toy size: two digits, one step, two levels."""
+    """Return a row at toy size: at most two digits, one step, two levels."""
     from rdc.models import options_of
 
     known = options_of(row.model)
@@ -227,4 +227,5 @@ def toy(row: Row) -> Row:
     own = {name: value for name, value in TOY_OPTIONS.items() if name in fewer}
     given = {name: value for name, value in TOY.items() if name in row.arguments}
     own, given = {**row.options, **own}, {**row.arguments, **given}
-    return replace(row, data="digits", n=2, start=0, block=2, options=own, arguments=given)
+    n = 1 if own.get("noise") == "fresh" else 2  # each is judged twenty times
+    return replace(row, data="digits", n=n, start=0, block=n, options=own, arguments=given)
