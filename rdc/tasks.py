@@ -224,8 +224,7 @@ def toy(row: Row) -> Row:
 
     known = options_of(row.model)
     fewer = {*row.options, *({"levels", "steps"} & known.keys())}
-    own = {name: value for name, value in TOY_OPTIONS.items() if name in fewer}
-    given = {name: value for name, value in TOY.items() if name in row.arguments}
-    own, given = {**row.options, **own}, {**row.arguments, **given}
+    own = {**row.options, **{name: value for name, value in TOY_OPTIONS.items() if name in fewer}}
+    given = {**row.arguments, **{name: value for name, value in TOY.items() if name in row.arguments}}
     n = 1 if own.get("noise") == "fresh" else 2  # each is judged twenty times
     return replace(row, data="digits", n=n, start=0, block=n, options=own, arguments=given)
