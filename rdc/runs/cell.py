@@ -201,10 +201,10 @@ class Line:
         images = value["images"]
         if len(images) != 2 or not all(type(i) is int for i in images) or not 0 <= images[0] < images[1]:
             raise ValueError(f"images of a cell are the first and the one past the last, not {images}")
-        line = cls(**{**value, "images": (images[0], images[1])})
-        for name, given in line.values.items():
+        for name, given in value["values"].items():
             if len(given) != images[1] - images[0] or not all(v is None or type(v) in (int, float) for v in given):
                 raise ValueError(f"{name} is not {images[1] - images[0]} numbers")
+        line = cls(**{**value, "images": (images[0], images[1])})
         for name, packed in line.bits.items():
             if sum(unpack(packed, images[1] - images[0])) != line.counts.get(name):
                 raise ValueError(f"the bits of {name} are not {line.counts.get(name)} of {images[1] - images[0]}")
