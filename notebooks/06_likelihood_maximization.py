@@ -194,7 +194,8 @@ if answers:
 #
 # Are these attacks to be believed ({ref}`sec-lm-audit`)? {glue:text}`lm-audit`
 #
-# The table has the other radii, one LM step in the place of five, and noise that is fresh at every call.
+# The table has the other radii, one LM step in the place of five, and noise that is fresh at every call. "As released" is here the
+# reading `clamped`, which clamps after every step; {ref}`sec-lm-question` has the rows of `released`, which clamps once, at the end.
 # :::
 #
 # The union contains BPDA, so it cannot break fewer images; the test asks whether so many more are luck. {ref}`sec-lm-question`
