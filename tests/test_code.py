@@ -124,6 +124,19 @@ def test_names_come_with_their_attributes():
     assert sorted(found) == [["a", "b", "c"], ["d"], ["e"], ["f"]]
 
 
+def test_a_definition_that_moves_leaves_the_digest(tmp_path):
+    """Where a definition lives decides nothing, and neither does the import that brings it."""
+    before = house(tmp_path / "a").digest("house.attack:lazy")
+    folder = tmp_path / "b" / "house"
+    house(tmp_path / "b")
+    (folder / "late.py").write_text("import math\n\ndef late(x):\n    return math.sin(x)\n")
+    text = (folder / "attack.py").read_text()
+    (folder / "attack.py").write_text(text.replace("from .tools import late", "from house.late import late"))
+    moved = Program(folder, "house")
+    assert ("house.late", "late") in moved.closure("house.attack:lazy")
+    assert moved.digest("house.attack:lazy") == before
+
+
 def test_a_docstring_alone_leaves_a_body():
     (node,) = ast.parse('def f():\n    """Text."""').body
     assert ast.unparse(bare(node)) == "def f():\n    pass"

@@ -54,7 +54,7 @@ class Program:
         Raises:
             ValueError: if there is no such definition.
         """
-        lines = (f"{module}:{name} {self.text((module, name))}" for module, name in self.closure(*roots))
+        lines = sorted(f"{name} {self.text((module, name))}" for module, name in self.closure(*roots))
         return hashlib.blake2b("\n".join(lines).encode(), digest_size=8).hexdigest()
 
     def closure(self, *roots: str) -> list[Definition]:
@@ -87,7 +87,7 @@ class Program:
         return found
 
     def text(self, definition: Definition) -> str:
-        """Return the syntax of a definition, without docstrings."""
+        """Return the syntax of a definition, without docstrings and imports."""
         if definition not in self._texts:
             self._texts[definition] = "\n".join(ast.dump(bare(node)) for node in self._nodes(definition))
         return self._texts[definition]
@@ -227,11 +227,16 @@ def defined(body: Iterable[ast.stmt]) -> dict[str, list[ast.stmt]]:
 
 
 def bare(node: ast.stmt) -> ast.stmt:
-    """Return a copy of a statement without its docstrings."""
+    """Return a copy of a statement without its docstrings and the imports inside it."""
     copy = ast.parse(ast.unparse(node)).body[0]
     for inner in ast.walk(copy):
         if isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and ast.get_docstring(inner) is not None:
-            inner.body = inner.body[1:] or [ast.Pass()]
+            inner.body = inner.body[1:]
+        for name, value in ast.iter_fields(inner):
+            if isinstance(value, list):
+                setattr(inner, name, [one for one in value if not isinstance(one, (ast.Import, ast.ImportFrom))])
+        if isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and not inner.body:
+            inner.body = [ast.Pass()]
     return copy
 
 

@@ -1,6 +1,6 @@
-"""What the cells of an experiment compute, and what decides them: a task, a model, an attack, each found by its name."""
+"""The task *attack*: which images of a cell does a model keep under an attack, and which before it?"""
 
-__all__ = ["ATTACKS", "attack", "code_of", "make_attack", "measure", "toy", "weights_of"]
+__all__ = ["ATTACKS", "attack", "make_attack", "roots", "toy", "weights"]
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from rdc.runs.cell import Cell, Outcome, Row
-from rdc.runs.code import Program, package_program
 
 #: Attacks by name, and the function behind each.
 ATTACKS = {
@@ -26,18 +25,6 @@ ATTACKS = {
 #: What a toy run has in place of the real sizes: of arguments of attacks, and of options of models.
 TOY = {"steps": 1, "restarts": 1, "queries": 2, "eot": 1, "targets": 0}
 TOY_OPTIONS = {"levels": 2, "steps": 1, "count": 2, "draws": 2}
-
-
-def measure(cell: Cell, device: str = "cpu") -> Outcome:
-    """Compute a cell.
-
-    Raises:
-        ValueError: if there is no such task, data set, model or attack, or an option of theirs is unknown.
-    """
-    tasks: dict[str, Callable[[Cell, str], Outcome]] = {"attack": attack}
-    if cell.row.task not in tasks:
-        raise ValueError(f"unknown task {cell.row.task!r}; there are {', '.join(tasks)}")
-    return tasks[cell.row.task](cell, device)
 
 
 def attack(cell: Cell, device: str = "cpu") -> Outcome:
@@ -185,29 +172,22 @@ def displacement(model: nn.Module, x: Tensor) -> dict[str, float]:
     }
 
 
-def code_of(row: Row, program: Program | None = None) -> str:
-    """Return the hash of the code that decides a row: its task, the builders of its models, its attack and what they refer to.
+def roots(row: Row) -> list[str]:
+    """Return what decides a row besides its task: the builders of its models, and its attack."""
+    models = [row.model, *([row.arguments["on"]["model"]] if "on" in row.arguments else [])]
+    return [*map(builder, models), *([] if row.attack is None else [ATTACKS[row.attack]])]
 
-    Arguments:
-        row: The row.
-        program: Where the code is; by default the package as it is on disk.
-    """
+
+def builder(model: str) -> str:
+    """Return where the function that makes a model is."""
     from rdc.models import entry
 
-    models = [row.model, *([row.arguments["on"]["model"]] if "on" in row.arguments else [])]
-    makers = [getattr(entry(name).make, "func", entry(name).make) for name in models]
-    roots = [f"rdc.tasks:{row.task}", *(f"{make.__module__}:{make.__qualname__}" for make in makers)]
-    if row.attack is not None:
-        roots.append(ATTACKS[row.attack])
-    return _code(program or package_program(), tuple(roots))
+    make = entry(model).make
+    make = getattr(make, "func", make)
+    return f"{make.__module__}:{make.__qualname__}"
 
 
-@cache
-def _code(program: Program, roots: tuple[str, ...]) -> str:
-    return program.digest(*roots)
-
-
-def weights_of(row: Row) -> dict[str, str]:
+def weights(row: Row) -> dict[str, str]:
     """Return the hashes of the checkpoints that a row uses, by name."""
     from rdc.models.weights import checkpoints_of
 
