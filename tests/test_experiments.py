@@ -48,7 +48,7 @@ def test_every_row_names_what_there_is():
     for name, row in ATTACKED:
         entry(row.model).checked(dict(row.options))
         make_attack(row.attack, row.data, "cpu", {k: v for k, v in row.arguments.items() if k != "on"})
-        assert row.about["table"], name
+        assert row.about, name
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """Write the card of a shipped checkpoint from what the checkpoint itself says: <name>.md beside it.
 
 python tools/model_card.py fashion-mini digits fashion-mini-multihead fashion-mini-vanilla fashion-mini-robust
-python tools/model_card.py fashion-mini-at-linf    # and the other reference networks; what it withstands is read from results/
+python tools/model_card.py fashion-mini-at-linf    # and the other reference networks, with what they withstand
 """
 
 import hashlib
@@ -11,10 +11,14 @@ from typing import Any
 from rdc.classify.reference import KIND, reference_network, shipped_references
 from rdc.classify.reference import SHIPPED as REFERENCES
 from rdc.denoise.checkpoints import ASSETS, load_denoiser, read_checkpoint
+from rdc.experiments import experiment
+from rdc.experiments.reference import ATTACKS, BALLS
 from rdc.guide.classifier import SHIPPED, load_classifier, shipped_classifiers
 from rdc.guide.threat import Threat
-from rdc.runs.record import read_record, write_atomic
+from rdc.runs.record import book_folder, write_atomic
 from rdc.runs.statistics import Accuracy
+from rdc.runs.store import Found, Store
+from rdc.tasks import weights_of
 
 LICENCES = {
     "fashion": "Fashion-MNIST, MIT, copyright 2017 Zalando SE",
@@ -85,15 +89,13 @@ def classifier_card(name: str) -> str:
 
 
 def reference_card(name: str) -> str:
-    """The model card of a reference network, in markdown; its accuracy is that of the record, which must be of these weights."""
+    """The model card of a reference network, in markdown; its accuracy is that of the experiment ``reference``, of these weights."""
     path = REFERENCES / f"{name}.safetensors"
     _, meta = read_checkpoint(path, KIND)
-    config, recipe, record = meta["config"], meta["recipe"], read_record("results/reference_networks.json")
-    found, data = record["results"][name], config["data"]
+    config, recipe, data = meta["config"], meta["recipe"], meta["config"]["data"]
     kind = name.removeprefix(f"{data}-")
-    if found["tensors_sha256"] != meta["tensors_sha256"]:
-        raise ValueError(f"the record is of other weights than {path}; run 'python tools/reference_networks.py'")
-    counts = {key: Accuracy(**row["accuracy"]) for key, row in found["rows"].items()}
+    found, (norm, eps) = measured(kind, data), BALLS[data, kind]
+    union = [all(bits) for bits in zip(*(one.outcome("robust").values() for a, one in found.items() if a != "none"), strict=True)]
     attack, settings = recipe["attack"], {k: v for k, v in recipe.items() if k not in ("data", "attack")}
     rows = {
         "what": "CNN, images in [0, 1] to logits; a reference for attacks",
@@ -106,16 +108,31 @@ def reference_card(name: str) -> str:
         "device": f"{meta['environment']['device']}, {words(meta['environment']['versions'])}; other devices round differently",
         "commit": meta["environment"]["commit"] or "none",
         "wall time": f"{meta['seconds'] / 60:.1f} minutes",
-        "clean, all test images": f"{Accuracy(**found['test'])}, Wilson 95 %",
-        f"clean, first {record['config']['n']}": f"{counts['clean']}",
-        **{f"{key}, {found['norm']} {found['eps']}": f"{counts[key]}" for key in ("pgd", "targeted", "square", "union")},
-        "attacks": "; ".join(f"{key}: {words(options)}" for key, options in record["config"]["attacks"].items()),
+        "clean, all test images": f"{found['none'].accuracy('clean')}, Wilson 95 %",
+        f"clean, first {found['pgd'].n}": f"{found['pgd'].accuracy('clean')}",
+        **{f"{key}, {norm} {eps}": f"{found[key].accuracy('robust')}" for key in ATTACKS},
+        f"union, {norm} {eps}": f"{Accuracy.of(sum(union), len(union))}",
+        "attacks": "; ".join(f"{key}: {words(arguments)}" for key, (_, arguments) in ATTACKS.items()),
         "file": f"{path.name}, {path.stat().st_size / 1e6:.2f} MB, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}",
         "use": "teaching and research on robustness; not for decisions about people",
         "licence": f"{meta['licence']}; data: {meta['source']}",
     }
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
     return f"# Model card: {name}\n\n| | |\n|---|---|\n{table}\n"
+
+
+def measured(kind: str, data: str) -> dict[str, Found]:
+    """What the experiment ``reference`` found of a network with these weights, by attack.
+
+    Raises:
+        ValueError: if it has not been run with these weights.
+    """
+    store = Store.read(book_folder("results") / "reference.jsonl")
+    rows = [row for row in experiment("reference").rows if (row.data, row.model) == (data, kind)]
+    found = {row.about["attack"]: store.of(row, weights=weights_of(row)) for row in rows}
+    if not all(one.complete for one in found.values()):
+        raise ValueError(f"the attacks on {data}-{kind} are of other weights; run 'rdc experiment run reference'")
+    return found
 
 
 def options(threat: dict[str, Any] | None) -> str:

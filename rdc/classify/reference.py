@@ -5,7 +5,7 @@
 | ``at-l2``    the same in an L2 ball
 
 The weights come with the package; :mod:`rdc.train.reference` holds the recipes that made them. What they withstand is in
-``results/reference_networks.json``, which ``tools/reference_networks.py`` writes, and on the card beside each file.
+the experiment ``reference``, and on the card beside each file.
 
 References:
     | Towards Deep Learning Models Resistant to Adversarial Attacks (Madry et al., 2018), https://arxiv.org/abs/1706.06083

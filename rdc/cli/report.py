@@ -13,6 +13,7 @@ from rdc.cli.options import Device, pick_device
 from rdc.experiments import experiment, names
 from rdc.runs.cell import Row
 from rdc.runs.record import book_folder, write_atomic
+from rdc.runs.statistics import Accuracy
 from rdc.runs.store import Found, Store
 from rdc.runs.verify import verify
 from rdc.tasks import code_of, measure, weights_of
@@ -50,14 +51,30 @@ def table(name: str, folder: Path) -> list[dict[str, Any]]:
 
 
 def line_of(name: str, row: Row, found: Found, store: Store) -> dict[str, Any]:
-    """Return the line of a row."""
-    robust, clean = found.accuracy("robust"), found.accuracy("clean")
+    """Return the line of a row: clean and robust images with the interval of these, and whatever else was measured in words."""
+    clean, robust = counted(found, "clean"), counted(found, "robust")
     current = store.of(row, code_of(row), weights_of(row)).n
     return {
-        "experiment": name, "model": row.model, "options": words(row.options), "attack": row.attack or "none",
-        "arguments": words(row.arguments), "n": robust.n, "clean": clean.correct, "robust": robust.correct,
-        "low": round(robust.low, 4), "high": round(robust.high, 4), "of today's code": current,
+        "experiment": name, "model": row.model, "options": words(row.options), "attack": row.attack or row.task,
+        "arguments": words(row.arguments), "n": found.n, "clean": clean.correct if clean else "",
+        "robust": robust.correct if robust else "", "low": round(robust.low, 4) if robust else "",
+        "high": round(robust.high, 4) if robust else "", "other": others(found), "of today's code": current,
     }  # fmt: skip
+
+
+def counted(found: Found, name: str) -> Accuracy | None:
+    """Return how often an outcome is yes; None if it was not measured."""
+    measured = any(name in line.counts for line in found.lines.values())
+    return found.accuracy(name) if measured else None
+
+
+def others(found: Found) -> str:
+    """Return the sums of other counts, and the means, in words."""
+    lines = list({id(line): line for line in found.lines.values()}.values())
+    names = dict.fromkeys(k for line in lines for k in line.counts if k not in ("clean", "robust"))
+    totals = {name: sum(line.counts.get(name, 0) for line in lines) for name in names}
+    means = {name: found.mean(name) for name in dict.fromkeys(k for line in lines for k in line.means)}
+    return ", ".join([*(f"{k} {v}" for k, v in totals.items()), *(f"{k} {v:.4g}" for k, v in means.items() if v is not None)])
 
 
 def words(options: Any) -> str:
@@ -84,8 +101,16 @@ def as_markdown(lines: list[dict[str, Any]]) -> str:
 
 
 def draw(lines: list[dict[str, Any]], out: Path) -> None:
-    """Draw robust accuracies with their intervals."""
+    """Draw robust accuracies with their intervals.
+
+    Raises:
+        ValueError: if there is none.
+    """
     import matplotlib
+
+    lines = [line for line in lines if line["robust"] != ""]
+    if not lines:
+        raise ValueError("no robust accuracy was measured in these experiments, so that there is nothing to draw")
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt

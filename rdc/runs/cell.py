@@ -20,6 +20,7 @@ from typing import Any
 from rdc.runs.rowfile import misfit
 
 Json = Any
+OPTIONAL = ("bits", "means", "counts", "values", "words")  # fields that a line without them has not
 #: Fields of a line with their types, as :func:`rdc.runs.rowfile.misfit` reads them.
 SCHEMA: dict[str, Any] = {
     "spec": {
@@ -32,6 +33,7 @@ SCHEMA: dict[str, Any] = {
     "means": {str: float},
     "counts": {str: int},
     "values": {str: list},
+    "words": {str: str},
     "provenance": {
         "commit": str, "date": str, "device": str, "python": str, "seconds": (float, type(None)), "versions": {str: str},
     },
@@ -110,12 +112,14 @@ class Outcome:
         means: Means over the images, by name.
         counts: Other counts, by name.
         values: A number for each image, or None where there is none, by name.
+        words: What was found, in words, by name.
     """
 
     bits: Mapping[str, Sequence[bool]]
     means: Mapping[str, float] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
     values: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
+    words: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,7 @@ class Line:
         means: Means over the images.
         counts: How many of each outcome, and other counts.
         values: A number for each image, or None.
+        words: What was found, in words.
         provenance: Commit, date, device, Python, seconds, versions.
     """
 
@@ -142,6 +147,7 @@ class Line:
     means: dict[str, float]
     counts: dict[str, int]
     values: dict[str, list[float | None]]
+    words: dict[str, str]
     provenance: dict[str, Json]
 
     @classmethod
@@ -158,8 +164,8 @@ class Line:
         packed = {name: pack(bits) for name, bits in outcome.bits.items()}
         means = {name: float(value) for name, value in outcome.means.items()}
         values = {name: list(given) for name, given in outcome.values.items()}
-        images = (cell.start, cell.stop)
-        return cls(cell.row.spec(), images, code, dict(weights), packed, means, counts, values, dict(provenance))
+        images, words = (cell.start, cell.stop), dict(outcome.words)
+        return cls(cell.row.spec(), images, code, dict(weights), packed, means, counts, values, words, dict(provenance))
 
     @property
     def key(self) -> str:
@@ -182,8 +188,9 @@ class Line:
         return dict(zip(range(*self.images), self.values[name], strict=True))
 
     def dump(self) -> str:
-        """Return the line as JSON."""
-        return json.dumps(asdict(self), sort_keys=True)
+        """Return the line as JSON; fields that hold nothing are left out."""
+        found = asdict(self)
+        return json.dumps({k: v for k, v in found.items() if v or k not in OPTIONAL}, sort_keys=True)
 
     @classmethod
     def load(cls, text: str) -> "Line":
@@ -193,6 +200,7 @@ class Line:
             ValueError: if a field is missing, too many, of another type, or disagrees with another, in one line.
         """
         value = json.loads(text)
+        value = {**{name: {} for name in OPTIONAL}, **value} if isinstance(value, dict) else value
         fault = misfit(value, SCHEMA)
         known = {*SCHEMA, *SCHEMA["spec"], *SCHEMA["provenance"]}
         more = [] if fault else sorted({*value, *value["spec"], *value["provenance"]} - known)
