@@ -60,8 +60,8 @@ def test_a_shipped_network_does_what_its_cells_say(name):
     assert right[:96] == list(found["pgd"].outcome("clean").values())
     norm, eps = BALLS[data, kind]
     x_adv = pgd(network, test.x[:96], test.y[:96], norm=norm, eps=eps, seed=0, **ATTACKS["pgd"][1])
-    odd = [a != b for a, b in zip((predict(network, x_adv, 96) == test.y[:96]).tolist(), found["pgd"].outcome("robust").values())]
-    assert sum(odd) <= 1  # none here; another processor rounds differently
+    now = dict(enumerate((predict(network, x_adv, 96) == test.y[:96]).tolist()))
+    assert sum(now[i] != was for i, was in found["pgd"].outcome("robust").items()) <= 1  # none here; another processor rounds differently
     trained = RECIPES[data]["at-linf" if kind == "cnn" else kind].attack
     assert (trained.norm, number(trained.eps, "eps")) == (norm, number(eps, "eps"))
 
@@ -69,7 +69,7 @@ def test_a_shipped_network_does_what_its_cells_say(name):
 def test_adversarial_training_pays():
     for data in RECIPES:
         weak, strong = ([one.outcome("robust") for a, one in measured(kind, data).items() if a != "none"] for kind in KINDS[:2])
-        weak, strong = ([all(bits) for bits in zip(*(o.values() for o in each))] for each in (weak, strong))
+        weak, strong = ([all(bits) for bits in zip(*(o.values() for o in each), strict=True)] for each in (weak, strong))
         assert decide(strong, weak, broken=weak.count(False)).outcome == "holds"
 
 

@@ -89,7 +89,7 @@ def classifier_card(name: str) -> str:
 
 
 def reference_card(name: str) -> str:
-    """The model card of a reference network, in markdown; its accuracy is that of the experiment ``reference``, of these weights."""
+    """The model card of a reference network, in markdown, with what the experiment ``reference`` found of these weights."""
     path = REFERENCES / f"{name}.safetensors"
     _, meta = read_checkpoint(path, KIND)
     config, recipe, data = meta["config"], meta["recipe"], meta["config"]["data"]
