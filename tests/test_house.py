@@ -24,7 +24,7 @@ FLOORS = [
     {"evaluate", "analyse"},
     {"certify", "early_exit", "guide"},
     {"train", "models", "tasks"},
-    {"cli", "__main__", "notebook", "plots", "experiments"},
+    {"cli", "__main__", "notebook", "plots", "experiments", "findings"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS, 1) for name in names}
 FORMER = {"noise.py", "checkpoints.py", "attack/audit.py"}  # former names: re-exports and nothing else

@@ -55,7 +55,8 @@ def imported(nb: Any) -> str:
     A change of a docstring, or of what it does not use, is no change.
     """
     source = "\n".join(c.source for c in nb.cells if c.cell_type == "code")
-    files = sorted(p for p in (ROOT / "results").iterdir() if p.stem in source)
+    judged = "claims_table" in source or "rdc.findings" in source  # verdicts may rest on any result
+    files = sorted(p for p in (ROOT / "results").iterdir() if p.stem in source or (judged and p.suffix == ".jsonl"))
     parts = [program().digest_source(source), *(hashlib.sha256(p.read_bytes()).hexdigest() for p in files)]
     return " ".join(parts)
 

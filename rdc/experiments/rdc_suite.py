@@ -1,4 +1,4 @@
-"""Which of six defences keeps the most images under three threats, each under the gradient that is strongest against it?"""
+"""Which of seven defences keeps the most images under three threats, each under the gradient that is strongest against it?"""
 
 from itertools import product
 from typing import Any
@@ -11,7 +11,7 @@ ROWS = tuple(
     found
     for threat in THREATS
     for found in (
-        *(row("suite", m, **threat) for m in ("CNN", "DC")),
+        *(row("suite", m, **threat) for m in ("CNN", "AT", "DC")),
         *(lm("suite", g, model=m, **threat) for m, g in product(("RDC", "LM+CNN"), ("bpda", "smoothed 0.3"))),
         *(row("suite", m, g, **threat) for m, g in product(("DiffPure+CNN", "DiffPure+DC"), ("exact", "bpda"))),
     )

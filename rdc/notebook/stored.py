@@ -1,11 +1,17 @@
-"""The stored results of experiments, as a chapter reads them."""
+"""The stored results of experiments and the verdicts on claims, as a chapter shows them."""
 
-__all__ = ["stored_rows"]
+__all__ = ["claims_table", "stored_rows", "stored_table"]
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rdc.experiments import experiment
+from rdc.findings import Finding, claims, judge
+from rdc.runs.statistics import Accuracy
 from rdc.runs.table import Entry, results, unions
+
+NOTHING = "not run here: the results have no rows for this yet."
 
 
 def stored_rows(*names: str, folder: str | Path | None = None) -> list[Entry]:
@@ -20,3 +26,68 @@ def stored_rows(*names: str, folder: str | Path | None = None) -> list[Entry]:
     """
     found = [entry for name in names for entry in results(name, experiment(name).rows, folder)]
     return found + unions(found)
+
+
+def stored_table(rows: Sequence[Entry], title: str) -> Any:
+    """Return entries as a table that a notebook displays; what is the same in all of them stands in the caption.
+
+    Arguments:
+        rows: Entries of :func:`stored_rows`.
+        title: Of the table.
+    """
+    import pandas as pd
+
+    if not rows:
+        return f"{title}: {NOTHING}"
+    found = pd.DataFrame([in_words(row) for row in rows])
+    same = [c for c in found if c not in ("robust", "clean") and found[c].nunique() == 1]
+    caption = ", ".join(f"{c} {found[c].iloc[0]}" for c in same if found[c].iloc[0] != "-")
+    return found.drop(columns=same).style.hide(axis="index").set_caption(f"{title}: {caption}")
+
+
+def in_words(row: Entry) -> dict[str, str]:
+    """Return what an entry says, by column."""
+    moved, budget, sigma = row.get("displacement"), row.get("budget"), row.get("sigma")
+    return {
+        "model": row["model"],
+        "LM": row.get("lm") or "-",
+        "N": str(row.get("N") or "-"),
+        "budget": "none" if budget is None else f"{255 * budget:.3g}/255",
+        "sigma": "-" if not sigma else f"{sigma[0]:g} to {sigma[1]:g}",
+        "levels": row.get("timesteps") or "-",
+        "noise": row["noise"],
+        "judged by": row["protocol"],
+        "gradient": row["gradient"],
+        "EOT": str(row["eot"]),
+        "attack": row["attack"],
+        "threat": threat(row),
+        "moved, L2": f"{moved['L2']:.2f}" if moved else "-",
+        "clean": str(Accuracy(**row["clean"]).correct),
+        "robust": str(Accuracy(**row["robust"])),
+    }
+
+
+def threat(row: Entry) -> str:
+    """Return norm and radius of an entry, in grey levels for Linf."""
+    return f"{row['norm']} {255 * row['eps']:.3g}/255" if row["norm"] == "Linf" else f"{row['norm']} {row['eps']:.3g}"
+
+
+def claims_table(*ids: str, folder: str | Path | None = None) -> Any:
+    """Return the verdicts on some claims as a table that a notebook displays.
+
+    Arguments:
+        ids: Of the claims, see :mod:`rdc.findings`.
+        folder: Where the results are; by default the book's own.
+    """
+    import pandas as pd
+
+    found = pd.DataFrame([line(judge(claims()[name], folder)) for name in ids])
+    left = [{"selector": "td, th", "props": [("text-align", "left"), ("white-space", "normal")]}]
+    return found.style.hide(axis="index").set_table_styles(left).set_caption("What the papers claim, and what the results say of it")
+
+
+def line(found: Finding) -> dict[str, str]:
+    """Return a finding in four columns."""
+    about = found.entry()
+    interval = "" if about["low"] is None else f" [{about['low']:+.2f}, {about['high']:+.2f}]"
+    return {"": about["id"], "claim": about["claim"], "verdict": about["verdict"], "evidence": about["sentence"] + interval}

@@ -1,0 +1,33 @@
+"""What the papers claim, and what this book's results say of it.
+
+>>> from rdc.findings import claims, judge
+>>> judge(claims()["A2"]).verdict
+'holds'
+"""
+
+__all__ = ["Claim", "Finding", "claims", "judge", "rate", "write_claims"]
+
+import json
+from pathlib import Path
+
+from rdc.findings.claim import Claim, Finding, judge, rate
+from rdc.runs.record import write_atomic
+
+
+def claims() -> dict[str, Claim]:
+    """Return all claims by their id, in order."""
+    from rdc.findings import robust_classification
+
+    return {claim.id: claim for claim in robust_classification.CLAIMS}
+
+
+def write_claims(path: str | Path, folder: str | Path | None = None) -> list[Finding]:
+    """Judge all claims and write the list as JSON.
+
+    Arguments:
+        path: The file.
+        folder: Where the results are; by default those of the book.
+    """
+    found = [judge(claim, folder) for claim in claims().values()]
+    write_atomic(Path(path), (json.dumps([one.entry() for one in found], indent=1, ensure_ascii=False) + "\n").encode())
+    return found

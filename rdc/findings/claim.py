@@ -1,0 +1,202 @@
+"""A claim as data, and what the stored cells say of it by the one rule of :mod:`rdc.runs.verdict`.
+
+A claim consists of comparisons (:class:`Test`) of two sides on the same images, or of one with a bound. A :class:`Side` is the
+rows of an experiment whose words (``Row.about``) are the wanted ones: an image counts as right if it is right in *all* of them, so
+that the rows of several attacks on one model are their union. A claim may instead be settled by a derivation: then it names the
+test that checks it.
+"""
+
+__all__ = ["Claim", "Finding", "Proof", "Side", "Test", "judge", "outcomes"]
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from rdc.experiments import experiment
+from rdc.runs.record import book_folder
+from rdc.runs.statistics import Accuracy
+from rdc.runs.store import Found, Store
+from rdc.runs.verdict import Comparison, Verdict, decide_all
+
+NOT_RUN = "not run"
+
+
+@dataclass(frozen=True)
+class Side:
+    """Images and whether each is right (or, in general, whether an outcome is yes).
+
+    Attributes:
+        experiment: Name of an experiment.
+        where: Words of its rows; a tuple stands for any of its members.
+        outcome: Name of the outcome. A name that is not an outcome but a number for each image counts as yes above ``above``.
+        above: For numbers.
+    """
+
+    experiment: str
+    where: Mapping[str, Any] = field(default_factory=dict)
+    outcome: str = "robust"
+    above: float = 0.0
+
+
+@dataclass(frozen=True)
+class Test:
+    """A comparison: ``a`` is claimed to be larger than ``b``, or than ``bound``; the other arguments are those of ``decide``."""
+
+    a: Side
+    b: Side | None = None
+    bound: float | None = None
+    equal: float | None = None
+    effect: float | None = None
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A derivation that settles a claim, ``outcome``, and the test that checks it: ``tests/test_x.py::test_y``."""
+
+    outcome: str
+    test: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement of one of the papers.
+
+    Attributes:
+        id: Letter of the paper and number.
+        place: Where it stands.
+        text: What is claimed, in one sentence.
+        how: By what it is judged, or why nothing was run.
+        tests: Comparisons that decide it together.
+        proof: A derivation that settles it.
+        page: The page of the book where it is treated.
+        scale: Data and models behind the comparisons.
+    """
+
+    id: str
+    place: str
+    text: str
+    how: str
+    tests: tuple[Test, ...] = ()
+    proof: Proof | None = None
+    page: str = ""
+    scale: str = "Fashion-MNIST, 28x28"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim with its verdict; the fields are those of the published list, see :func:`judge`."""
+
+    claim: Claim
+    verdict: str
+    record: str
+    n: int
+    low: float | None
+    high: float | None
+    attack: str
+    reason: str
+    parts: tuple[Verdict, ...] = ()
+
+    def entry(self) -> dict[str, Any]:
+        """Return what is written to ``results/claims.json``."""
+        c = self.claim
+        sentence = f"{c.how[0].upper()}{c.how[1:]}: {self.reason}."
+        return {
+            "id": c.id, "place": c.place, "claim": c.text, "verdict": self.verdict, "record": self.record, "n": self.n,
+            "low": self.low, "high": self.high, "scale": c.scale if c.tests else "", "attack": self.attack,
+            "sentence": sentence, "page": c.page,
+        }  # fmt: skip
+
+
+def judge(claim: Claim, folder: str | Path | None = None) -> Finding:
+    """Return what is known of a claim.
+
+    ``low`` and ``high`` bound the rate or the difference of the comparison that decides. Comparisons with rows that were not run
+    are left out; without any the claim is *not run*.
+
+    Arguments:
+        claim: The claim.
+        folder: Where the results are; by default those of the book.
+    """
+    if claim.proof is not None:
+        return Finding(claim, claim.proof.outcome, claim.proof.test, 0, None, None, "", "a derivation, which the test checks")
+    made = [(test, found) for test in claim.tests if (found := compared(test, folder)) is not None]
+    if not made:
+        return Finding(claim, NOT_RUN, "", 0, None, None, "", "no stored result decides it")
+    verdict, parts = decide_all([comparison for _, (comparison, _) in made])
+    names = dict.fromkeys(side.experiment for test, _ in made for side in (test.a, test.b) if side is not None)
+    attacks = dict.fromkeys(a for _, (_, used) in made for a in used)
+    low, high = verdict.interval
+    n = max(len(comparison.a) for _, (comparison, _) in made)
+    return Finding(
+        claim, verdict.outcome, ", ".join(f"results/{name}.jsonl" for name in names), n, low, high, ", ".join(attacks),
+        verdict.reason, tuple(parts),
+    )  # fmt: skip
+
+
+def compared(test: Test, folder: str | Path | None = None) -> tuple[Comparison, tuple[str, ...]] | None:
+    """Return the comparison of a test on the images that both sides have, and the attacks behind it; None if a side has none."""
+    a, b = outcomes(test.a, folder), None if test.b is None else outcomes(test.b, folder)
+    images = [i for i in a if b is None or i in b]
+    if not images:
+        return None
+    sides = [side for side in (test.a, test.b) if side is not None]
+    attacks = tuple(dict.fromkeys(name for side in sides for name in attacks_of(side, folder)))
+    broken = min((breaks(side, folder) for side in sides if attacks_of(side, folder)), default=None)
+    right = [a[i] for i in images]
+    other = None if b is None else [b[i] for i in images]
+    return Comparison(right, other, test.bound, test.equal, test.effect, broken), attacks
+
+
+def outcomes(side: Side, folder: str | Path | None = None) -> dict[int, bool]:
+    """Return whether each image is right in all rows of a side, of the images that all of them have."""
+    parts = [one(found, side) for found in rows_of(side, folder)]
+    shared = [i for i in (parts[0] if parts else {}) if all(i in part for part in parts)]
+    return {i: all(part[i] for part in parts) for i in shared}
+
+
+def one(found: Found, side: Side) -> dict[int, bool]:
+    """Return the outcome of a side in one row."""
+    bits = found.outcome(side.outcome)
+    return bits or {i: v > side.above for i, v in found.value(side.outcome).items() if v is not None}
+
+
+def breaks(side: Side, folder: str | Path | None = None) -> int:
+    """Return how many images that were right the strongest attack of a side broke."""
+    pairs = [[found.accuracy(name).correct for name in ("clean", "robust")] for found in rows_of(side, folder)]
+    return max(clean - robust for clean, robust in pairs)
+
+
+def attacks_of(side: Side, folder: str | Path | None) -> list[str]:
+    """Return the attacks of the rows of a side that were run."""
+    return [found.row.attack for found in rows_of(side, folder) if found.row.attack is not None and side.outcome == "robust"]
+
+
+def rows_of(side: Side, folder: str | Path | None = None) -> list[Found]:
+    """Return what is known of the rows of a side that were run."""
+    place = book_folder("results") if folder is None else Path(folder)
+    store = stored(place / f"{side.experiment}.jsonl")
+    rows = [row for row in experiment(side.experiment).rows if fits(row.about, side.where)]
+    return [found for row in rows if (found := store.of(row)).n]
+
+
+def fits(about: Mapping[str, Any], where: Mapping[str, Any]) -> bool:
+    """Return whether the words of a row are the wanted ones."""
+    return all(about.get(k) in v if isinstance(v, tuple) else about.get(k) == v for k, v in where.items())
+
+
+def stored(path: Path) -> Store:
+    """Return the lines of a file, read once for each state of it."""
+    return _stored(path, path.stat().st_mtime_ns if path.exists() else 0)
+
+
+@cache
+def _stored(path: Path, _: int) -> Store:
+    return Store.read(path)
+
+
+def rate(side: Side, folder: str | Path | None = None) -> Accuracy | None:
+    """Return how many images of a side are right; None if it was not run."""
+    found = outcomes(side, folder)
+    return Accuracy.of(sum(found.values()), len(found)) if found else None

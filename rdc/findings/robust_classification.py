@@ -1,0 +1,229 @@
+"""The claims of *Robust Classification via a Single Diffusion Model* (Chen et al., 2024)."""
+
+__all__ = ["CLAIMS"]
+
+from itertools import product
+from typing import Any
+
+from rdc.findings.claim import Claim, Proof, Side, Test
+
+EIGHT, SIXTEEN = 8 / 255, 16 / 255
+THREE = ("bpda", "exact", "smoothed 0.3")  # gradients
+MARGIN = -0.05  # "no stronger" and "no better" allow for five points
+MOST = 0.75  # what "rises" means: for more than three quarters of the images
+LEVELS = ("0.1", "0.2", "0.5", "1")
+
+
+def rdc(lm: str = "released", N: int = 5, gradient: Any = THREE, eps: float = EIGHT, noise: str = "fixed", eot: Any = 1) -> Side:
+    """RDC under some gradients, PGD with 20 steps; the union if there are several."""
+    words = {"table": "gradient", "model": "RDC", "lm": lm, "N": N, "gradient": gradient, "eps": eps, "noise": noise}
+    return Side("rdc-gradient", {**words, "attack": "pgd", "norm": "Linf", "eot": eot})
+
+
+def alone(model: str, eps: float = EIGHT) -> Side:
+    """A model without likelihood maximisation under its own gradient."""
+    return Side("rdc-gradient", {"table": "gradient", "model": model, "attack": "pgd", "eps": eps})
+
+
+def trained(kind: str = "at-linf") -> Side:
+    """A reference network under the union of PGD, nine targets and Square."""
+    return Side("reference", {"data": "fashion-mini", "model": kind, "attack": ("pgd", "targeted", "square")})
+
+
+def suite(model: str, norm: str = "Linf", outcome: str = "robust") -> Side:
+    """A defence of the suite, all gradients that were tried."""
+    return Side("rdc-suite", {"model": model, "norm": norm}, outcome)
+
+
+def setting(**words: Any) -> Side:
+    """A setting of likelihood maximisation, all gradients."""
+    return Side("rdc-settings", words)
+
+
+def lab(quantity: str, readings: tuple[str, ...], kinds: tuple[str, ...], bound: float) -> tuple[Test, ...]:
+    """A quantity of the laboratory rises for more than ``bound`` of the images, at each noise level of the density."""
+    cases = product(readings, kinds, LEVELS)
+    return tuple(Test(Side("laboratory", {"LM": r, "images": k}, f"{quantity}, sigma {s}"), bound=bound) for r, k, s in cases)
+
+
+MAIN, ALL = ("mi-fgsm", "all ELBO levels", "released"), ("clean", "border", "adversarial")
+OPTIMAL, LM = "notebooks/03_optimal_classifier", "notebooks/06_likelihood_maximization"
+DC, HEADS, RANDOM = "notebooks/04_diffusion_classifier", "notebooks/07_multihead", "notebooks/08_gradient_randomness"
+
+CLAIMS = (
+    Claim(
+        "A1", "Theorem 3.1", "Where the gap of the bound vanishes, the softmax of minus the losses is the class posterior.",
+        "it suffices that the gap is the same for all classes, as it nearly is at low noise",
+        proof=Proof("holds", "tests/test_elbo.py::test_at_low_noise_the_gap_to_the_log_likelihood_is_the_same_for_all_classes"),
+        page=OPTIMAL,
+    ),
+    Claim(
+        "A2", "Theorem 3.2", "The optimal denoiser of a finite set is the average of its images with softmax weights.",
+        "an identity, checked against loops in float64",
+        proof=Proof("holds", "tests/test_optimal_denoiser.py::test_against_loops"), page=OPTIMAL,
+    ),
+    Claim(
+        "A3", "Corollary 3.3", "The optimal classifier has a closed form, and predicts the class that lies closest.",
+        "at low noise it is the nearest neighbour; the closed form is checked against the definition",
+        proof=Proof("holds", "tests/test_optimal_classifier.py::test_at_low_noise_the_elbo_classifier_is_the_nearest_neighbour"),
+        page=OPTIMAL,
+    ),
+    Claim(
+        "A4", "Section 3.3", "The optimal diffusion classifier is 100 % robust (Linf 8/255, L2 0.5).",
+        "on images that are not stored in it, under PGD, against a rate of 99 %",
+        tuple(Test(Side("optimal", {"norm": norm}), bound=0.99, effect=1.0) for norm in ("Linf", "L2")),
+        page=OPTIMAL,
+    ),
+    Claim(
+        "A5", "Section 3.3", "On adversarial images the trained model's loss is much larger than the optimal one's.",
+        "compared on a few images in the chapter; no record has it", page=DC,
+    ),
+    Claim("A6", "Table 1", "The diffusion classifier is far more robust than earlier generative classifiers (JEM, SBGC).",
+          "these classifiers are not built here"),
+    Claim(
+        "A7", "Table 1", "The diffusion classifier stays accurate under StAdv.",
+        "right after the attack against right before it, less five points",
+        (Test(suite("DC", "StAdv"), suite("DC", "StAdv", "clean"), bound=MARGIN, effect=0.0),), page=LM,
+    ),
+    Claim(
+        "A8", "Table 1", "RDC is more robust than adversarial training against the threat of the training (by 4.77 points).",
+        "the union of the gradients on RDC as released against the union of three attacks on a network trained for Linf 8/255",
+        (Test(rdc(), trained(), effect=0.0477),), page=LM,
+    ),
+    Claim(
+        "A9", "Section 4.3", "RDC keeps its robustness against threats that it was not made for, adversarial training does not.",
+        "RDC against the network trained for Linf, under L2 1.0 and StAdv, all gradients that were tried",
+        (Test(suite("RDC", "L2"), suite("AT", "L2")), Test(suite("RDC", "StAdv"), suite("AT", "StAdv"))), page=LM,
+    ),
+    Claim(
+        "A10", "Table 1", "Likelihood maximisation in front of an undefended network makes it robust.",
+        "the strongest gradient on LM + CNN against the CNN alone, Linf 8/255", (Test(suite("LM+CNN"), suite("CNN")),), page=LM,
+    ),
+    Claim(
+        "A11", "Section 3.4", "Likelihood maximisation raises log p(x) and with it log p(x | y) of the true class.",
+        "exact likelihoods under the optimal denoiser: both rise for over three quarters of the images, at every noise level",
+        lab("log p(z)", MAIN, ALL, MOST) + lab("log p(z | y)", MAIN, ALL, MOST), page=LM,
+    ),
+    Claim(
+        "A11a", "Section 3.4", "… and therefore leads an adversarial image back to its class.",
+        "the exact log-odds of the true class rise for more than half of the adversarial images, at every noise level",
+        lab("log-odds", MAIN, ("adversarial",), 0.5), page=LM,
+    ),
+    Claim(
+        "A12", "Section 3.5", "One random noise level a step makes LM far more robust than all levels.",
+        "one level against the mean of four, all gradients",
+        (Test(setting(table="timesteps", timesteps="one"), setting(table="timesteps", timesteps="all")),), page=LM,
+    ),
+    Claim(
+        "A13", "Figure 2b", "Robust accuracy rises with the budget of LM and then falls; 8/255 is good.",
+        "a budget of 8/255 against 2/255 and against 32/255, all gradients",
+        tuple(Test(setting(table="budget", budget=EIGHT), setting(table="budget", budget=b / 255)) for b in (2, 32)), page=LM,
+    ),
+    Claim("A14", "Figure 2c", "Fewer noise levels hardly change clean accuracy but hurt robust accuracy.",
+          "compared on a few images in the chapter; no record of outcomes has it", page=DC),
+    Claim(
+        "A15", "Section 4.5", "More draws of the noise, or noise shared by the classes, make the classifier no more robust.",
+        "one draw against four, and noise of each class against shared noise, less five points",
+        (
+            Test(Side("dc-noise", {"draws": 1, "coupling": "shared"}), Side("dc-noise", {"draws": 4}), bound=MARGIN),
+            Test(Side("dc-noise", {"coupling": "per_class"}), Side("dc-noise", {"draws": 1, "coupling": "shared"}), bound=MARGIN),
+        ),
+        page=DC,
+    ),
+    Claim(
+        "A16", "Table 2", "BPDA is as strong as the exact gradient.",
+        "RDC under the exact gradient keeps as many images as under BPDA, less five points; five steps of LM",
+        (
+            Test(rdc(gradient="exact"), rdc(gradient="bpda"), bound=MARGIN, effect=0.0),
+            Test(rdc("clamped", gradient="exact"), rdc("clamped", gradient="bpda"), bound=MARGIN, effect=0.0),
+            Test(
+                rdc("clamped", gradient="exact", eps=SIXTEEN), rdc("clamped", gradient="bpda", eps=SIXTEEN),
+                bound=MARGIN, effect=0.0,
+            ),
+        ),
+        page=LM,
+    ),
+    Claim(
+        "A16a", "Table 2", "… for one step of LM, as it was measured.",
+        "the same with one step, where both gradients are blind to the steps of the sign",
+        (Test(rdc("clamped", 1, "exact"), rdc("clamped", 1, "bpda"), bound=MARGIN, effect=0.0),), page=LM,
+    ),
+    Claim(
+        "A16b", "Section 4.4", "BPDA suffices for evaluating RDC.",
+        "RDC as released under the union of the gradients keeps as many images as under BPDA, less five points",
+        (Test(rdc(), rdc(gradient="bpda"), bound=MARGIN, effect=0.0),), page=LM,
+    ),
+    Claim(
+        "A17", "Table 2", "The Lagrange attack is no stronger than BPDA.",
+        "RDC under the Lagrange attack keeps as many images as under PGD with the same gradient, less five points",
+        tuple(
+            Test(Side("rdc-attacks", {"attack": "lagrange", "gradient": g}), rdc("clamped", gradient=g), bound=MARGIN)
+            for g in ("bpda", "smoothed 0.3")
+        ),
+        page=LM,
+    ),
+    Claim(
+        "A18", "Figure 2a", "The gradients of DC and RDC are more than 640 times less random than those of DiffPure.",
+        "measured without an interval", page=RANDOM,
+    ),
+    Claim(
+        "A19", "Table 4", "Gradients of RDC are as large as those of adversarially trained networks.",
+        "measured without an interval", page=RANDOM,
+    ),
+    Claim(
+        "A20", "Appendix B.2", "Averaging gradients over the noise (EOT) does not help an attacker.",
+        "RDC with fresh noise under ten averaged gradients keeps as many images as under one, less five points",
+        (
+            Test(
+                Side("rdc-gradient", {"table": "eot", "gradient": "smoothed 0.3", "eot": 10}),
+                Side("rdc-gradient", {"table": "eot", "gradient": "smoothed 0.3", "eot": 1}), bound=MARGIN,
+            ),
+        ),
+        page=LM,
+    ),
+    Claim(
+        "A21", "Appendix B.2", "An attack on features is weaker than BPDA.",
+        "RDC keeps more images under it than under PGD with the same gradient",
+        tuple(
+            Test(Side("rdc-attacks", {"attack": "feature", "gradient": g}), rdc("clamped", gradient=g))
+            for g in ("bpda", "smoothed 0.3")
+        ),
+        page=LM,
+    ),
+    Claim(
+        "A22", "Table 5", "DiffPure gains by a diffusion classifier behind it, and RDC is more robust than both.",
+        "DiffPure + DC against DiffPure + CNN, and RDC against DiffPure + DC; Linf 8/255, all gradients that were tried",
+        (Test(suite("DiffPure+DC"), suite("DiffPure+CNN")), Test(suite("RDC"), suite("DiffPure+DC"))), page=LM,
+    ),
+    Claim(
+        "A23", "Section 3.5", "Heads that are trained from scratch denoise as well but classify badly.", "see the chapter",
+        page=HEADS,
+    ),
+    Claim(
+        "A24", "Appendix B.1", "Heads trained with cross-entropy overfit and have no robustness.", "see the chapter", page=HEADS
+    ),
+    Claim(
+        "A25", "Appendix B.1", "Distilled heads keep accuracy and robustness at a fraction of the cost.", "see the chapter",
+        page=HEADS,
+    ),
+    Claim("A26", "Figure 4", "The network with heads generates as well as its teacher.", "see the chapter", page=HEADS),
+    Claim(
+        "A27", "Appendix A.5", "Descending the diffusion loss moves an image towards higher likelihood.",
+        "the exact log p(x) under the optimal denoiser rises for over three quarters of the images, at every noise level",
+        lab("log p(z)", ("small steps", *MAIN), ALL, MOST), page=LM,
+    ),
+    Claim("A28", "Figure 3", "Bits per dimension tell blurred and noisy images from clean ones, but not fog and frost.",
+          "no detector of corrupted images is built here"),
+    Claim(
+        "A29", "Appendix B.2", "The robustness does not come from gradients that are random.",
+        "RDC with noise that is fixed and known keeps as many images as with fresh noise under up to ten averaged gradients, "
+        "less five points",
+        (Test(rdc("clamped", gradient=THREE), rdc("clamped", gradient=THREE, noise="fresh", eot=(1, 5, 10)), bound=MARGIN),),
+        page=LM,
+    ),
+    Claim(
+        "A30", "Appendix A.4", "The diffusion loss is the energy of a model whose normaliser does not depend on the class.",
+        "with the weights of the bound the normalisers differ by half a nat a pixel at most, with others by more",
+        proof=Proof("does not hold", "tests/test_energy.py::test_with_other_weights_they_do_differ"), page=LM,
+    ),
+)  # fmt: skip
