@@ -25,8 +25,14 @@ TEST = {"fashion-mini": 1000, "digits": 400}
 
 ROWS = (
     *(
-        Row(model, {}, kind, {**arguments, "norm": norm, "eps": eps}, data, block=96, about={"data": data, "model": model, "attack": name})
+        Row(
+            model, {}, kind, {**arguments, "norm": norm, "eps": eps}, data, block=96,
+            about={"data": data, "model": model, "attack": name},
+        )
         for ((data, model), (norm, eps)), (name, (kind, arguments)) in product(BALLS.items(), ATTACKS.items())
     ),
-    *(Row(model, data=data, n=TEST[data], block=200, about={"data": data, "model": model, "attack": "none"}) for data, model in BALLS),
-)
+    *(
+        Row(model, data=data, n=TEST[data], block=200, about={"data": data, "model": model, "attack": "none"})
+        for data, model in BALLS
+    ),
+)  # fmt: skip

@@ -1,9 +1,9 @@
 """A claim as data, and what the stored cells say of it by the one rule of :mod:`rdc.runs.verdict`.
 
 A claim consists of comparisons (:class:`Test`) of two sides on the same images, or of one with a bound. A :class:`Side` is the
-rows of an experiment whose words (``Row.about``) are the wanted ones: an image counts as right if it is right in *all* of them, so
-that the rows of several attacks on one model are their union. A claim may instead be settled by a derivation: then it names the
-test that checks it.
+rows of an experiment whose words (``Row.about``) are the wanted ones: an image counts as right if it is right in *all* of them,
+so that the rows of several attacks on one model are their union. A claim may instead be settled by a derivation: then it names
+the test that checks it.
 """
 
 __all__ = ["Claim", "Finding", "Proof", "Side", "Test", "judge", "outcomes"]

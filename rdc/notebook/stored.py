@@ -83,7 +83,8 @@ def claims_table(*ids: str, folder: str | Path | None = None) -> Any:
 
     found = pd.DataFrame([line(judge(claims()[name], folder)) for name in ids])
     left = [{"selector": "td, th", "props": [("text-align", "left"), ("white-space", "normal")]}]
-    return found.style.hide(axis="index").set_table_styles(left).set_caption("What the papers claim, and what the results say of it")
+    caption = "What the papers claim, and what the results say of it"
+    return found.style.hide(axis="index").set_table_styles(left).set_caption(caption)
 
 
 def line(found: Finding) -> dict[str, str]:
