@@ -30,10 +30,12 @@ from rdc.denoise.multihead import build_multihead
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 IMAGES = 64  # of each split: one batch of training
 TOY: dict[str, dict[str, Any]] = {
-    "06_likelihood_maximization": {
-        **{"count": 2, "n_move": 2, "n_train": 30, "n_lab": 3, "eps_lab": 24 / 255, "n_jacobian": 2, "n_attack": 2, "steps": 1},
-        **{"eps": 8 / 255, "lm_steps": [1], "n_fresh": 1, "eot": 1, "draws": 1, "n_static": 2, "n_purify": 1},
+    "06_likelihood_maximization": {"n_move": 2, "n_train": 30, "n_lab": 3, "eps_lab": 24 / 255},
+    "06b_rdc_attacks": {
+        **{"count": 2, "n_jacobian": 2, "n_attack": 2, "steps": 1, "eps": 8 / 255, "lm_steps": [1], "n_fresh": 1, "eot": 1},
+        **{"draws": 1},
     },
+    "06c_rdc_parts": {"count": 2, "eps": 8 / 255, "n_static": 3, "n_purify": 1},
     "07_multihead": {
         **{"count": 2, "n_clean": 6, "n_heads": 4, "sigmas": [0.2, 1.6], "n_feature": 2, "n_attack": 2, "steps": 1},
         **{"eps": [8 / 255], "train_steps": 1, "n_digits_attack": 2, "n_digits_teacher": 2, "sampler_steps": 2, "per_class": 1},

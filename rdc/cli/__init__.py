@@ -13,6 +13,7 @@ from rdc.cli.attack import accuracy_command, attack_command
 from rdc.cli.audit import audit_command
 from rdc.cli.certify import certify_command
 from rdc.cli.experiment import experiment_command
+from rdc.cli.findings import findings_command
 from rdc.cli.models import models_command
 from rdc.cli.notebook import run_command
 from rdc.cli.report import report_command, verify_command
@@ -29,6 +30,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "experiment": experiment_command,
     "report": report_command,
     "verify": verify_command,
+    "findings": findings_command,
 }
 #: Packages that only some commands need, and the extra that brings them.
 EXTRAS = {

@@ -1,12 +1,12 @@
 """A claim as data, and what the stored cells say of it by the one rule of :mod:`rdc.runs.verdict`.
 
-A claim consists of comparisons (:class:`Test`) of two sides on the same images, or of one with a bound. A :class:`Side` is the
+A claim rests on comparisons (:class:`Evidence`) of two sides on the same images, or of one with a bound. A :class:`Side` is the
 rows of an experiment whose words (``Row.about``) are the wanted ones: an image counts as right if it is right in *all* of them,
 so that the rows of several attacks on one model are their union. A claim may instead be settled by a derivation: then it names
 the test that checks it.
 """
 
-__all__ = ["Claim", "Finding", "Proof", "Side", "Test", "judge", "outcomes"]
+__all__ = ["Claim", "Evidence", "Finding", "Proof", "Side", "judge", "outcomes", "rate"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from rdc.experiments import experiment
 from rdc.runs.record import book_folder
 from rdc.runs.statistics import Accuracy
 from rdc.runs.store import Found, Store
-from rdc.runs.verdict import Comparison, Verdict, decide_all
+from rdc.runs.verdict import Comparison, Verdict, counts, decide_all, discordant
 
 NOT_RUN = "not run"
 
@@ -41,7 +41,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Test:
+class Evidence:
     """A comparison: ``a`` is claimed to be larger than ``b``, or than ``bound``; the other arguments are those of ``decide``."""
 
     a: Side
@@ -68,7 +68,7 @@ class Claim:
         place: Where it stands.
         text: What is claimed, in one sentence.
         how: By what it is judged, or why nothing was run.
-        tests: Comparisons that decide it together.
+        evidence: Comparisons that decide it together.
         proof: A derivation that settles it.
         page: The page of the book where it is treated.
         scale: Data and models behind the comparisons.
@@ -78,7 +78,7 @@ class Claim:
     place: str
     text: str
     how: str
-    tests: tuple[Test, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
     proof: Proof | None = None
     page: str = ""
     scale: str = "Fashion-MNIST, 28x28"
@@ -104,7 +104,7 @@ class Finding:
         sentence = f"{c.how[0].upper()}{c.how[1:]}: {self.reason}."
         return {
             "id": c.id, "place": c.place, "claim": c.text, "verdict": self.verdict, "record": self.record, "n": self.n,
-            "low": self.low, "high": self.high, "scale": c.scale if c.tests else "", "attack": self.attack,
+            "low": self.low, "high": self.high, "scale": c.scale if c.evidence else "", "attack": self.attack,
             "sentence": sentence, "page": c.page,
         }  # fmt: skip
 
@@ -121,42 +121,55 @@ def judge(claim: Claim, folder: str | Path | None = None) -> Finding:
     """
     if claim.proof is not None:
         return Finding(claim, claim.proof.outcome, claim.proof.test, 0, None, None, "", "a derivation, which the test checks")
-    made = [(test, found) for test in claim.tests if (found := compared(test, folder)) is not None]
+    made = [(one, found) for one in claim.evidence if (found := compared(one, folder)) is not None]
     if not made:
         return Finding(claim, NOT_RUN, "", 0, None, None, "", "no stored result decides it")
     verdict, parts = decide_all([comparison for _, (comparison, _) in made])
-    names = dict.fromkeys(side.experiment for test, _ in made for side in (test.a, test.b) if side is not None)
-    attacks = dict.fromkeys(a for _, (_, used) in made for a in used)
+    decisive = [part.outcome for part in parts].index(verdict.outcome)
+    comparison, attacks = made[decisive][1]
+    names = dict.fromkeys(side.experiment for one, _ in made for side in (one.a, one.b) if side is not None)
+    record = ", ".join(f"results/{name}.jsonl" for name in names)
+    reason = counted(comparison) + (", and the attack broke nothing" if comparison.broken == 0 else "")
+    if len(parts) > 1:
+        alike = sum(part.outcome == verdict.outcome for part in parts)
+        reason = f"in {alike} of {len(parts)} comparisons the verdict is '{verdict.outcome}', among them {reason}"
     low, high = verdict.interval
-    n = max(len(comparison.a) for _, (comparison, _) in made)
     return Finding(
-        claim, verdict.outcome, ", ".join(f"results/{name}.jsonl" for name in names), n, low, high, ", ".join(attacks),
-        verdict.reason, tuple(parts),
+        claim, verdict.outcome, record, len(comparison.a), low, high, ", ".join(attacks), reason, tuple(parts)
     )  # fmt: skip
 
 
-def compared(test: Test, folder: str | Path | None = None) -> tuple[Comparison, tuple[str, ...]] | None:
-    """Return the comparison of a test on the images that both sides have, and the attacks behind it; None if a side has none."""
-    a, b = outcomes(test.a, folder), None if test.b is None else outcomes(test.b, folder)
+def counted(comparison: Comparison) -> str:
+    """Return the numbers behind a comparison in words."""
+    (k, n), b = counts(comparison.a), comparison.b
+    if b is None:
+        return f"{k} of {n} images"
+    only_a, only_b = discordant(comparison)
+    return f"{k} against {counts(b)[0]} of {n} images, {only_a} right only in the first and {only_b} only in the second"
+
+
+def compared(one: Evidence, folder: str | Path | None = None) -> tuple[Comparison, tuple[str, ...]] | None:
+    """Return the comparison on the images that both sides have, and the attacks behind it; None if a side has none."""
+    a, b = outcomes(one.a, folder), None if one.b is None else outcomes(one.b, folder)
     images = [i for i in a if b is None or i in b]
     if not images:
         return None
-    sides = [side for side in (test.a, test.b) if side is not None]
+    sides = [side for side in (one.a, one.b) if side is not None]
     attacks = tuple(dict.fromkeys(name for side in sides for name in attacks_of(side, folder)))
     broken = min((breaks(side, folder) for side in sides if attacks_of(side, folder)), default=None)
     right = [a[i] for i in images]
     other = None if b is None else [b[i] for i in images]
-    return Comparison(right, other, test.bound, test.equal, test.effect, broken), attacks
+    return Comparison(right, other, one.bound, one.equal, one.effect, broken), attacks
 
 
 def outcomes(side: Side, folder: str | Path | None = None) -> dict[int, bool]:
     """Return whether each image is right in all rows of a side, of the images that all of them have."""
-    parts = [one(found, side) for found in rows_of(side, folder)]
+    parts = [answers(found, side) for found in rows_of(side, folder)]
     shared = [i for i in (parts[0] if parts else {}) if all(i in part for part in parts)]
     return {i: all(part[i] for part in parts) for i in shared}
 
 
-def one(found: Found, side: Side) -> dict[int, bool]:
+def answers(found: Found, side: Side) -> dict[int, bool]:
     """Return the outcome of a side in one row."""
     bits = found.outcome(side.outcome)
     return bits or {i: v > side.above for i, v in found.value(side.outcome).items() if v is not None}

@@ -5,7 +5,7 @@ __all__ = ["CLAIMS"]
 from itertools import product
 from typing import Any
 
-from rdc.findings.claim import Claim, Proof, Side, Test
+from rdc.findings.claim import Claim, Evidence, Proof, Side
 
 EIGHT, SIXTEEN = 8 / 255, 16 / 255
 THREE = ("bpda", "exact", "smoothed 0.3")  # gradients
@@ -40,12 +40,13 @@ def setting(**words: Any) -> Side:
     return Side("rdc-settings", words)
 
 
-def lab(quantity: str, readings: tuple[str, ...], kinds: tuple[str, ...], bound: float) -> tuple[Test, ...]:
+def lab(quantity: str, readings: tuple[str, ...], kinds: tuple[str, ...], bound: float) -> tuple[Evidence, ...]:
     """A quantity of the laboratory rises for more than ``bound`` of the images, at each noise level of the density."""
     cases = product(readings, kinds, LEVELS)
-    return tuple(Test(Side("laboratory", {"LM": r, "images": k}, f"{quantity}, sigma {s}"), bound=bound) for r, k, s in cases)
+    return tuple(Evidence(Side("laboratory", {"LM": r, "images": k}, f"{quantity}, sigma {s}"), bound=bound) for r, k, s in cases)
 
 
+ONE_DRAW = Side("dc-noise", {"draws": 1, "coupling": "shared"})
 MAIN, ALL = ("mi-fgsm", "all ELBO levels", "released"), ("clean", "border", "adversarial")
 OPTIMAL, LM = "notebooks/03_optimal_classifier", "notebooks/06_likelihood_maximization"
 DC, HEADS, RANDOM = "notebooks/04_diffusion_classifier", "notebooks/07_multihead", "notebooks/08_gradient_randomness"
@@ -71,7 +72,7 @@ CLAIMS = (
     Claim(
         "A4", "Section 3.3", "The optimal diffusion classifier is 100 % robust (Linf 8/255, L2 0.5).",
         "on images that are not stored in it, under PGD, against a rate of 99 %",
-        tuple(Test(Side("optimal", {"norm": norm}), bound=0.99, effect=1.0) for norm in ("Linf", "L2")),
+        tuple(Evidence(Side("optimal", {"norm": norm}), bound=0.99, effect=1.0) for norm in ("Linf", "L2")),
         page=OPTIMAL,
     ),
     Claim(
@@ -83,25 +84,25 @@ CLAIMS = (
     Claim(
         "A7", "Table 1", "The diffusion classifier stays accurate under StAdv.",
         "right after the attack against right before it, less five points",
-        (Test(suite("DC", "StAdv"), suite("DC", "StAdv", "clean"), bound=MARGIN, effect=0.0),), page=LM,
+        (Evidence(suite("DC", "StAdv"), suite("DC", "StAdv", "clean"), bound=MARGIN, effect=0.0),), page=LM,
     ),
     Claim(
         "A8", "Table 1", "RDC is more robust than adversarial training against the threat of the training (by 4.77 points).",
-        "the union of the gradients on RDC as released against the union of three attacks on a network trained for Linf 8/255",
-        (Test(rdc(), trained(), effect=0.0477),), page=LM,
+        "the union of the gradients on RDC as released against that of three attacks on a network trained for Linf 8/255",
+        (Evidence(rdc(), trained(), effect=0.0477),), page=LM,
     ),
     Claim(
         "A9", "Section 4.3", "RDC keeps its robustness against threats that it was not made for, adversarial training does not.",
         "RDC against the network trained for Linf, under L2 1.0 and StAdv, all gradients that were tried",
-        (Test(suite("RDC", "L2"), suite("AT", "L2")), Test(suite("RDC", "StAdv"), suite("AT", "StAdv"))), page=LM,
+        (Evidence(suite("RDC", "L2"), suite("AT", "L2")), Evidence(suite("RDC", "StAdv"), suite("AT", "StAdv"))), page=LM,
     ),
     Claim(
         "A10", "Table 1", "Likelihood maximisation in front of an undefended network makes it robust.",
-        "the strongest gradient on LM + CNN against the CNN alone, Linf 8/255", (Test(suite("LM+CNN"), suite("CNN")),), page=LM,
+        "the strongest gradient on LM + CNN against the CNN alone, Linf 8/255", (Evidence(suite("LM+CNN"), suite("CNN")),), page=LM,
     ),
     Claim(
         "A11", "Section 3.4", "Likelihood maximisation raises log p(x) and with it log p(x | y) of the true class.",
-        "exact likelihoods under the optimal denoiser: both rise for over three quarters of the images, at every noise level",
+        "the exact likelihoods under the optimal denoiser rise for over 3/4 of the images, at every noise level",
         lab("log p(z)", MAIN, ALL, MOST) + lab("log p(z | y)", MAIN, ALL, MOST), page=LM,
     ),
     Claim(
@@ -112,12 +113,12 @@ CLAIMS = (
     Claim(
         "A12", "Section 3.5", "One random noise level a step makes LM far more robust than all levels.",
         "one level against the mean of four, all gradients",
-        (Test(setting(table="timesteps", timesteps="one"), setting(table="timesteps", timesteps="all")),), page=LM,
+        (Evidence(setting(table="timesteps", timesteps="one"), setting(table="timesteps", timesteps="all")),), page=LM,
     ),
     Claim(
         "A13", "Figure 2b", "Robust accuracy rises with the budget of LM and then falls; 8/255 is good.",
         "a budget of 8/255 against 2/255 and against 32/255, all gradients",
-        tuple(Test(setting(table="budget", budget=EIGHT), setting(table="budget", budget=b / 255)) for b in (2, 32)), page=LM,
+        tuple(Evidence(setting(table="budget", budget=EIGHT), setting(table="budget", budget=b / 255)) for b in (2, 32)), page=LM,
     ),
     Claim("A14", "Figure 2c", "Fewer noise levels hardly change clean accuracy but hurt robust accuracy.",
           "compared on a few images in the chapter; no record of outcomes has it", page=DC),
@@ -125,8 +126,8 @@ CLAIMS = (
         "A15", "Section 4.5", "More draws of the noise, or noise shared by the classes, make the classifier no more robust.",
         "one draw against four, and noise of each class against shared noise, less five points",
         (
-            Test(Side("dc-noise", {"draws": 1, "coupling": "shared"}), Side("dc-noise", {"draws": 4}), bound=MARGIN),
-            Test(Side("dc-noise", {"coupling": "per_class"}), Side("dc-noise", {"draws": 1, "coupling": "shared"}), bound=MARGIN),
+            Evidence(ONE_DRAW, Side("dc-noise", {"draws": 4}), bound=MARGIN),
+            Evidence(Side("dc-noise", {"coupling": "per_class"}), ONE_DRAW, bound=MARGIN),
         ),
         page=DC,
     ),
@@ -134,9 +135,9 @@ CLAIMS = (
         "A16", "Table 2", "BPDA is as strong as the exact gradient.",
         "RDC under the exact gradient keeps as many images as under BPDA, less five points; five steps of LM",
         (
-            Test(rdc(gradient="exact"), rdc(gradient="bpda"), bound=MARGIN, effect=0.0),
-            Test(rdc("clamped", gradient="exact"), rdc("clamped", gradient="bpda"), bound=MARGIN, effect=0.0),
-            Test(
+            Evidence(rdc(gradient="exact"), rdc(gradient="bpda"), bound=MARGIN, effect=0.0),
+            Evidence(rdc("clamped", gradient="exact"), rdc("clamped", gradient="bpda"), bound=MARGIN, effect=0.0),
+            Evidence(
                 rdc("clamped", gradient="exact", eps=SIXTEEN), rdc("clamped", gradient="bpda", eps=SIXTEEN),
                 bound=MARGIN, effect=0.0,
             ),
@@ -146,18 +147,18 @@ CLAIMS = (
     Claim(
         "A16a", "Table 2", "… for one step of LM, as it was measured.",
         "the same with one step, where both gradients are blind to the steps of the sign",
-        (Test(rdc("clamped", 1, "exact"), rdc("clamped", 1, "bpda"), bound=MARGIN, effect=0.0),), page=LM,
+        (Evidence(rdc("clamped", 1, "exact"), rdc("clamped", 1, "bpda"), bound=MARGIN, effect=0.0),), page=LM,
     ),
     Claim(
         "A16b", "Section 4.4", "BPDA suffices for evaluating RDC.",
         "RDC as released under the union of the gradients keeps as many images as under BPDA, less five points",
-        (Test(rdc(), rdc(gradient="bpda"), bound=MARGIN, effect=0.0),), page=LM,
+        (Evidence(rdc(), rdc(gradient="bpda"), bound=MARGIN, effect=0.0),), page=LM,
     ),
     Claim(
         "A17", "Table 2", "The Lagrange attack is no stronger than BPDA.",
         "RDC under the Lagrange attack keeps as many images as under PGD with the same gradient, less five points",
         tuple(
-            Test(Side("rdc-attacks", {"attack": "lagrange", "gradient": g}), rdc("clamped", gradient=g), bound=MARGIN)
+            Evidence(Side("rdc-attacks", {"attack": "lagrange", "gradient": g}), rdc("clamped", gradient=g), bound=MARGIN)
             for g in ("bpda", "smoothed 0.3")
         ),
         page=LM,
@@ -174,7 +175,7 @@ CLAIMS = (
         "A20", "Appendix B.2", "Averaging gradients over the noise (EOT) does not help an attacker.",
         "RDC with fresh noise under ten averaged gradients keeps as many images as under one, less five points",
         (
-            Test(
+            Evidence(
                 Side("rdc-gradient", {"table": "eot", "gradient": "smoothed 0.3", "eot": 10}),
                 Side("rdc-gradient", {"table": "eot", "gradient": "smoothed 0.3", "eot": 1}), bound=MARGIN,
             ),
@@ -185,7 +186,7 @@ CLAIMS = (
         "A21", "Appendix B.2", "An attack on features is weaker than BPDA.",
         "RDC keeps more images under it than under PGD with the same gradient",
         tuple(
-            Test(Side("rdc-attacks", {"attack": "feature", "gradient": g}), rdc("clamped", gradient=g))
+            Evidence(Side("rdc-attacks", {"attack": "feature", "gradient": g}), rdc("clamped", gradient=g))
             for g in ("bpda", "smoothed 0.3")
         ),
         page=LM,
@@ -193,7 +194,7 @@ CLAIMS = (
     Claim(
         "A22", "Table 5", "DiffPure gains by a diffusion classifier behind it, and RDC is more robust than both.",
         "DiffPure + DC against DiffPure + CNN, and RDC against DiffPure + DC; Linf 8/255, all gradients that were tried",
-        (Test(suite("DiffPure+DC"), suite("DiffPure+CNN")), Test(suite("RDC"), suite("DiffPure+DC"))), page=LM,
+        (Evidence(suite("DiffPure+DC"), suite("DiffPure+CNN")), Evidence(suite("RDC"), suite("DiffPure+DC"))), page=LM,
     ),
     Claim(
         "A23", "Section 3.5", "Heads that are trained from scratch denoise as well but classify badly.", "see the chapter",
@@ -209,7 +210,7 @@ CLAIMS = (
     Claim("A26", "Figure 4", "The network with heads generates as well as its teacher.", "see the chapter", page=HEADS),
     Claim(
         "A27", "Appendix A.5", "Descending the diffusion loss moves an image towards higher likelihood.",
-        "the exact log p(x) under the optimal denoiser rises for over three quarters of the images, at every noise level",
+        "the exact log p(x) under the optimal denoiser rises for over 3/4 of the images, at every noise level",
         lab("log p(z)", ("small steps", *MAIN), ALL, MOST), page=LM,
     ),
     Claim("A28", "Figure 3", "Bits per dimension tell blurred and noisy images from clean ones, but not fog and frost.",
@@ -218,7 +219,7 @@ CLAIMS = (
         "A29", "Appendix B.2", "The robustness does not come from gradients that are random.",
         "RDC with noise that is fixed and known keeps as many images as with fresh noise under up to ten averaged gradients, "
         "less five points",
-        (Test(rdc("clamped", gradient=THREE), rdc("clamped", gradient=THREE, noise="fresh", eot=(1, 5, 10)), bound=MARGIN),),
+        (Evidence(rdc("clamped", gradient=THREE), rdc("clamped", gradient=THREE, noise="fresh", eot=(1, 5, 10)), bound=MARGIN),),
         page=LM,
     ),
     Claim(

@@ -26,7 +26,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from scipy.stats import binomtest, fisher_exact, norm
+from scipy.stats import binom, binomtest, fisher_exact, norm
 
 #: What a comparison may say of a claim.
 OUTCOMES = ("holds", "does not hold", "refuted", "not decided")
@@ -166,6 +166,9 @@ def _outcome(c: Comparison, interval: tuple[float, float]) -> str:
 
 def _touching(c: Comparison) -> float:
     """The p value of a claim that is decided by its interval: the level at which the interval begins to decide, by bisection."""
+    if c.b is None:  # where the interval of Clopper and Pearson ends at the bound
+        k, n = counts(c.a)
+        return min(1.0, 2 * min(float(binom.sf(k - 1, n, c.bound)), float(binom.cdf(k, n, c.bound))))
     low, high = 1e-12, 1 - 1e-12
     if not _outcome(c, _interval(c, high)):
         return 1.0

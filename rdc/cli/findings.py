@@ -1,0 +1,31 @@
+"""The command ``rdc findings``: what the papers claim, and what the stored results say of it."""
+
+__all__ = ["findings_command"]
+
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+
+def findings_command(
+    ids: Annotated[Positional[tuple[str, ...]], arg(help="Of the claims, such as A16; by default all.")] = (),
+    folder: Annotated[Path | None, arg(help="Folder of the results; by default that of the book.")] = None,
+    out: Annotated[Path | None, arg(help="File to write the whole list to, as JSON.")] = None,
+) -> None:
+    """Judge the claims of the papers by the stored results, with the one rule of the book.
+
+    For example:
+      rdc findings A8 A16
+      rdc findings --out results/claims.json
+    """
+    from rdc.findings import claims, judge, write_claims
+
+    known = claims()
+    if unknown := [name for name in ids if name not in known]:
+        raise ValueError(f"unknown claim {unknown[0]!r}; there are {', '.join(known)}")
+    for name in ids or known:
+        found = judge(known[name], folder)
+        print(f"{name:5} {found.verdict:14} {known[name].text}\n      {found.entry()['sentence']}")
+    if out is not None:
+        write_claims(out, folder)

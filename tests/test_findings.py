@@ -1,0 +1,113 @@
+"""Claims: each comparison names rows that exist, verdicts are those of the one rule, and the published list is what comes out."""
+
+import ast
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rdc.experiments import experiment
+from rdc.findings import claims, judge, rate, write_claims
+from rdc.findings.claim import Claim, Evidence, Side, compared, fits, outcomes
+from rdc.notebook import claims_table
+from rdc.runs.cell import Line, Outcome
+from rdc.runs.record import book_folder
+from rdc.runs.store import append
+from rdc.runs.verdict import OUTCOMES, decide
+
+ROOT = book_folder("results").parent
+EVERY = list(claims().values())
+SIDES = [(c.id, side) for c in EVERY for one in c.evidence for side in (one.a, one.b) if side is not None]
+BARE = {"commit": "", "date": "", "device": "", "python": "", "seconds": None, "versions": {}}
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Write outcomes of some rows of ``dc-noise``: by number of the row, which images are clean and robust."""
+
+    def write(found: dict[int, tuple[list[bool], list[bool]]], values: dict[str, list[float | None]] | None = None) -> Path:
+        for number, (clean, robust) in found.items():
+            row = replace(experiment("dc-noise").rows[number], n=len(clean), block=len(clean))
+            (cell,) = row.cells()
+            outcome = Outcome({"clean": clean, "robust": robust}, values=values or {})
+            append(tmp_path / "dc-noise.jsonl", Line.of(cell, outcome, "", {}, BARE))
+        return tmp_path
+
+    return write
+
+
+def side(*draws: int) -> Side:
+    return Side("dc-noise", {"draws": draws, "coupling": "shared"})
+
+
+def test_ids_differ_and_places_and_pages_are_there():
+    assert len({c.id for c in EVERY}) == len(EVERY)
+    for c in EVERY:
+        assert c.place and c.text.endswith(".") and c.how and not c.how.endswith(".")
+        assert not c.page or (ROOT / f"{c.page}.py").exists() or (ROOT / f"{c.page}.md").exists(), c.page
+        assert not (c.proof and c.evidence)
+
+
+@pytest.mark.parametrize(("name", "one"), SIDES)
+def test_a_side_names_rows_of_its_experiment(name, one):
+    rows = [row for row in experiment(one.experiment).rows if fits(row.about, one.where)]
+    assert rows, f"{name}: {one}"
+
+
+def test_a_proof_is_a_test_that_exists():
+    for c in EVERY:
+        if c.proof is not None:
+            path, _, name = c.proof.test.partition("::")
+            tree = ast.parse((ROOT / path).read_text(encoding="utf8"))
+            assert name in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}, c.proof
+            assert c.proof.outcome in OUTCOMES
+
+
+def test_the_published_list_is_what_the_results_say(tmp_path):
+    write_claims(tmp_path / "claims.json")
+    assert (tmp_path / "claims.json").read_text() == (book_folder("results") / "claims.json").read_text(), (
+        "the results say something else now; run: rdc findings --out results/claims.json"
+    )
+    for entry in json.loads((tmp_path / "claims.json").read_text()):
+        assert entry["verdict"] in (*OUTCOMES, "not run") and entry["sentence"].endswith(".")
+        assert (entry["verdict"] == "not run") == (not entry["record"])
+
+
+def test_a_side_is_the_union_of_its_rows(made):
+    """An image counts where it is right in every row, of the images that all rows have."""
+    folder = made({0: ([True] * 4, [True, True, False, True]), 1: ([True] * 3, [True, False, True])})
+    assert outcomes(side(1), folder) == {0: True, 1: True, 2: False, 3: True}
+    assert outcomes(side(1, 2), folder) == {0: True, 1: False, 2: False}
+    assert rate(side(1, 2), folder).correct == 1 and rate(side(4), folder) is None
+
+
+def test_a_claim_is_decided_by_the_rule_on_the_images_of_both(made):
+    robust = [True] * 12
+    folder = made({0: ([True] * 12, robust), 1: ([True] * 12, [False] * 10 + [True] * 2)})
+    claim = Claim("X", "here", "One draw is better.", "one against two", (Evidence(side(1), side(2)),))
+    found, alone = judge(claim, folder), decide(robust, [False] * 10 + [True] * 2)
+    assert (found.verdict, found.n) == ("not decided", 12), "the attack on the first broke nothing"
+    folder = made({0: ([True] * 12, [True] * 11 + [False])})
+    found = judge(claim, folder)
+    assert found.verdict == "holds" and alone.outcome == "holds"
+    assert judge(replace(claim, evidence=(Evidence(side(2), side(1)),)), folder).verdict == "does not hold"
+    nothing = judge(replace(claim, evidence=(Evidence(side(4), side(1)),)), folder)
+    assert (nothing.verdict, nothing.n, nothing.record) == ("not run", 0, "")
+    both = judge(replace(claim, evidence=(Evidence(side(4), side(1)), Evidence(side(1), side(2)))), folder)
+    assert both.verdict == "holds" and len(both.parts) == 1, "comparisons without rows are left out"
+
+
+def test_numbers_count_as_yes_above_a_limit_and_images_without_are_left_out(made):
+    folder = made({0: ([True] * 4, [True] * 4)}, {"rise": [1.0, -1.0, None, 2.0]})
+    assert outcomes(Side("dc-noise", {"draws": 1, "coupling": "shared"}, "rise"), folder) == {0: True, 1: False, 3: True}
+    high = Side("dc-noise", {"draws": 1, "coupling": "shared"}, "rise", above=1.5)
+    assert outcomes(high, folder) == {0: False, 1: False, 3: True}
+    comparison, attacks = compared(Evidence(high, bound=0.5), folder)
+    assert comparison.broken is None and attacks == (), "no attack is behind a number"
+
+
+def test_a_table_of_claims_shows_verdict_and_evidence():
+    found = claims_table("A2", "A16b").data
+    assert list(found[""]) == ["A2", "A16b"] and set(found["verdict"]) <= {*OUTCOMES, "not run"}
+    assert found["evidence"].str.contains("BPDA").tolist() == [False, True]
