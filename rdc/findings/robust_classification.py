@@ -88,7 +88,7 @@ CLAIMS = (
     ),
     Claim(
         "A8", "Table 1", "RDC is more robust than adversarial training against the threat of the training (by 4.77 points).",
-        "the union of the gradients on RDC as released against that of three attacks on a network trained for Linf 8/255",
+        "RDC as released under all gradients against a network trained for Linf 8/255 under three attacks",
         (Evidence(rdc(), trained(), effect=0.0477),), page=LM,
     ),
     Claim(
@@ -98,7 +98,8 @@ CLAIMS = (
     ),
     Claim(
         "A10", "Table 1", "Likelihood maximisation in front of an undefended network makes it robust.",
-        "the strongest gradient on LM + CNN against the CNN alone, Linf 8/255", (Evidence(suite("LM+CNN"), suite("CNN")),), page=LM,
+        "the strongest gradient on LM + CNN against the CNN alone, Linf 8/255",
+        (Evidence(suite("LM+CNN"), suite("CNN")),), page=LM,
     ),
     Claim(
         "A11", "Section 3.4", "Likelihood maximisation raises log p(x) and with it log p(x | y) of the true class.",
