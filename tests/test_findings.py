@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from rdc.experiments import experiment
 from rdc.findings import claims, judge, rate, write_claims
 from rdc.findings.claim import Claim, Evidence, Side, compared, fits, outcomes
+from rdc.findings.figure import headline
 from rdc.notebook import claims_table
 from rdc.runs.cell import Line, Outcome
 from rdc.runs.record import book_folder
@@ -105,6 +107,17 @@ def test_numbers_count_as_yes_above_a_limit_and_images_without_are_left_out(made
     assert outcomes(high, folder) == {0: False, 1: False, 3: True}
     comparison, attacks = compared(Evidence(high, bound=0.5), folder)
     assert comparison.broken is None and attacks == (), "no attack is behind a number"
+
+
+def test_the_figure_of_the_readme_shows_the_counts_of_the_results():
+    text = (ROOT / "book" / "headline.svg").read_text(encoding="utf8")
+    counts = {f"{value.correct} of {value.n}" for value in headline().values()}
+    assert set(re.findall(r">(\d+ of \d+)<", text)) == counts, "run: rdc findings --figure book/headline.svg"
+
+
+def test_a_figure_needs_all_its_results(tmp_path):
+    with pytest.raises(ValueError, match="no results for cnn, dc, .*rdc experiment run"):
+        headline(tmp_path)
 
 
 def test_a_table_of_claims_shows_verdict_and_evidence():

@@ -12,12 +12,13 @@ def findings_command(
     ids: Annotated[Positional[tuple[str, ...]], arg(help="Of the claims, such as A16; by default all.")] = (),
     folder: Annotated[Path | None, arg(help="Folder of the results; by default that of the book.")] = None,
     out: Annotated[Path | None, arg(help="File to write the whole list to, as JSON.")] = None,
+    figure: Annotated[Path | None, arg(help="File to draw the headline to, as SVG.")] = None,
 ) -> None:
     """Judge the claims of the papers by the stored results, with the one rule of the book.
 
     For example:
       rdc findings A8 A16
-      rdc findings --out results/claims.json
+      rdc findings --out results/claims.json --figure book/headline.svg
     """
     from rdc.findings import claims, judge, write_claims
 
@@ -29,3 +30,7 @@ def findings_command(
         print(f"{name:5} {found.verdict:14} {known[name].text}\n      {found.entry()['sentence']}")
     if out is not None:
         write_claims(out, folder)
+    if figure is not None:
+        from rdc.findings.figure import save_headline
+
+        save_headline(figure, folder, ground="white")

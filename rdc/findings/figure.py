@@ -1,0 +1,78 @@
+"""The book's finding as one figure: how many images RDC keeps, as the attacker's gradient sees more of it."""
+
+__all__ = ["draw_headline", "headline", "save_headline"]
+
+from pathlib import Path
+from typing import Any
+
+from rdc.findings.claim import Side, rate
+from rdc.findings.robust_classification import alone, rdc, trained
+from rdc.runs.statistics import Accuracy
+
+BARS: dict[str, tuple[str, Side]] = {
+    "cnn": ("undefended network", trained("cnn")),
+    "dc": ("diffusion classifier alone", alone("DC")),
+    "rdc-all": ("RDC, all three gradients", rdc()),
+    "rdc-smoothed": ("RDC, smoothed gradient", rdc(gradient="smoothed 0.3")),
+    "rdc-exact": ("RDC, exact gradient", rdc(gradient="exact")),
+    "1-nn": ("nearest neighbour, proved", Side("nearest", {}, "radius Linf", above=8 / 255)),
+    "at": ("adversarial training", trained()),
+    "rdc-bpda": ("RDC, BPDA as published", rdc(gradient="bpda")),
+}
+GREY, BLUE, ORANGE = "#949494", "#0173b2", "#de8f05"  # of seaborn's colour-blind palette
+
+
+def headline(folder: str | Path | None = None) -> dict[str, Accuracy]:
+    """Return how many of the first test images of Fashion-MNIST each defence keeps under Linf 8/255, by short name.
+
+    Arguments:
+        folder: Where the results are; by default those of the book.
+
+    Raises:
+        ValueError: if one of them was not run.
+    """
+    found = {name: rate(side, folder) for name, (_, side) in BARS.items()}
+    if missing := [name for name, value in found.items() if value is None]:
+        raise ValueError(f"no results for {', '.join(missing)}; run: rdc experiment run rdc-gradient reference nearest")
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def draw_headline(ax: Any, folder: str | Path | None = None, color: str = "black") -> None:
+    """Draw the bars with their 95 % intervals into matplotlib axes.
+
+    Arguments:
+        ax: The axes.
+        folder: Where the results are; by default those of the book.
+        color: Of text and intervals.
+    """
+    for i, (name, value) in enumerate(headline(folder).items()):
+        ends = [[100 * (value.value - value.low)], [100 * (value.high - value.value)]]
+        shade = ORANGE if name.startswith("rdc") else BLUE if name in ("at", "1-nn") else GREY
+        ax.barh(i, 100 * value.value, xerr=ends, color=shade, ecolor=color, capsize=3)
+        ax.text(1.5, i, f"{value.correct} of {value.n}", va="center", color="white", weight="bold")
+    ax.set_yticks(range(len(BARS)), [title for title, _ in BARS.values()])
+    ax.set(xlim=(0, 100), xlabel="images right under attack, Linf 8/255 (%)")
+    ax.grid(axis="y", visible=False)
+
+
+def save_headline(path: str | Path, folder: str | Path | None = None, color: str = "black", ground: str = "none") -> None:
+    """Write the figure as SVG, the same bytes for the same results; its words stay text.
+
+    Arguments:
+        path: The file.
+        folder: Where the results are; by default those of the book.
+        color: Of text and intervals.
+        ground: Colour behind it; ``none`` is transparent.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    text = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor"), color)
+    style = {"svg.hashsalt": "rdc", "svg.fonttype": "none", "font.size": 11, "axes.spines.top": False, "axes.spines.right": False}
+    with plt.rc_context({**text, **style}):
+        fig, ax = plt.subplots(figsize=(7.2, 3.6), layout="constrained")
+        draw_headline(ax, folder, color)
+        fig.savefig(path, facecolor=ground, metadata={"Date": None})
+        plt.close(fig)
