@@ -1,5 +1,7 @@
 """The network has the layout of the published EDM checkpoints, and starts as the best linear denoiser."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from helpers import draw, tiny_network
@@ -165,3 +167,14 @@ def test_building_leaves_the_random_state_alone():
     assert torch.equal(torch.get_rng_state(), before)
     pairs = list(zip(a.parameters(), b.parameters(), c.parameters(), strict=True))
     assert all(torch.equal(p, q) for p, q, _ in pairs) and not all(torch.equal(p, r) for p, _, r in pairs)
+
+
+def test_inner_channels_lie_between_the_convolutions_of_a_block():
+    shape = UNetConfig(8, 1, 3, 16, (1, 2), 1, (4,))
+    thin, even = UNet(replace(shape, inner=(4, 8))), replace(shape, channel_mult=(2, 2))
+    same, wide = (UNet(c).state_dict() for c in (replace(even, inner=(32, 32)), even))
+    assert {k: v.shape for k, v in same.items()} == {k: v.shape for k, v in wide.items()}
+    assert thin.enc["8x8_block0"].conv0.weight.shape == (4, 16, 3, 3) and thin.dec["4x4_in0"].conv1.weight.shape == (32, 8, 3, 3)
+    assert thin(draw((2, 1, 8, 8), dtype=torch.float32), torch.zeros(2)).shape == (2, 1, 8, 8)
+    with pytest.raises(ValueError, match="one entry for each of the 2 levels"):
+        replace(shape, inner=(4,))

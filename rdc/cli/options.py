@@ -26,7 +26,7 @@ Model = Annotated[
         "logits."
     ),
 ]
-Data = Annotated[str, arg(help="digits, fashion-mini, fashion or cifar10-20.")]
+Data = Annotated[str, arg(help="digits, fashion-mini, fashion, cifar10-20, cifar10, ..., or folder:PATH (rdc.data.load).")]
 Count = Annotated[int, arg(aliases=["--count"], help="How many test images.")]
 Start = Annotated[int, arg(help="The first of them.")]
 Block = Annotated[int, arg(help="Images taken together; a kill loses the blocks in flight.")]

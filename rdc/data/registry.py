@@ -8,27 +8,30 @@ References:
     | https://www.cs.toronto.edu/~kriz/learning-features-2009-TR.pdf
 """
 
-__all__ = ["Images", "load"]
+__all__ = ["Images", "check_name", "load"]
 
 import hashlib
 import importlib.util
 import os
 import zlib
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rdc.data.cifar import BINARY, CIFAR10, corrupted, read_binary
+from rdc.data.download import download as fetch
+from rdc.data.folder import image_folder, restricted_imagenet
 from rdc.data.idx import DataError, read_idx
 
 ASSETS = Path(__file__).parents[1] / "assets" / "data"
 FASHION = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
-CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR10_20_LABELS = (3, 8, 8, 0, 6, 6, 1, 6, 3, 1, 0, 9, 5, 7, 9, 8, 5, 7, 8, 6)
 CIFAR10_20 = "27ddb4ee8c4153e426b6bbf58adff848a2599c19488bf485bee8ad8e76707704"  # sha256 of the 20 x 32 x 32 x 3 bytes
-FOLDERS = ("RDC_DATA", "~/.cache/rdc/fashion", "/usr/share/datasets/fashion-mnist")
+VARIABLE, CACHE, DEBIAN = "RDC_DATA", "~/.cache/rdc", "/usr/share/datasets/fashion-mnist"
 
 
 @dataclass(frozen=True)
@@ -105,17 +108,35 @@ SOURCES = {
     ),
 }
 SPLITS = ("train", "test")
-NAMES = (*SOURCES, "cifar10-20")
+#: Data sets by a name alone, and those whose name says more, as it is written.
+NAMES = (*SOURCES, "cifar10-20", *BINARY)
+PATTERNS = {
+    "folder": "folder:PATH",
+    "cifar10-c": "cifar10-c:CORRUPTION:SEVERITY",
+    "restricted-imagenet": "restricted-imagenet:SIDE",
+}
+TEST_ONLY = ("cifar10-20", "cifar10-c")
 
 
-def load(name: str, split: str = "test", folder: str | Path | None = None) -> Images:
+def check_name(name: str) -> None:
+    """Raise a :class:`DataError` if there is no data set of that name."""
+    kind, _, rest = name.partition(":")
+    more = rest and (kind == "folder" or 1 + rest.count(":") == PATTERNS.get(kind, "").count(":"))
+    if name not in NAMES and not more:
+        raise DataError(f"unknown data set {name!r}; there are {', '.join((*NAMES, *PATTERNS.values()))}")
+
+
+def load(name: str, split: str = "test", folder: str | Path | None = None, download: bool = False) -> Images:
     """Return a data set.
 
     Arguments:
-        name: ``digits``, ``fashion-mini``, ``fashion`` or ``cifar10-20``.
-        split: ``train`` or ``test``; of ``cifar10-20`` only ``test``.
-        folder: Where the files of a data set that is not embedded lie; otherwise the environment variable
-            ``RDC_DATA``, ``~/.cache/rdc/fashion`` and the folder of Debian's package are tried, in this order.
+        name: ``digits``, ``fashion-mini``, ``fashion``, ``cifar10-20``, ``cifar10``, ``cifar100``,
+            ``cifar10-c:CORRUPTION:SEVERITY`` (``cifar10-c:fog:3``), ``restricted-imagenet:SIDE`` (resized to that many pixels a
+            side) or ``folder:PATH``, a reader's own images (:mod:`rdc.data.folder`).
+        split: ``train`` or ``test``; of ``cifar10-20`` and ``cifar10-c`` only ``test``.
+        folder: Where the files of a data set that is not embedded lie; otherwise the environment variable ``RDC_DATA`` and
+            ``~/.cache/rdc/<name>`` are tried, in this order, and for ``fashion`` the folder of Debian's package.
+        download: Whether to fetch ``cifar10`` or ``cifar100`` where its files are not found.
 
     Returns:
         Images in [0, 1]. In ``fashion-mini`` and ``digits`` the classes take turns, so that any first ``10 m`` images
@@ -124,20 +145,62 @@ def load(name: str, split: str = "test", folder: str | Path | None = None) -> Im
     Raises:
         DataError: if the name or split is unknown, or a file is missing or damaged.
     """
-    if name not in NAMES:
-        raise DataError(f"unknown data set {name!r}; there are {', '.join(NAMES)}")
-    if split not in (splits := SPLITS if name in SOURCES else SPLITS[1:]):
+    check_name(name)
+    kind, _, rest = name.partition(":")
+    if split not in (splits := SPLITS[1:] if kind in TEST_ONLY else SPLITS):
         raise DataError(f"unknown split {split!r} of {name}; there are {', '.join(splits)}")
-    if name not in SOURCES:
+    if name == "cifar10-20":
         return cifar10_20(None if folder is None else Path(folder))
+    if name in SOURCES:
+        return from_idx(name, split, folder)
+    if kind == "folder":
+        return images_of(*image_folder(Path(rest).expanduser(), split))
+    if name in BINARY:
+        return images_of(*read_binary(name, split, binary_folder(name, split, folder, download)))
+    if kind == "cifar10-c":
+        corruption, severity = rest.split(":")
+        place = find_folder(name, ["labels.npy"], "CIFAR-10-C", folder, "https://zenodo.org/records/2535967")
+        return images_of(*corrupted(place, corruption, whole(severity, name)))
+    place = find_folder(name, ["val"], "imagenet", folder, "https://www.image-net.org")
+    return images_of(*restricted_imagenet(place, split, whole(rest, name)))
+
+
+def images_of(pixels: np.ndarray, labels: np.ndarray, classes: list[str]) -> Images:
+    """Images from bytes ``(N, C, H, W)``."""
+    x = torch.from_numpy(np.divide(pixels, np.float32(255), dtype=np.float32))
+    return Images(x.contiguous(), torch.from_numpy(labels.astype(np.int64)), classes)
+
+
+def whole(text: str, name: str) -> int:
+    """A positive whole number in the name of a data set."""
+    if not text.isdecimal() or not 0 < int(text) < 10_000:
+        raise DataError(f"{text!r} in the name {name!r} must be a positive whole number")
+    return int(text)
+
+
+def from_idx(name: str, split: str, folder: str | Path | None) -> Images:
+    """A data set of :data:`SOURCES`."""
     source = SOURCES[name]
-    base = ASSETS if source.embedded and folder is None else find_folder(name, source, folder)
+    remedy = "on Debian: apt-get install dataset-fashion-mnist"
+    base = ASSETS if source.embedded and folder is None else find_folder(name, list(source.files), "fashion", folder, remedy)
     which = SPLITS.index(split)
     (file, digest), (labels_file, labels_digest) = list(source.files.items())[2 * which : 2 * which + 2]
     images = read_idx(base / file, digest, (source.counts[which], source.side, source.side))
     labels = read_idx(base / labels_file, labels_digest, (source.counts[which],))
     x = torch.from_numpy(images.astype(np.float32) / np.float32(source.scale))[:, None]
     return Images(x, torch.from_numpy(labels.astype(np.int64)), list(source.classes))
+
+
+def binary_folder(name: str, split: str, folder: str | Path | None, download: bool) -> Path:
+    """Where the files of a split of ``cifar10`` or ``cifar100`` lie; a file may be a part, and so have more in its name."""
+    kind, stems = BINARY[name], BINARY[name].files[split]
+    remedy = f"{kind.archive.url}, or load({name!r}, download=True)"
+    try:
+        return find_folder(name, [f"{stem}*.bin" for stem in stems], kind.archive.inside, folder, remedy)
+    except DataError:
+        if not download:
+            raise
+        return fetch(kind.archive, Path(CACHE, name).expanduser() if folder is None else Path(folder))
 
 
 def cifar10_20(folder: Path | None = None) -> Images:
@@ -171,15 +234,14 @@ def cifar10_20(folder: Path | None = None) -> Images:
     return Images(x, y, list(CIFAR10))
 
 
-def find_folder(name: str, source: Source, folder: str | Path | None) -> Path:
-    """Return the first candidate folder that holds the files of a data set."""
-    names = [str(folder)] if folder is not None else [os.environ.get(FOLDERS[0], ""), *FOLDERS[1:]]
+def find_folder(name: str, files: list[str], inside: str, folder: str | Path | None, remedy: str) -> Path:
+    """Return the first candidate folder, itself or its folder ``inside``, that holds one of some files."""
+    names = [str(folder)] if folder is not None else [os.environ.get(VARIABLE, ""), f"{CACHE}/{name.split(':')[0]}", DEBIAN]
     tried = [Path(n).expanduser() for n in names if n]
-    first = next(iter(source.files))
-    for path in tried:
-        if (path / first).exists():
+    for path in chain.from_iterable((path, path / inside) for path in tried):
+        if any(next(path.glob(file), None) for file in files):
             return path
     raise DataError(
-        f"data set {name!r}: {first} is in none of {', '.join(map(str, tried))}; put {', '.join(source.files)} "
-        "into a folder and set RDC_DATA to it (on Debian: apt-get install dataset-fashion-mnist)"
+        f"data set {name!r}: {files[0]} is in none of {', '.join(map(str, tried))}; put {', '.join(files)} "
+        f"into a folder and set {VARIABLE} to it ({remedy})"
     )

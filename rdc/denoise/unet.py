@@ -9,7 +9,8 @@ CIFAR-10 weights. A block computes, with the embedding ``e`` of noise level and 
 
 ``patch > 1`` folds ``patch x patch`` pixels into channels before the first layer and unfolds them after the
 last (a network of stride ``patch``): a quarter of the work for ``patch = 2``. ``heads > 1`` widens the last layer to
-that many outputs of ``channels`` channels each (multi-head diffusion).
+that many outputs of ``channels`` channels each (multi-head diffusion). ``inner`` gives, for each level, the
+channels between the two convolutions of a block, if not as many as behind it: most of the work lies there.
 
 References:
     | Score-Based Generative Modeling through Stochastic Differential Equations (Song et al., 2021)
@@ -22,6 +23,7 @@ __all__ = ["UNet", "UNetConfig"]
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -47,13 +49,16 @@ class UNetConfig:
     augment_dim: int = 0
     patch: int = 1
     heads: int = 1
+    inner: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        sizes = [self.resolution, self.channels, self.num_blocks, self.patch, self.heads, *self.channel_mult]
+        sizes = [self.resolution, self.channels, self.num_blocks, self.patch, self.heads, *self.channel_mult, *self.inner]
         if min(sizes) < 1 or min(self.label_dim, self.augment_dim) < 0 or self.model_channels < 4 or not self.channel_mult:
             raise ValueError(f"the sizes of a network must be positive, and model_channels at least 4, got {self}")
         if self.num_blocks > MOST_BLOCKS:
             raise ValueError(f"a network has at most {MOST_BLOCKS} blocks a level, got {self.num_blocks}")
+        if self.inner and len(self.inner) != len(self.channel_mult):
+            raise ValueError(f"inner needs one entry for each of the {len(self.channel_mult)} levels, got {self.inner}")
 
 
 class UNet(nn.Module):
@@ -69,6 +74,7 @@ class UNet(nn.Module):
         if c.resolution % (c.patch * folds):
             raise ValueError(f"resolution {c.resolution} is not a multiple of patch x 2^(levels-1) = {c.patch * folds}")
         width, emb = c.model_channels, 4 * c.model_channels
+        blocks = [partial(Block, emb=emb, inner=inner) for inner in c.inner or (0,) * len(c.channel_mult)]
         self.map_label = linear(c.label_dim, width) if c.label_dim else None
         self.map_augment = linear(c.augment_dim, width, bias=False) if c.augment_dim else None
         self.map_layer0, self.map_layer1 = linear(width, emb), linear(emb, emb)
@@ -79,24 +85,23 @@ class UNet(nn.Module):
         skips, now = [width], width
         for level, (size, mult) in enumerate(zip(sizes, c.channel_mult, strict=True)):
             if level:
-                self.enc[f"{size}x{size}_down"] = Block(now, now, emb, resample="down")
+                self.enc[f"{size}x{size}_down"] = blocks[level](now, now, resample="down")
                 skips.append(now)
             for i in range(c.num_blocks):
-                self.enc[f"{size}x{size}_block{i}"] = Block(now, width * mult, emb, attention=size in c.attn_resolutions)
+                self.enc[f"{size}x{size}_block{i}"] = blocks[level](now, width * mult, attention=size in c.attn_resolutions)
                 now = width * mult
                 skips.append(now)
 
         self.dec = nn.ModuleDict()
         for level, (size, mult) in reversed(list(enumerate(zip(sizes, c.channel_mult, strict=True)))):
             if level == len(sizes) - 1:
-                self.dec[f"{size}x{size}_in0"] = Block(now, now, emb, attention=True)
-                self.dec[f"{size}x{size}_in1"] = Block(now, now, emb)
+                self.dec[f"{size}x{size}_in0"] = blocks[level](now, now, attention=True)
+                self.dec[f"{size}x{size}_in1"] = blocks[level](now, now)
             else:
-                self.dec[f"{size}x{size}_up"] = Block(now, now, emb, resample="up")
+                self.dec[f"{size}x{size}_up"] = blocks[level](now, now, resample="up")
             for i in range(c.num_blocks + 1):
                 attention = i == c.num_blocks and size in c.attn_resolutions
-                block = Block(now + skips.pop(), width * mult, emb, attention=attention)
-                self.dec[f"{size}x{size}_block{i}"] = block
+                self.dec[f"{size}x{size}_block{i}"] = blocks[level](now + skips.pop(), width * mult, attention=attention)
                 now = width * mult
         self.dec[f"{sizes[0]}x{sizes[0]}_aux_norm"] = norm(now)
         self.dec[f"{sizes[0]}x{sizes[0]}_aux_conv"] = conv(now, inputs * c.heads, 3, gain=1e-5)
@@ -160,14 +165,17 @@ class UNet(nn.Module):
 
 
 class Block(nn.Module):
-    """Residual block with optional resampling (factor 2) and optional single-head attention."""
+    """Residual block with optional resampling (factor 2) and optional single-head attention.
 
-    def __init__(self, inputs: int, outputs: int, emb: int, resample: str = "", attention: bool = False) -> None:
+    Between its two convolutions lie ``inner`` channels, or as many as at its end.
+    """
+
+    def __init__(self, inputs: int, outputs: int, emb: int, inner: int = 0, resample: str = "", attention: bool = False) -> None:
         super().__init__()
-        self.resample = resample
-        self.norm0, self.conv0 = norm(inputs), conv(inputs, outputs, 3)
-        self.affine = linear(emb, outputs)
-        self.norm1, self.conv1 = norm(outputs), conv(outputs, outputs, 3, gain=1e-5)
+        self.resample, inner = resample, inner or outputs
+        self.norm0, self.conv0 = norm(inputs), conv(inputs, inner, 3)
+        self.affine = linear(emb, inner)
+        self.norm1, self.conv1 = norm(inner), conv(inner, outputs, 3, gain=1e-5)
         self.skip = conv(inputs, outputs, 1) if resample or inputs != outputs else None
         self.attention = attention
         if attention:

@@ -45,7 +45,7 @@ def build(name: str, data: str = "fashion-mini", device: str | torch.device = "c
 
     Arguments:
         name: One of :func:`names`, a shipped checkpoint, a ``.safetensors`` file, or ``module:function``.
-        data: ``digits``, ``fashion-mini``, ``fashion`` or ``cifar10-20``: the images that it is for.
+        data: The images that it is for, a name that :func:`rdc.data.load` knows.
         device: Where it shall live.
         options: Those of :func:`options_of`, as objects or as text (``"8/255"``, ``"none"``, ``"0.4,0.6"``).
 
@@ -57,11 +57,9 @@ def build(name: str, data: str = "fashion-mini", device: str | torch.device = "c
         ValueError: if the name, the data set, an option or its value is unknown, or the model does not exist for the data set; in
             one line.
     """
-    from rdc.data import DataError
-    from rdc.data.registry import NAMES
+    from rdc.data import check_name
 
-    if data not in NAMES:
-        raise DataError(f"unknown data set {data!r}; there are {', '.join(NAMES)}")
+    check_name(data)
     place = torch.device(device)
     if names_user_model(name):
         if options:
