@@ -17,7 +17,7 @@ book: $(READY) ## execute every notebook (tutorial profile), render the book, pr
 test: $(READY) ## style, types, unit tests, doctests, committed notebooks (nbval), book build, page checks
 	@$(PY) -m ruff check -q .
 	@$(PY) -m mypy
-	@$(PY) -m pytest -q
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --dist worksteal
 	@$(PY) tools/check_notebooks.py
 	@$(PY) tools/build_book.py --committed
 

@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import jupytext
 from run_notebooks import ROOT, environment, find, imported, record
@@ -15,32 +17,33 @@ NBVAL = [*OPTIONS.split(), "--nbval-cell-timeout=600", "--nbval-sanitize-with=nb
 
 
 def check(names: list[str]) -> int:
-    """Run nbval on the named notebooks (all by default); the number of those that fail."""
-    surroundings, failed, notebooks = environment(), 0, find(names)
+    """Run nbval on the named notebooks (all by default), the longest first, one on each core; the number of those that fail."""
     STAMPS.mkdir(parents=True, exist_ok=True)
-    for i, py in enumerate(notebooks, 1):
-        ipynb, passed = py.with_suffix(".ipynb"), STAMPS / py.stem
-        decides = f"{surroundings} {imported(jupytext.read(py))}".encode()
-        key = hashlib.sha256(ipynb.read_bytes() + (ROOT / "nbval_sanitize.cfg").read_bytes() + decides).hexdigest()
-        if passed.exists() and passed.read_text() == key:
-            print(f"[{i}/{len(notebooks)}] {py.stem}: unchanged since it passed", flush=True)
-            continue
-        seconds = record(ipynb).get("seconds")
-        print(f"[{i}/{len(notebooks)}] {py.stem}: checking" + (f"; about {seconds:.0f} s" if seconds else ""), flush=True)
-        start = time.perf_counter()
-        command = [sys.executable, "-m", "pytest", *NBVAL, str(ipynb.relative_to(ROOT))]
-        quiet = os.environ | {"TQDM_DISABLE": "1"}
-        run = subprocess.run(command, cwd=ROOT, env=quiet, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        if run.returncode:
-            print(run.stdout, flush=True)
-            failed += 1
-        else:
-            part = passed.with_suffix(".part")
-            part.write_text(key)
-            part.replace(passed)
-        verdict = "FAILED" if run.returncode else "passed"
-        print(f"[{i}/{len(notebooks)}] {py.stem}: {verdict} in {time.perf_counter() - start:.1f} s", flush=True)
-    return failed
+    notebooks = sorted(find(names), key=lambda py: -(record(py.with_suffix(".ipynb")).get("seconds") or 0))
+    surroundings, workers = environment(), min(os.cpu_count() or 1, len(notebooks))
+    print(f"checking {len(notebooks)} notebooks, {workers} at a time", flush=True)
+    with ThreadPoolExecutor(workers) as pool:
+        return sum(pool.map(lambda py: check_one(py, surroundings), notebooks))
+
+
+def check_one(py: Path, surroundings: str) -> bool:
+    """Run nbval on a notebook on one thread, unless it passed before and nothing changed; whether it fails."""
+    ipynb, passed = py.with_suffix(".ipynb"), STAMPS / py.stem
+    decides = f"{surroundings} {imported(jupytext.read(py))}".encode()
+    key = hashlib.sha256(ipynb.read_bytes() + (ROOT / "nbval_sanitize.cfg").read_bytes() + decides).hexdigest()
+    if passed.exists() and passed.read_text() == key:
+        print(f"{py.stem}: unchanged since it passed", flush=True)
+        return False
+    start, quiet = time.perf_counter(), os.environ | {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pytest", *NBVAL, str(ipynb.relative_to(ROOT))]
+    run = subprocess.run(command, cwd=ROOT, env=quiet, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    verdict = "FAILED" if run.returncode else "passed"
+    print(f"{run.stdout if run.returncode else ''}{py.stem}: {verdict} in {time.perf_counter() - start:.1f} s", flush=True)
+    if not run.returncode:
+        part = passed.with_suffix(".part")
+        part.write_text(key)
+        part.replace(passed)
+    return run.returncode != 0
 
 
 if __name__ == "__main__":
