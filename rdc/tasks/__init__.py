@@ -16,7 +16,7 @@ from rdc.runs.cell import Cell, Outcome, Row
 from rdc.runs.code import Program, package_program
 
 #: Tasks by name.
-TASKS = ("attack", "audit", "laboratory", "nearest")
+TASKS = ("attack", "audit", "heads", "laboratory", "nearest", "randomness", "unseen")
 
 
 def measure(cell: Cell, device: str = "cpu") -> Outcome:
