@@ -294,6 +294,8 @@ def alternatives(option, options):
     if option.name in ("network", "epochs", "quiet"):
         network = "at-linf" if "at-linf" in option.values else "other.safetensors"
         return {"network": [network], "epochs": [1], "quiet": ["true"]}[option.name]
+    if option.name == "recipe":
+        return ["wide, distilled"]
     if option.name == "seed":
         return [0, 1] if "epochs" not in options else [0]
     if option.name in ("denoiser", "unconditional", "fast", "slow"):

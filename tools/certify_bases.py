@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from certify_settings import CHECKPOINTS, LEARN, RUNS, SEED, Base, epndc, reference
-from network_sizes import unseen_images
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from rdc.certify import APNDC, EPNDC, Carlini, Clipped, Cohen
 from rdc.classify import DiffusionClassifier
 from rdc.data import Images, load
+from rdc.data.unseen import unseen
 from rdc.denoise import fast_dtype
 from rdc.denoise.checkpoints import load_denoiser
 from rdc.early_exit import Cascade, Race, Round, learn_rounds
@@ -101,7 +101,7 @@ def once(x: Tensor, sigma: float, start: int) -> Tensor:
 
 def others(count: int) -> Images:
     """Images to choose settings on: not in fashion-mini."""
-    return unseen_images(count)
+    return unseen(count)
 
 
 def save(path: Path, array: np.ndarray) -> None:

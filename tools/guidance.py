@@ -36,10 +36,10 @@ from guidance_rows import chosen, compared, differences, real_rows, row
 from guidance_samples import HEADS, SINGLE, Setting
 from guidance_threats import threats_part
 from guidance_wide import wide_part
-from network_sizes import unseen_images
 from tqdm import tqdm
 
 from rdc.data import load
+from rdc.data.unseen import unseen
 from rdc.denoise import fast_dtype
 from rdc.runs.record import read_record, write_record
 
@@ -108,7 +108,7 @@ def floor(repeats: int, n: int) -> list[dict[str, Any]]:
     """Real images in the place of generated ones."""
     sets = {"train": load("fashion-mini", "train")}
     try:
-        sets["test, not of fashion-mini"] = unseen_images(8_000)
+        sets["test, not of fashion-mini"] = unseen(8_000)
     except ValueError as error:
         print(f"without images outside fashion-mini: {error}")
     return real_rows(judges(), sets, repeats, n)

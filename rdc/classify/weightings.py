@@ -40,7 +40,8 @@ def weightings(count: int, sigma_min: float = 0.1) -> tuple[Tensor, dict[str, Te
     """
     main = levels("elbo", count, sigma_min=sigma_min)
     first, ratio = float(main.sigma[0]), float(main.sigma[1] / main.sigma[0])
-    lower = first * ratio ** -torch.arange(1.0, 1 + math.ceil(math.log(first / LOWEST) / math.log(ratio)), dtype=torch.float64)
+    below = 1 + math.ceil(math.log(first / LOWEST) / math.log(ratio))
+    lower = first * ratio ** -torch.arange(1.0, below, dtype=torch.float64, device="cpu")
     grid = torch.cat([main.sigma, lower])
     low, high = float(grid.min()) * ratio**-0.5, float(grid.max()) * ratio**0.5
     fine = {

@@ -18,4 +18,4 @@ def unseen(count: int) -> Images:
     index = [i for i, x in enumerate(test.x) if x.numpy().tobytes() not in known][:count]
     if len(index) < count:
         raise ValueError(f"fashion has {len(index)} test images that fashion-mini does not hold, not {count}")
-    return test[torch.tensor(index)]
+    return test[torch.tensor(index, dtype=torch.int64, device="cpu")]

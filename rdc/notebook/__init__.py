@@ -12,5 +12,6 @@ from rdc.notebook.execute import run_notebook as run_notebook
 from rdc.notebook.execute import write_notebook as write_notebook
 from rdc.notebook.parameters import profiles as profiles
 from rdc.notebook.stored import claims_table as claims_table
+from rdc.notebook.stored import stored_cells as stored_cells
 from rdc.notebook.stored import stored_rows as stored_rows
 from rdc.notebook.stored import stored_table as stored_table

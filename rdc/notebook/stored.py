@@ -1,6 +1,6 @@
 """The stored results of experiments and the verdicts on claims, as a chapter shows them."""
 
-__all__ = ["claims_table", "stored_rows", "stored_table"]
+__all__ = ["claims_table", "stored_cells", "stored_rows", "stored_table"]
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,9 @@ from typing import Any
 
 from rdc.experiments import experiment
 from rdc.findings import Finding, claims, judge
+from rdc.runs.record import book_folder
 from rdc.runs.statistics import Accuracy
+from rdc.runs.store import Found, Store
 from rdc.runs.table import Entry, results, unions
 
 NOTHING = "not run here: the results have no rows for this yet."
@@ -26,6 +28,22 @@ def stored_rows(*names: str, folder: str | Path | None = None) -> list[Entry]:
     """
     found = [entry for name in names for entry in results(name, experiment(name).rows, folder)]
     return found + unions(found)
+
+
+def stored_cells(name: str, folder: str | Path | None = None, **words: Any) -> list[Found]:
+    """Return what is known of each row of an experiment, in order; without rows that were not run.
+
+    Arguments:
+        name: Of the experiment.
+        folder: Where the results are; by default the book's own.
+        words: Only rows with these words (``Row.about``).
+
+    Raises:
+        ValueError: if there is no such experiment, or its file is damaged.
+    """
+    store = Store.read((book_folder("results") if folder is None else Path(folder)) / f"{name}.jsonl")
+    wanted = [row for row in experiment(name).rows if all(row.about.get(k) == v for k, v in words.items())]
+    return [found for found in map(store.of, wanted) if found.n]
 
 
 def stored_table(rows: Sequence[Entry], title: str) -> Any:
