@@ -13,13 +13,13 @@ RANGES = (0.1, 0.2, 0.35, 0.5)  # lowest levels, model units
 CHOSEN = 0.35
 
 
-def row(network: str, sigma_min: float, **more: object) -> Row:
+def row(what: str, network: str, sigma_min: float, **more: object) -> Row:
     """Return the row of a network and a lowest level."""
     options = {"denoiser": NETWORKS[network], "levels": 16, "sigma_min": sigma_min}
-    return Row("dc", options, about={"network": network, "from": sigma_min}, **more)  # type: ignore[arg-type]
+    return Row("dc", options, about={"what": what, "network": network, "from": sigma_min}, **more)  # type: ignore[arg-type]
 
 
 ROWS = (
-    *(row(network, low, task="unseen", n=600, block=100) for low, network in product(RANGES, NETWORKS)),
-    *(row(network, low, n=500, block=100) for low, network in product((RANGES[0], CHOSEN), NETWORKS)),
+    *(row("chosen on", network, low, task="unseen", n=600, block=100) for low, network in product(RANGES, NETWORKS)),
+    *(row("compared", network, low, n=500, block=100) for low, network in product((RANGES[0], CHOSEN), NETWORKS)),
 )
