@@ -285,3 +285,15 @@ def test_a_mistake_is_one_line_and_code_2(monkeypatch, capsys, arguments, says):
 def test_the_help_shows_an_example(monkeypatch, capsys):
     code, out, _ = command(monkeypatch, capsys, "--help")
     assert code == 0 and "For example:\n  rdc certify " in out
+
+
+def test_the_cost_is_said_before_it_is_paid(capsys):
+    """Draws of the inner noise multiply those of the certificate; a batch is so small that the bar moves."""
+    from rdc.cli.certify import batch_size, evaluations, tell_cost
+    from rdc.models import base_classifier
+
+    base = base_classifier("apndc", "digits", denoiser="optimal", levels=4, draws=50)
+    assert evaluations(base) == base.evaluations == 201 and batch_size(base) == 20
+    assert evaluations(nn.Linear(1, 1)) == 1 and batch_size(nn.Linear(1, 1)) == 64
+    tell_cost(201, 110, 2)
+    assert "201 network evaluations a noisy image, at most 110 noisy images an image: at most 44,220" in capsys.readouterr().err

@@ -47,9 +47,13 @@ TOY: dict[str, dict[str, Any]] = {
     },
     "09_certification": {
         **{"radii": [0.25, 0.5, 0.75, 1.0], "toy_n": 30, "toy_runs": 20, "peek_runs": 20, "peek_n": 60, "plan_n": 400},
-        **{"plan_runs": 10, "gap_points": 5, "gap_counts": [2, 4, 8], "n_images": 60, "n_digits": 6, "n_noise": 4, "n_sift": 6},
-        **{"n_race": 3, "many_classes": 20, "n_slopes": 2, "live_n0": 4, "live_n": 60},
+        **{"plan_runs": 10},
     },
+    "09b_noised": {
+        **{"gap_points": 5, "gap_counts": [2, 4, 8], "n_images": 60, "n_digits": 6, "n_noise": 4, "live_n0": 4, "live_n": 60},
+    },
+    "09c_fast_certificates": {"n_images": 60, "n_sift": 6, "n_race": 3, "many_classes": 20},
+    "09d_certified_accuracy": {"radii": [0.25, 0.5, 0.75, 1.0], "n_slopes": 2},
 }
 #: Cells that take long at any size, and only compute on the CPU: the chapter, and how the cell begins.
 LEFT_OUT = {
@@ -57,10 +61,10 @@ LEFT_OUT = {
     ("06_likelihood_maximization", "claim(score_cosine["),
     ("06_likelihood_maximization", "pixel_x = torch.cat("),  # a quadrature with as many nodes as it needs
     ("06_likelihood_maximization", "claim(0.05 < float(normalisers["),
-    ("09_certification", "s_race = sigmas["),  # weights learned for 32 of 124 levels, and what is said of them
-    ("09_certification", "fig, ax = plt.subplots(figsize=(5.5, 3.4))\n\n\ndef share_same("),
-    ("09_certification", "bayes = digits.log_density(to_model(x_race"),
-    ("09_certification", "claim(share_same(predicted"),
+    ("09c_fast_certificates", "s_race = sigmas["),  # weights learned for 32 of 124 levels, and what is said of them
+    ("09c_fast_certificates", "fig, ax = plt.subplots(figsize=(5.5, 3.4))\n\n\ndef share_same("),
+    ("09c_fast_certificates", "bayes = digits.log_density(to_model(x_race"),
+    ("09c_fast_certificates", "claim(\n    share_same(predicted"),
 }
 load, load_denoiser = rdc.data.load, rdc.denoise.checkpoints.load_denoiser
 

@@ -317,3 +317,13 @@ def test_bad_options_are_refused():
             lipschitz_certify(classifier, x[0], n0=2, **options)
     with pytest.raises(ValueError, match=r"images must lie in \[0, 1\]"):
         lipschitz_certify(classifier, x[0] + 1)
+
+
+def test_a_grid_has_the_moments_of_two_normal_numbers():
+    from rdc.certify.grid import gaussian_grid
+
+    nodes, weights = gaussian_grid()
+    a, b = nodes.reshape(-1, 2).T
+    moments = ((1 + 0 * a, 1), (a, 0), (a**2, 1), (a * b, 0), (a**4, 3), (a**2 * b**2, 1), ((2 * a).cos(), 0.1353352832))
+    for value, expected in moments:
+        assert float(weights @ value) == pytest.approx(expected, abs=1e-6)

@@ -8,8 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
-import certify_bases
-import certify_settings
 import pytest
 import torch
 from helpers import tiny_network
@@ -18,7 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rdc.attack import pgd
-from rdc.certify import Carlini, Clipped, Cohen
+from rdc.certify import APNDC, EPNDC, Carlini, Clipped, Cohen
 from rdc.classify import (
     RDC,
     DiffPure,
@@ -36,6 +34,7 @@ from rdc.defend.likelihood import READINGS
 from rdc.defend.transfer import Transfer
 from rdc.denoise import OptimalDenoiser, fast_dtype
 from rdc.denoise.checkpoints import load_denoiser, save_denoiser
+from rdc.early_exit import Cascade
 from rdc.experiments import experiment
 from rdc.models import base_classifier, build, entry, names, options_of
 from rdc.models.likelihood import Reading
@@ -92,16 +91,6 @@ def test_the_default_data_have_models(name, options):
 
 
 # Equality with objects made by hand
-
-
-@pytest.fixture(scope="module")
-def tools():
-    """The makers of the records, with the small network for the digits in the place of their own."""
-    denoiser = load_denoiser(TINY, dtype=fast_dtype())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(certify_bases, "denoiser", lambda name: denoiser)
-        patch.setattr(certify_bases, "network", lambda noise: trained(noise))
-        yield
 
 
 def trained(noise):
@@ -192,39 +181,28 @@ def test_a_transferred_gradient_leaves_the_logits_as_they_are():
     assert torch.equal(frozen(x), a.frozen(3)(DIGITS)) and torch.equal(slope(frozen), slope(b))
 
 
-BASES = [
-    certify_settings.epndc(0.5, 4),
-    certify_settings.epndc(0.25, 3, "single head", "fixed", False, coupling="path", noise="fresh"),
-    certify_settings.apndc(0.5, 4),
-    certify_settings.apndc(0.25, 3, form="correct", seed=2),
-    certify_settings.cascade(0.25, 2, first=3),
-    certify_settings.Base("Carlini", 0.25, denoiser="heads"),
-    certify_settings.Base("Cohen", 0.25),
-    certify_settings.Base("DC, clipped", 0.25, 4, "heads"),
-]
+def bases(net):
+    """Base classifiers of the certificates: name, options, and the same by hand."""
+    fast, slow = EPNDC(net, 0.5, count=3), EPNDC(net, 0.5, count=2)
+    path = {"form": "fixed", "coupling": "path", "antithetic": False, "noise": "fresh"}
+    return {
+        "epndc": ({"levels": 4, "denoiser": TINY}, EPNDC(net, 0.5, count=4)),
+        "epndc, path": ({"levels": 3, "denoiser": TINY, **path}, EPNDC(net, 0.5, count=3, **path)),
+        "apndc": ({"levels": 3, "denoiser": TINY, "variant": "correct", "seed": 2},
+                  APNDC(net, 0.5, count=3, variant="correct", seed=2)),
+        "cascade": ({"levels": 2, "first": 3, "gap": 2.0, "fast": TINY, "slow": TINY}, Cascade(fast, slow, gap=2.0)),
+        "carlini": ({"denoiser": TINY, "epochs": 1}, Carlini(net, trained(0.0), 0.5)),
+        "cohen": ({"epochs": 1}, Cohen(trained(0.5))),
+    }  # fmt: skip
 
 
-@pytest.mark.parametrize("base", BASES, ids=lambda base: f"{base.base} {base.form}")
-def test_the_base_classifiers_of_the_record_have_the_same_numbers(tools, base):
-    name = {"DC, clipped": "dc"}.get(base.base, base.base.lower())
-    chunk = 2560 if base.denoiser == "heads" else 256
-    given = {"sigma": base.sigma, "levels": base.levels, "antithetic": base.antithetic, "coupling": base.coupling}
-    given |= {"noise": {"fixed": "shared"}.get(base.noise, base.noise), "form": base.form, "variant": base.form, "chunk": chunk}
-    given |= {"first": base.first, "gap": base.gap, "epochs": 1, "denoiser": TINY, "fast": TINY, "slow": TINY}
-    given |= {} if name in ("carlini", "cohen") else {"seed": base.seed}
-    known = options_of(name)
-    ours = base_classifier(name, "digits", **{k: v for k, v in given.items() if k in known and v is not None})
-    x = DIGITS + base.sigma * torch.randn(DIGITS.shape, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("name", ["epndc", "epndc, path", "apndc", "cascade", "carlini", "cohen"])
+def test_the_base_classifiers_are_those_of_the_library(name):
+    options, by_hand = bases(load_denoiser(TINY, dtype=fast_dtype()))[name]
+    ours = base_classifier(name.split(",")[0], "digits", sigma=0.5, **options)
+    x = DIGITS + 0.5 * torch.randn(DIGITS.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        assert torch.equal(ours(x), certify_bases.build(base)(x))
-
-
-def test_the_race_is_that_of_the_record():
-    found = certify_settings.RACES[2]
-    made = build("race")
-    assert (len(made.first.levels), made.tau) == (found.levels, 2 * found.sigma)
-    assert tuple(r.gap for r in made.rounds[:-1]) in [r.gaps for r in certify_settings.RACES]
-    assert sum(len(r.levels) for r in made.rounds[1:]) == found.sizes[-1]
+        assert torch.equal(ours(x), by_hand(x))
 
 
 def test_what_earlier_command_lines_built_is_the_same():

@@ -2,6 +2,7 @@
 
 __all__ = ["certify_command"]
 
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -49,7 +50,7 @@ def certify_command(
         arg(help="File of the network of carlini and cohen, trained if it does not exist; by default runs/cnn-<data>..."),
     ] = None,
     epochs: Annotated[int | None, arg(help="Passes over the train split in training that network; by default 10.")] = None,
-    batch: Annotated[int, arg(help="Noisy images at a time.")] = 64,
+    batch: Annotated[int | None, arg(help="Noisy images at a time; by default 64, fewer if each takes many evaluations.")] = None,
     rows: Annotated[Path | None, arg(help="File of rows, one an image; the same command continues it, also for more.")] = None,
     workers: Annotated[int, arg(help="Processes that share the blocks.")] = 1,
     seed: int = 0,
@@ -70,18 +71,22 @@ def certify_command(
     noise, level = number(sigma, "--sigma", low=0, strict=True), number(alpha, "--alpha")
     asked = None if target is None else number(target, "--target", low=0, strict=True)
     for name, value in {"--n": n, "--n0": n0, "--batch": batch, "--block": block, "--workers": workers}.items():
-        whole_number(value, name)
+        if value is not None:
+            whole_number(value, name)
     check_alpha(level)
     (x, y), place = first_images(data, count, start, "--count"), pick_device(device)
     asked_for = {"network": None if network is None else str(network), "epochs": epochs}
     given = defence.given() | {k: v for k, v in asked_for.items() if v is not None}
     base = find_base(model, data, given, noise, seed, place, quiet)
+    size = batch_size(base) if batch is None else batch
+    if not quiet:
+        tell_cost(evaluations(base), n0 + n, count)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         path = rows or Path(folder, "rows.jsonl")
         found = certify_rows(
             base, x.to(place), y.to(place), path, sigma=noise, n0=n0, n=n, alpha=level, seed=seed,
-            target=asked, stopping=stopping, batch=batch, block=block, workers=workers,
+            target=asked, stopping=stopping, batch=size, block=block, workers=workers,
             index=torch.arange(start, start + count, device="cpu"),
             config={"model": model, "data": data}, quiet=quiet,
         )  # fmt: skip
@@ -96,6 +101,24 @@ def certify_command(
         f"{abstained} abstentions; {calls:.0f} noisy images an image{'' if target else f'; {n} draws reach {limit:.3f} at most'}"
     )
     print(f"{time.perf_counter() - began:.1f} s")
+
+
+def evaluations(base: nn.Module) -> int:
+    """Return the network evaluations of a base classifier for one noisy image; 1 if it does not say."""
+    known = getattr(base, "evaluations", getattr(getattr(base, "network", None), "evaluations", 1))
+    return int(known) if isinstance(known, (int, float)) else 1
+
+
+def tell_cost(each: int, draws: int, count: int) -> None:
+    """Say how much there is to do, where that is not plain: ``--draws`` multiplies ``--n``."""
+    if each > 1:
+        text = f"{each:,} network evaluations a noisy image, at most {draws:,} noisy images an image"
+        print(f"{text}: at most {each * draws * count:,}", file=sys.stderr)
+
+
+def batch_size(base: nn.Module) -> int:
+    """Return so many noisy images that the progress bar moves: at most 64, and at most 4 096 evaluations at a time."""
+    return max(1, min(64, 4096 // evaluations(base)))
 
 
 def find_base(

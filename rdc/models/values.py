@@ -105,5 +105,6 @@ def simple(kind: Any) -> str:
     if get_origin(kind) is Annotated:
         return str(get_args(kind)[1])
     if get_origin(kind) is tuple:
-        return f"{len(get_args(kind))} numbers such as 0.4,0.6"
+        many = get_args(kind)
+        return f"{'' if many[-1] is Ellipsis else f'{len(many)} '}numbers such as 0.4,0.6"
     return {int: "a whole number", float: "a number", bool: "true or false", str: "a name"}.get(kind, "none")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 #: Options that name a denoiser or a network.
-DENOISERS, NETWORKS = ("denoiser", "unconditional"), ("network",)
+DENOISERS, NETWORKS = ("denoiser", "unconditional", "fast", "slow"), ("network",)
 #: Models with a network that no option names.
 IMPLIED = {"lm-cnn": "cnn"}
 
@@ -31,6 +31,8 @@ def checkpoints_of(name: str, data: str, options: Mapping[str, Any]) -> dict[str
     values = {option.name: option.default for option in found.options.values()} | dict(options)
     if name in KINDS or name in IMPLIED:
         values["network"] = IMPLIED.get(name, name)
+    if name == "race":
+        values |= {"fast": "heads", "slow": "single-head"}
     if isinstance(getattr(found.make, "args", None), tuple):  # the diffusion classifier of a checkpoint
         values["denoiser"] = name
     files = [denoiser_file(values[o], data) for o in DENOISERS if values.get(o)]

@@ -15,3 +15,5 @@ from rdc.notebook.stored import claims_table as claims_table
 from rdc.notebook.stored import stored_cells as stored_cells
 from rdc.notebook.stored import stored_rows as stored_rows
 from rdc.notebook.stored import stored_table as stored_table
+from rdc.notebook.tables import show_table as show_table
+from rdc.notebook.tables import show_verdicts as show_verdicts

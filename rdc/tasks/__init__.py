@@ -16,7 +16,10 @@ from rdc.runs.cell import Cell, Outcome, Row
 from rdc.runs.code import Program, package_program
 
 #: Tasks by name.
-TASKS = ("attack", "audit", "heads", "laboratory", "nearest", "randomness", "unseen")
+TASKS = (
+    "attack", "audit", "beside", "certify", "heads", "laboratory",
+    "lipschitz", "nearest", "noisy", "randomness", "sift", "unseen",
+)  # fmt: skip
 
 
 def measure(cell: Cell, device: str = "cpu") -> Outcome:
