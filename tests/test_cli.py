@@ -8,6 +8,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers import draw
+from PIL import Image
 
 from rdc.attack import autoattack, lagrange, pgd, stadv
 from rdc.cli import main
@@ -19,7 +21,7 @@ from rdc.denoise.unet import UNetConfig
 from rdc.quantities import number
 from rdc.train import TrainConfig
 from rdc.train.heads import DistilConfig
-from rdc.train.recipes import MULTIHEAD
+from rdc.train.recipes import MULTIHEAD, SMALLER
 
 TINY = EDMConfig(UNetConfig(8, 1, 10, 16, (1,), 1, ()), sigma_data=0.7, data="digits")
 
@@ -81,7 +83,8 @@ def test_each_command_shows_an_example(monkeypatch, capsys, command):
         (["attack", "--queries", "5", "--attack", "lagrange"], "lagrange has no --queries"),
         (["attack", "--eps", "-1", "--model", "optimal", "--data", "digits", "--n", "2"], "--eps must not be negative"),
         (["run", "99"], "no notebook '99'"),
-        (["train", "denoiser", "--recipe", "nothing"], "unknown recipe 'nothing'; there are fashion-mini, digits"),
+        (["train", "denoiser", "--recipe", "nothing"], "unknown recipe 'nothing'; there are fashion-mini, digits, cifar10-"),
+        (["train", "denoiser", "--recipe", "cifar10-small"], "the recipe cifar10-small needs --teacher"),
         (["train", "classifier", "--recipe", "nothing"], "unknown recipe 'nothing'; there are fashion-mini, digits"),
         (["train", "multihead", "--recipe", "digits"], "unknown recipe 'digits'; there are fashion-mini"),
         (["train", "multihead", "--data", "imagenet"], "unknown data set 'imagenet'"),
@@ -149,6 +152,40 @@ def test_a_multihead_network_is_distilled_on_the_command_line(monkeypatch, capsy
     assert isinstance(heads, MultiHead) and heads.num_classes == 10
     pairs = zip(heads.trunk().parameters(), teacher.parameters(), strict=True)
     assert all(torch.allclose(a, b, rtol=1e-2) for a, b in pairs)  # the teacher may have been read in bfloat16
+
+
+def test_a_smaller_denoiser_is_cut_out_on_the_command_line(monkeypatch, capsys, tmp_path, tiny):
+    """Stopped in time, the run leaves weights and its state, and the same command continues."""
+    small = replace(TINY, unet=replace(TINY.unet, inner=(4,) * len(TINY.unet.channel_mult)))
+    monkeypatch.setitem(SMALLER, "cifar10-small", DistilConfig(TrainConfig(small, batch=4), objective="pairs", gamma=5.0))
+    out = tmp_path / "small.safetensors"
+    command = ["train", "denoiser", "--recipe", "cifar10-small", "--teacher", tiny, "--steps", "3", "--out", out, "-q"]
+    for minutes, left in ((["--minutes", "1e-6"], True), (["--minutes", "9"], False)):
+        code, text, err = run(monkeypatch, capsys, *command, *minutes)
+        assert code == 0 and f"wrote {out}" in text and err == ""
+        assert (tmp_path / "small.safetensors.state").exists() == left
+        assert read_checkpoint(out, "denoiser")[1].get("stopped") == (1 if left else None)
+    assert load_denoiser(out).config.unet.inner == small.unet.inner
+
+
+def test_images_of_ones_own_are_trained_on_judged_and_attacked(monkeypatch, capsys, tmp_path):
+    for split in ("train", "test"):
+        for k, name in enumerate(("dark", "light", "noisy")):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(2):
+                pixels = (40 * draw((8, 8, 3), 10 * k + i) + 100 * k).byte().numpy()
+                Image.fromarray(pixels).save(tmp_path / split / name / f"{i}.png")
+    out, data = tmp_path / "own.safetensors", f"folder:{tmp_path}"
+    training = ["train", "denoiser", "--data", data, "--recipe", "digits", "--steps", "2", "--out", out, "-q"]
+    code, text, err = run(monkeypatch, capsys, *training)
+    assert code == 0 and f"wrote {out}" in text and err == ""
+    unet = load_denoiser(out, data=data).config.unet
+    assert (unet.channels, unet.resolution, unet.label_dim) == (3, 8, 3)
+    common = ["--model", out, "--data", data, "--n", "2", "--levels", "2", "-q"]
+    code, text, err = run(monkeypatch, capsys, "accuracy", *common)
+    assert code == 0 and "/2 = " in text and err == ""
+    code, text, err = run(monkeypatch, capsys, "attack", *common, "--steps", "2", "--eps", "0.1")
+    assert code == 0 and "attacked" in text and err == ""
 
 
 @pytest.mark.parametrize(("threat", "radius"), [("none", None), ("scaled", "scaled")])

@@ -173,7 +173,7 @@ def test_the_trunk_of_a_branch_is_the_teacher_and_stays(tmp_path):
         distil(DistilConfig(recipe, objective="denoise"), tmp_path / "b.safetensors", images=images())
 
 
-@pytest.mark.parametrize("what", OBJECTIVES)
+@pytest.mark.parametrize("what", [one for one in OBJECTIVES if one != "pairs"])
 def test_training_lowers_its_loss_and_resumes(what, tmp_path):
     recipe = TrainConfig(CONFIG, steps=60, batch=12, lr=3e-3, warmup=3, label_dropout=0.0)
     config = DistilConfig(recipe, objective=what, subset=2, levels=3)

@@ -4,13 +4,16 @@ __all__ = ["train_command"]
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 from tyro.conf import Positional, arg
 
 from rdc.cli.options import Device, Quiet, pick_device
 from rdc.quantities import count
+
+if TYPE_CHECKING:
+    from rdc.denoise.edm import EDMConfig
 
 #: Recipes of reference networks, :data:`rdc.train.reference.RECIPES`.
 KINDS = ("cnn", "at-linf", "at-l2")
@@ -29,6 +32,7 @@ def train_command(
         str | None,
         arg(
             help="fashion-mini or, for denoiser and classifier, digits; by default the one for the data, else fashion-mini. "
+            "For denoiser also cifar10-medium and cifar10-small. "
             "For classifier also cnn, at-linf or at-l2: the reference network of that kind for the data."
         ),
     ] = None,
@@ -46,6 +50,10 @@ def train_command(
     threads: Annotated[int | None, arg(help="CPU threads.")] = None,
     save_seconds: Annotated[float, arg(help="Time between two saves of the state.")] = 60.0,
     compile: Annotated[bool, arg(help="For denoisers: compile the network; pays for long runs on a GPU.")] = False,
+    minutes: Annotated[
+        float | None, arg(help="For denoisers: stop after that time and write what there is; the same command continues.")
+    ] = None,
+    teacher: Annotated[str | None, arg(help="For recipes of smaller denoisers: the denoiser out of which it is cut.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Train a denoiser or a classifier. Interrupted or killed, the same command continues where it stopped.
@@ -67,25 +75,40 @@ def train_command(
         return train_guide_command(data, recipe, out, threat, eps, steps, seed, device, threads, save_seconds, quiet)
     from rdc.train import train_denoiser
     from rdc.train.heads import distil
-    from rdc.train.recipes import MULTIHEAD, RECIPES
+    from rdc.train.recipes import MULTIHEAD, RECIPES, SMALLER
 
     heads = what == "multihead"
-    recipes = MULTIHEAD if heads else RECIPES
+    distilled = MULTIHEAD if heads else SMALLER
     name = recipe or ("digits" if data == "digits" else "fashion-mini")
-    if name not in recipes:
-        raise ValueError(f"unknown recipe {name!r}; there are {', '.join(recipes)}")
-    config = MULTIHEAD[name].train if heads else RECIPES[name]
+    if name not in (known := [*({} if heads else RECIPES), *distilled]):
+        raise ValueError(f"unknown recipe {name!r}; there are {', '.join(known)}")
+    config = distilled[name].train if name in distilled else RECIPES[name]
     if data is not None:
-        config = replace(config, denoiser=replace(config.denoiser, data=data))
+        config = replace(config, denoiser=fitting(config.denoiser, data))
     config = replace(config, seed=seed, steps=config.steps if steps is None else count(steps, "steps"))
     if threads:
         torch.set_num_threads(threads)
     path, place = out or Path("runs", f"{name}{'-multihead' * heads}.safetensors"), pick_device(device)
-    if heads:
-        path = distil(replace(MULTIHEAD[name], train=config), path, place, None, save_seconds, quiet, compile=compile)
+    if name in distilled:
+        whole = replace(distilled[name], train=config, teacher=teacher or distilled[name].teacher)
+        if not whole.teacher:
+            raise ValueError(f"the recipe {name} needs --teacher: the denoiser out of which a smaller one is cut")
+        path = distil(whole, path, place, None, save_seconds, quiet, compile=compile, minutes=minutes)
     else:
-        path = train_denoiser(config, path, place, None, save_seconds, quiet, compile)
+        path = train_denoiser(config, path, place, None, save_seconds, quiet, compile, minutes)
     print(f"wrote {path}")
+
+
+def fitting(denoiser: "EDMConfig", data: str) -> "EDMConfig":
+    """The configuration for other data; a reader's own images decide the size of an image, its channels and the classes."""
+    if not data.startswith("folder:"):
+        return replace(denoiser, data=data)
+    from rdc.data import load
+
+    images = load(data, "train")
+    _, channels, size, _ = images.x.shape
+    unet = replace(denoiser.unet, channels=channels, resolution=size, label_dim=len(images.classes))
+    return replace(denoiser, data=data, unet=unet)
 
 
 def train_reference_command(

@@ -59,6 +59,7 @@ class TrainConfig:
     label_dropout: float = 0.1  # probability of hiding the class
     precision: str = "fp32"  # fp32 or bf16 (mixed, master weights in fp32)
     seed: int = 0
+    flip: bool = False  # whether half of the images are mirrored, left and right
 
 
 def train_denoiser(
@@ -69,6 +70,7 @@ def train_denoiser(
     save_seconds: float = 60.0,
     quiet: bool = False,
     compile: bool = False,
+    minutes: float | None = None,
 ) -> Path:
     """Train a denoiser and write its averaged weights to ``out``.
 
@@ -82,6 +84,7 @@ def train_denoiser(
         save_seconds: Time between two saves of the state.
         quiet: Whether to hide the progress bar.
         compile: Whether to compile the network (:func:`rdc.denoise.compiled`); such a run has other bits, by rounding.
+        minutes: When to stop (:func:`rdc.train.loop.train_to`).
 
     Raises:
         ValueError: if there is no step to take.
@@ -90,18 +93,30 @@ def train_denoiser(
     images = load(config.denoiser.data, "train") if images is None else images
     network = replace(config.denoiser, unlabelled=config.denoiser.unet.label_dim == 0 or config.label_dropout > 0)
     run = Run(config, asdict(config), build(network, config.seed).to(device), edm_objective)
-    return fit(run, out, images, save_seconds, quiet, compile)
+    return fit(run, out, images, save_seconds, quiet, compile, minutes)
 
 
-def fit(run: "Run", out: Path, images: Images, save_seconds: float = 60.0, quiet: bool = False, compile: bool = False) -> Path:
-    """Advance a run to its last step, saving its state beside ``out`` meanwhile, and write the averaged weights to ``out``."""
+def fit(
+    run: "Run",
+    out: Path,
+    images: Images,
+    save_seconds: float = 60.0,
+    quiet: bool = False,
+    compile: bool = False,
+    minutes: float | None = None,
+) -> Path:
+    """Advance a run to its last step, saving its state beside ``out`` meanwhile, and write the averaged weights to ``out``.
+
+    A run that stops before, after ``minutes``, writes the weights that it has, and leaves its state.
+    """
     if compile:
         compiled(run.denoiser)
     state, images = run.state, placed(images, next(run.denoiser.parameters()).device)
-    train_to(run.config.steps, state, lambda: run.advance(images), out, save_seconds, quiet)
+    done = train_to(run.config.steps, state, lambda: run.advance(images), out, save_seconds, quiet, minutes=minutes)
     info = {"recipe": state.recipe, "seconds": round(state.seconds, 1), "losses": state.losses, "images": len(images)}
-    save_denoiser(out, run.denoiser, state.average, **info)
-    state_path(out).unlink(missing_ok=True)
+    save_denoiser(out, run.denoiser, state.average, **info, **({} if done else {"stopped": state.step}))
+    if done:
+        state_path(out).unlink(missing_ok=True)
     return out
 
 
@@ -130,6 +145,9 @@ class Run:
         index = sent(batch_indices(len(images), c.batch, self.step, c.seed), device)
         hidden = sent(rand((c.batch,), c.seed, "hide", self.step) < c.label_dropout, device)
         z, label = to_model(images.x[index]), images.y[index].masked_fill(hidden, -1)
+        if c.flip:
+            mirrored = sent(rand((c.batch,), c.seed, "flip", self.step) < 0.5, device)
+            z = torch.where(mirrored[:, None, None, None], z.flip(3), z)
         sigma = sent(stratified_sigma(c, self.step), device)
         eps = randn(tuple(z.shape), c.seed, "noise", self.step, like=z)
         with torch.autocast(z.device.type, dtype=torch.bfloat16, enabled=c.precision == "bf16"):

@@ -1,4 +1,4 @@
-r"""Train a multi-head denoiser: distilled from a single-head one (Algorithm 2), or in the two ways that fail.
+r"""Train a denoiser from another one: many heads, distilled (Algorithm 2) or in the two ways that fail, or a smaller one.
 
 ==================  ==========================================================================================
 ``distil``          every head follows the teacher's answer for its class, on the images of all classes,
@@ -7,6 +7,8 @@ r"""Train a multi-head denoiser: distilled from a single-head one (Algorithm 2),
                     to say of other classes (appendix B.1: "only 60 % accuracy")
 ``cross-entropy``   the logits of the diffusion classifier on a few levels are trained to classify (appendix B.1:
                     no robustness)
+``pairs``           a smaller denoiser with a single head, cut out of the teacher (:mod:`rdc.train.shrink`), follows its
+                    answers for two classes and, with weight ``gamma``, their difference
 ==================  ==========================================================================================
 
 The sum over heads is estimated without bias from ``subset`` heads, drawn anew for each image: a teacher evaluation costs as
@@ -26,7 +28,7 @@ References:
 __all__ = ["OBJECTIVES", "DistilConfig", "distil"]
 
 import copy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,16 +38,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rdc.data import Images, load
-from rdc.denoise.base import fast_dtype
+from rdc.denoise.base import fast_dtype, to_model
 from rdc.denoise.checkpoints import load_denoiser
 from rdc.denoise.edm import EDM, coefficients
 from rdc.denoise.multihead import Branched, MultiHead, build_multihead
-from rdc.rng import rand, randn
+from rdc.rng import rand, randint, randn
 from rdc.schedule import levels
-from rdc.train.denoiser import Loss, Run, TrainConfig, fit, sent
+from rdc.train.denoiser import Loss, Run, TrainConfig, fit, sent, stratified_sigma
+from rdc.train.shrink import pair_loss, shrink
 
 #: What the heads can be trained for.
-OBJECTIVES = ("distil", "denoise", "cross-entropy")
+OBJECTIVES = ("distil", "denoise", "cross-entropy", "pairs")
 
 
 @dataclass(frozen=True)
@@ -54,9 +57,9 @@ class DistilConfig:
 
     train: TrainConfig = field(default_factory=TrainConfig)  # network (with heads), data, optimiser
     objective: str = "distil"  # one of OBJECTIVES
-    teacher: str = ""  # for distil: a checkpoint's name or path
+    teacher: str = ""  # for distil and pairs: a checkpoint's name or path
     subset: int = 3  # for distil: heads that an image teaches
-    gamma: float = 0.0  # for distil: least size that the differences between classes have in the loss
+    gamma: float = 0.0  # for distil: least size that the differences between classes have in the loss; for pairs: their weight
     levels: int = 4  # for cross-entropy: noise levels (ELBO weight) behind the logits
 
 
@@ -69,8 +72,9 @@ def distil(
     quiet: bool = False,
     teacher: EDM | None = None,
     compile: bool = False,
+    minutes: float | None = None,
 ) -> Path:
-    """Train a multi-head denoiser and write its averaged weights to ``out``; killed, the same call continues.
+    """Train a denoiser of the recipe's form and write its averaged weights to ``out``; killed, the same call continues.
 
     Arguments:
         config: The recipe.
@@ -81,6 +85,7 @@ def distil(
         quiet: Whether to hide the progress bar.
         teacher: The teacher itself, in place of the one that the recipe names.
         compile: Whether to compile the student's network (:func:`rdc.denoise.compiled`).
+        minutes: When to stop (:func:`rdc.train.loop.train_to`).
 
     Raises:
         ValueError: for an unknown objective, a subset that is no number of heads, or a teacher that does not fit.
@@ -88,25 +93,44 @@ def distil(
     """
     if config.objective not in OBJECTIVES:
         raise ValueError(f"unknown objective {config.objective!r}; there are {', '.join(OBJECTIVES)}")
-    if config.objective == "distil" and teacher is None:
+    if config.objective in ("distil", "pairs") and teacher is None:
         loaded = load_denoiser(config.teacher, device)
         if not isinstance(loaded, EDM):
             raise ValueError(f"the teacher {config.teacher} must have a single head")
         teacher = loaded
     images = load(config.train.denoiser.data, "train") if images is None else images
-    student = build_multihead(config.train.denoiser, config.train.seed).to(device)
-    heads = trained_heads(student)
-    if not 1 <= config.subset <= heads:
-        raise ValueError(f"subset must be between 1 and the {heads} heads, got {config.subset}")
+    student = cut_out(config.train, images, teacher) if config.objective == "pairs" else with_heads(config, device)
     sizes = [f"{d.num_classes} classes of {d.shape}" for d in (teacher or student, student)]
     if sizes[0] != sizes[1]:
         raise ValueError(f"the teacher has {sizes[0]}, the student {sizes[1]}")
-    if config.train.denoiser.branch is not None:
+    if isinstance(student, MultiHead) and config.train.denoiser.branch is not None:
         borrow_trunk(student, teacher)
     if config.train.precision == "bf16" and teacher is not None:
         teacher = copy.deepcopy(teacher).to(fast_dtype(device))
     run = Run(config.train, asdict(config), student, objective(config, teacher))
-    return fit(run, out, images, save_seconds, quiet, compile)
+    return fit(run, out, images, save_seconds, quiet, compile, minutes)
+
+
+def with_heads(config: DistilConfig, device: str | torch.device) -> MultiHead:
+    """The multi-head student in its first state."""
+    student = build_multihead(config.train.denoiser, config.train.seed).to(device)
+    heads = trained_heads(student)
+    if not 1 <= config.subset <= heads:
+        raise ValueError(f"subset must be between 1 and the {heads} heads, got {config.subset}")
+    return student
+
+
+def cut_out(config: TrainConfig, images: Images, teacher: EDM | None, count: int = 256) -> EDM:
+    """The single-head student in its first state, fitted to the teacher on noisy images, half of them with a class at random."""
+    if teacher is None:
+        raise ValueError("objective 'pairs' needs a teacher")
+    device, k = next(teacher.parameters()).device, teacher.num_classes
+    index = randint(len(images), (count,), config.seed, "cut out")
+    own = torch.arange(count, device="cpu") % 2 == 0
+    label = torch.where(own, images.y[index], randint(k, (count,), config.seed, "classes of the cut"))
+    z, sigma = to_model(images.x[index]), stratified_sigma(replace(config, batch=count), -1)
+    z = z + sigma * randn(tuple(z.shape), config.seed, "noise of the cut", like=z)
+    return shrink(teacher, config.denoiser, *(a.to(device) for a in (z, sigma.flatten(), label)))
 
 
 def borrow_trunk(student: MultiHead, teacher: EDM | None) -> None:
@@ -126,6 +150,8 @@ def objective(config: DistilConfig, teacher: nn.Module | None) -> Loss:
     """The loss of a recipe."""
     if config.objective == "distil" and teacher is not None:
         return partial(distil_loss, teacher=teacher, subset=config.subset, seed=config.train.seed, gamma=config.gamma)
+    if config.objective == "pairs" and teacher is not None:
+        return partial(pair_loss, teacher=teacher, seed=config.train.seed, weight=config.gamma)
     if config.objective == "denoise":
         return denoise_loss
     return partial(cross_entropy_loss, count=config.levels, seed=config.train.seed)

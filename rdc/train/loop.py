@@ -15,6 +15,7 @@ __all__ = ["State", "begin", "difference", "state_path", "train_to"]
 
 import copy
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from rdc.denoise.checkpoints import CheckpointError, check_fit, read_checkpoint, write_checkpoint
-from rdc.quantities import count
+from rdc.quantities import count, number
 
 KIND = "training state"
 REPORT = 50  # steps between two entries of the loss
@@ -137,7 +138,8 @@ def train_to(
     save_seconds: float = 60.0,
     quiet: bool = False,
     after: Callable[[], None] = lambda: None,
-) -> None:
+    minutes: float | None = None,
+) -> bool:
     """Continue a run up to step ``steps``; its state lies beside ``out`` meanwhile and remains there, for the caller to remove.
 
     Arguments:
@@ -148,6 +150,10 @@ def train_to(
         save_seconds: Time between two saves of the state; none is written before it has passed.
         quiet: Whether to hide the progress bar.
         after: What else happens after each step, its time included: a measurement for the curve, say.
+        minutes: Time after which the run stops, whatever its step, and its state is written; by default it does not.
+
+    Returns:
+        Whether the run has taken all its steps.
 
     Raises:
         ValueError: if there is no step to take.
@@ -156,8 +162,9 @@ def train_to(
     count(steps, "steps")
     state.resume(state_path(out))
     saved = clock = time.monotonic()
+    end = math.inf if minutes is None else clock + 60 * number(minutes, "minutes", low=0, strict=True)
     with tqdm(total=steps, initial=state.step, disable=quiet, unit="step", desc=f"train {out.stem}") as bar:
-        while state.step < steps:
+        while state.step < steps and clock < end:
             loss = advance()
             if state.step % REPORT == 0:
                 value = float(loss)
@@ -167,9 +174,10 @@ def train_to(
             now = time.monotonic()
             state.seconds, clock = state.seconds + now - clock, now
             bar.update()
-            if now - saved > save_seconds:
+            if now - saved > save_seconds or now >= end:
                 state.save(state_path(out))
                 saved = now
+    return state.step == steps
 
 
 def state_path(out: Path) -> Path:

@@ -1,6 +1,8 @@
 """The recipes of the shipped checkpoints: ``rdc train denoiser --recipe fashion-mini`` repeats one."""
 
-__all__ = ["MULTIHEAD", "RECIPES"]
+__all__ = ["MULTIHEAD", "RECIPES", "SMALLER"]
+
+from dataclasses import replace
 
 from rdc.denoise.edm import EDMConfig
 from rdc.denoise.unet import UNetConfig
@@ -15,6 +17,16 @@ FASHION_UNET = UNetConfig(
     channel_mult=(1, 2),
     num_blocks=1,
     attn_resolutions=(7,),
+    patch=2,
+)
+CIFAR_UNET = UNetConfig(
+    resolution=32,
+    channels=3,
+    label_dim=10,
+    model_channels=96,
+    channel_mult=(2, 2),
+    num_blocks=2,
+    attn_resolutions=(8,),
     patch=2,
 )
 DIGITS_UNET = UNetConfig(
@@ -34,6 +46,17 @@ RECIPES = {
     ),
     "digits": TrainConfig(
         EDMConfig(DIGITS_UNET, sigma_data=0.75, data="digits"), steps=4_000, batch=64, lr=1e-3, warmup=200, p_mean=-0.2, p_std=1.4
+    ),
+    "cifar10-medium": TrainConfig(
+        EDMConfig(CIFAR_UNET, data="cifar10"),
+        steps=10_000,
+        batch=1024,
+        lr=1.5e-3,
+        warmup=200,
+        p_mean=-0.6,
+        p_std=1.3,
+        precision="bf16",
+        flip=True,
     ),
 }
 
@@ -65,5 +88,25 @@ MULTIHEAD = {
         ),
         teacher="fashion-mini",
         gamma=0.05,
+    ),
+}
+
+#: Smaller denoisers, cut out of a larger one: ``rdc train denoiser --recipe cifar10-small --teacher FILE``.
+SMALLER = {
+    "cifar10-small": DistilConfig(
+        TrainConfig(
+            EDMConfig(replace(CIFAR_UNET, num_blocks=1, inner=(48, 64)), data="cifar10", unlabelled=False),
+            steps=3_000,
+            batch=16,
+            lr=4e-4,
+            warmup=30,
+            ema=0.99,
+            p_mean=-0.14,
+            p_std=0.72,
+            label_dropout=0.0,
+            flip=True,
+        ),
+        objective="pairs",
+        gamma=5.0,
     ),
 }
