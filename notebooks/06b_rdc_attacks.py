@@ -34,11 +34,11 @@ seed: int = 0  # seed of all random numbers
 data: str = "fashion-mini"  # data set, and the denoiser trained for it
 count: int = 8  # noise levels of the diffusion classifier
 n_jacobian: int = 8  # images for the study of gradients
-n_attack: int = 8  # images for attacks on RDC and DC
-steps: int = 6  # gradient steps of those attacks
+n_attack: int = 6  # images for attacks on RDC and DC
+steps: int = 4  # gradient steps of those attacks
 eps: str | float = 8 / 255  # Linf radius, image units
 lm_steps: list[int] = [1, 5]  # steps N of likelihood maximisation that are attacked
-n_fresh: int = 4  # images for attacks on RDC with fresh noise
+n_fresh: int = 3  # images for attacks on RDC with fresh noise
 eot: int = 2  # calls averaged there
 draws: int = 5  # fresh verdicts there
 
