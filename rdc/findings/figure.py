@@ -70,7 +70,8 @@ def save_headline(path: str | Path, folder: str | Path | None = None, color: str
     import matplotlib.pyplot as plt
 
     text = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor"), color)
-    style = {"svg.hashsalt": "rdc", "svg.fonttype": "none", "font.size": 11, "axes.spines.top": False, "axes.spines.right": False}
+    style: dict[str, Any] = {"svg.hashsalt": "rdc", "svg.fonttype": "none", "font.size": 11}
+    style |= {"axes.spines.top": False, "axes.spines.right": False}
     with plt.rc_context({**text, **style}):
         fig, ax = plt.subplots(figsize=(7.2, 3.6), layout="constrained")
         draw_headline(ax, folder, color)
