@@ -1,6 +1,6 @@
 """The figures that more than one chapter draws, in one style: seaborn's colour-blind palette, labelled axes."""
 
-__all__ = ["image_grid", "plot_accuracy", "style"]
+__all__ = ["image_grid", "plot_accuracy", "plot_intervals", "style"]
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from rdc.runs.statistics import Accuracy
+from rdc.runs.statistics import Accuracy, Interval
 
 
 def style() -> None:
@@ -57,3 +57,21 @@ def plot_accuracy(ax: Axes, at: Sequence[float], values: Sequence[Accuracy], lab
     bars = [[100 * (a.value - a.low) for a in values], [100 * (a.high - a.value) for a in values]]
     ax.errorbar(at, middle, yerr=bars, label=label, capsize=3, **{"marker": "o", **line})
     ax.set(ylabel="accuracy (%)", ylim=(-3, 103))
+
+
+def plot_intervals(
+    ax: Axes,
+    at: Sequence[float],
+    values: Sequence[Interval | Accuracy],
+    label: str | None = None,
+    across: bool = False,
+    **line: Any,
+) -> None:
+    """Draw values with their intervals against ``at``; with ``across`` the values lie along the horizontal axis."""
+    middle = [v.value for v in values]
+    bars = [[max(v.value - v.low, 0) for v in values], [max(v.high - v.value, 0) for v in values]]
+    style = {"marker": "o", "ms": 4, "lw": 1.2, "capsize": 2, "label": label, **line}
+    if across:
+        ax.errorbar(middle, at, xerr=bars, **{"ls": "", **style})
+    else:
+        ax.errorbar(at, middle, yerr=bars, **style)

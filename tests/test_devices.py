@@ -46,7 +46,7 @@ from rdc.guide.align import alignment_table, shift_effect
 from rdc.guide.classifier import AtLevel
 from rdc.guide.guides import ClassifierGuide, DiffusionGuide, PosteriorGuide, RatioGuide
 from rdc.guide.metrics import agreement, frechet_distance, precision_recall
-from rdc.guide.plan import Plan, edm_path
+from rdc.guide.plan import SamplingPlan, edm_path
 from rdc.guide.sampling import sample
 from rdc.guide.threat import Threat, level_table
 from rdc.randomness import EOT, known_noise
@@ -300,7 +300,7 @@ MEASURES: dict[str, Case] = {
     "path": lambda d: analyse.ascent_path(cnn(d), X.to(d), Y.to(d), steps=2),
     **{
         f"sample {m}": lambda d, m=m: (
-            sample(edm(d), Y.to(d), [0, 1, 2, 3], Plan(edm_path(4), m), ClassifierGuide(tiny().to(d)), batch=3).z
+            sample(edm(d), Y.to(d), [0, 1, 2, 3], SamplingPlan(edm_path(4), m), ClassifierGuide(tiny().to(d)), batch=3).z
         )
         for m in ("euler", "heun", "ancestral")
     },

@@ -11,7 +11,6 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-import train_guides
 from helpers import draw, mixture, tiny_network
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,7 +37,7 @@ from rdc.guide.threat import RADII, STEPS, Threat, level_table, perturb
 from rdc.rng import randn
 from rdc.train import guides as robust
 from rdc.train.denoiser import state_path
-from rdc.train.guide_recipes import GUIDES
+from rdc.train.guide_recipes import GUIDES, short_guide
 from rdc.train.guides import GuideConfig, train_guide
 
 NET = ClassifierConfig(UNetConfig(8, 1, 0, 8, (1, 2), 1, ()), 3, 0.6, "digits")
@@ -345,18 +344,16 @@ class NoLevel(nn.Module):
         return self.layer(x.flatten(1))
 
 
-def test_the_tool_takes_recipes_and_names_its_files(monkeypatch, tmp_path):
-    def settings(*words):
-        return train_guides.configured(train_guides.options().parse_args(words))
-
-    assert settings("--which", "vanilla") == GUIDES["fashion-mini"]["vanilla"]
-    assert settings("--which", "robust") == GUIDES["fashion-mini"]["robust"]
-    other = settings("--which", "robust", "--recipe", "digits", "--norm", "Linf", "--eps", "0.1", "--no-stop", "--steps", "7")
-    assert other == replace(GUIDES["digits"]["robust"], threat=Threat("Linf", 0.1, stop=False), steps=7)
-    assert train_guides.suffix(None) == train_guides.suffix(Threat()) == ""
-    assert train_guides.suffix(other.threat) == "-released-Linf-0.1-7-appendix-full"
-    with pytest.raises(SystemExit, match="train_guides: unknown data set 'imagenet'"):
-        train_guides.main(["--which", "vanilla", "--data", "imagenet", "--out", str(tmp_path / "a.safetensors")])
+def test_a_short_training_is_kept_by_its_settings(tmp_path):
+    paths = [
+        short_guide("digits", threat, seed, 1, 2, folder=tmp_path)
+        for threat, seed in ((None, 0), (None, 1), ({"eps": 0.1}, 0), ({"eps": 0.1, "stop": False}, 0))
+    ]
+    assert len(set(paths)) == 4 and all(path.exists() for path in paths)
+    recipe = read_checkpoint(paths[3], "classifier")[1]["recipe"]
+    assert Threat(**recipe["threat"]) == Threat(eps=0.1, stop=False) and (recipe["steps"], recipe["batch"]) == (1, 2)
+    written = paths[0].stat().st_mtime_ns
+    assert short_guide("digits", None, 0, 1, 2, folder=tmp_path) == paths[0] and paths[0].stat().st_mtime_ns == written
 
 
 # Files

@@ -13,8 +13,9 @@ from torch import nn
 
 from rdc.classify.networks import CNN
 from rdc.evaluate import Accuracy
-from rdc.guide.metrics import FeatureNetwork, agreement, bootstrap, frechet_distance, inside, precision_recall, repeated
+from rdc.guide.metrics import FeatureNetwork, agreement, bootstrap, frechet_distance, inside, precision_recall
 from rdc.rng import randn
+from rdc.runs.statistics import repeated
 
 
 def points(n, d, *key):

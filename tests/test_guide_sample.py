@@ -13,7 +13,7 @@ from rdc.attack.norms import norm_of
 from rdc.denoise.base import to_model
 from rdc.denoise.optimal import OptimalDenoiser
 from rdc.guide.guides import ClassifierGuide, DiffusionGuide, PosteriorGuide, RatioGuide, log_gradient
-from rdc.guide.plan import FORMS, Plan, edm_path, step_variance, vp_path
+from rdc.guide.plan import FORMS, SamplingPlan, edm_path, step_variance, vp_path
 from rdc.guide.sampling import Run, sample
 from rdc.rng import randn
 from rdc.schedule import sigma_to_alpha, vp_alphas
@@ -128,7 +128,7 @@ def test_bad_plans_and_requests_give_one_line():
         ({"form": "ddpm"}, "take method='ancestral'"),
     ):
         with pytest.raises(ValueError, match=message):
-            Plan(**options)
+            SamplingPlan(**options)
     for call in (lambda: edm_path(1), lambda: edm_path(5, 2.0, 1.0), lambda: vp_path(1001)):
         with pytest.raises(ValueError, match="count"):
             call()
@@ -148,7 +148,7 @@ def never(*_):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("conditional", [True, False])
 def test_scale_zero_is_unguided_to_the_bit(method, conditional):
-    net, plan = tiny_network(), Plan(edm_path(4), method, conditional=conditional)
+    net, plan = tiny_network(), SamplingPlan(edm_path(4), method, conditional=conditional)
     y, seeds = torch.tensor([0, 1, 2]), [3, 4, 5]
     free = sample(net, y, seeds, plan, keep=True)
     none = sample(net, y, seeds, plan, never, scale=0, keep=True)
@@ -160,7 +160,7 @@ def test_scale_zero_is_unguided_to_the_bit(method, conditional):
 @pytest.mark.parametrize("variance", ["posterior", "bound"])
 def test_the_exact_posterior_at_scale_one_is_the_conditional_denoiser(method, variance):
     d, y, seeds = optimal(), torch.tensor([0, 1, 2, 1]), [1, 2, 3, 4]
-    plan = Plan(edm_path(12), method, variance=variance)
+    plan = SamplingPlan(edm_path(12), method, variance=variance)
     right = sample(d, y, seeds, plan, dtype=F64)
     found = sample(d, y, seeds, replace(plan, conditional=False), PosteriorGuide(d), scale=1, dtype=F64)
     assert torch.allclose(found.z, right.z, atol=1e-9)
@@ -177,7 +177,7 @@ def test_score_form_pointwise():
 @pytest.mark.parametrize("method", METHODS)
 def test_classifier_free_guidance_mixes_two_denoisers(method):
     """On a conditional denoiser a ratio guide of scale w gives ``(1 + w) D_y - w D``; without a label ``(1 - w) D + w D_y``."""
-    d, y, seeds, w, plan = optimal(), torch.tensor([0, 1, 2]), [1, 2, 3], 0.7, Plan(edm_path(6), method)
+    d, y, seeds, w, plan = optimal(), torch.tensor([0, 1, 2]), [1, 2, 3], 0.7, SamplingPlan(edm_path(6), method)
 
     class Mixed(Gaussian):
         def __call__(self, z, sigma, label=None):
@@ -194,7 +194,7 @@ def test_classifier_free_guidance_mixes_two_denoisers(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_an_image_depends_on_its_seed_alone(method):
-    net, guide, plan = tiny_network().double(), ClassifierGuide(tiny().double()), Plan(edm_path(4), method)
+    net, guide, plan = tiny_network().double(), ClassifierGuide(tiny().double()), SamplingPlan(edm_path(4), method)
     y, seeds = torch.tensor([0, 1, 2, 0, 1]), [7, 8, 9, 10, 11]
     whole = sample(net, y, seeds, plan, guide, 0.5, dtype=F64, keep=True)
     order = torch.tensor([3, 0, 4])
@@ -218,14 +218,14 @@ def test_the_flow_of_gaussian_data(method, order):
     start = 20 * torch.stack([randn(SHAPE, seed, "sample", "start", 0) for seed in (1, 2)]).double()
     right = start * d.s / (d.s**2 + 400) ** 0.5
     for count in (40, 80):
-        found = sample(d, torch.tensor([0, 1]), [1, 2], Plan(edm_path(count, 1e-4, 20.0), method), dtype=F64)
+        found = sample(d, torch.tensor([0, 1]), [1, 2], SamplingPlan(edm_path(count, 1e-4, 20.0), method), dtype=F64)
         errors.append(float((found.z - right).norm() / right.norm()))
     assert errors[1] < 0.1 and 2**order * 0.8 < errors[0] / errors[1] < 2**order * 1.3
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_data_that_are_one_point_are_found(method):
-    found = sample(Point(), torch.tensor([0, 1]), [1, 2], Plan(edm_path(3), method), dtype=F64, keep=True)
+    found = sample(Point(), torch.tensor([0, 1]), [1, 2], SamplingPlan(edm_path(3), method), dtype=F64, keep=True)
     assert torch.allclose(found.z, torch.full((2, *SHAPE), 0.3, dtype=F64)) and found.estimates.shape == (2, 3, *SHAPE)
     assert torch.allclose(found.x, torch.full((2, *SHAPE), 0.65, dtype=F64))
 
@@ -261,7 +261,7 @@ def literal_ddpm(d, guide, y, seeds, path, variance, scale):
 @pytest.mark.parametrize("variance", ["posterior", "bound"])
 def test_the_ddpm_form_is_the_papers_step(variance):
     d, y, seeds, path = optimal(), torch.tensor([0, 1, 2]), [1, 2, 3], vp_path(20)
-    plan = Plan(path, "ancestral", "ddpm", variance)
+    plan = SamplingPlan(path, "ancestral", "ddpm", variance)
     found = sample(d, y, seeds, plan, PosteriorGuide(d), 1.5, dtype=F64)
     assert torch.allclose(found.z, literal_ddpm(d, PosteriorGuide(d), y, seeds, path, variance, 1.5), atol=1e-8)
 
@@ -273,7 +273,7 @@ def test_the_ddpm_form_moves_less_than_the_score_form(variance, below):
     d, y, level, down = optimal(), torch.tensor([0, 1, 2, 0]), 2.0, 2.0 * below
     z, moves = level * randn((4, *SHAPE), 5).double(), []
     for form in ("score", "ddpm"):
-        plan = Plan(torch.tensor([level, down, 0.0], dtype=F64), "ancestral", form, variance, conditional=False)
+        plan = SamplingPlan(torch.tensor([level, down, 0.0], dtype=F64), "ancestral", form, variance, conditional=False)
         ends = [Run(d, y, [1, 2, 3, 4], plan, guide, 1.0) for guide in (RatioGuide(d), None)]
         ends = [run.ancestral(z, *run.look(z, level), level, down, 0) for run in ends]
         moves.append(ends[0] - ends[1])
@@ -289,7 +289,7 @@ def test_both_forms_agree_in_the_limit_of_many_steps(variance, monkeypatch):
     monkeypatch.setattr(Run, "noise", lambda run, what, i: draw(run, what, 0) * (what == "start"))
     d, y, seeds, gaps = optimal(), torch.tensor([0, 1, 2, 0]), [1, 2, 3, 4], []
     for count in (50, 100):
-        plan = Plan(edm_path(count, 0.5), "ancestral", "score", variance, conditional=False)
+        plan = SamplingPlan(edm_path(count, 0.5), "ancestral", "score", variance, conditional=False)
         both = [sample(d, y, seeds, replace(plan, form=form), RatioGuide(d), 0.5, dtype=F64, keep=True) for form in FORMS]
         gaps.append(float((both[0].estimates[:, -1] - both[1].estimates[:, -1]).norm()))
     assert 1.6 < gaps[0] / gaps[1] < 2.5
@@ -297,7 +297,7 @@ def test_both_forms_agree_in_the_limit_of_many_steps(variance, monkeypatch):
 
 def test_estimates_end_at_the_image_and_guidance_raises_the_posterior():
     d, y, seeds = optimal(), torch.tensor([0, 1, 2] * 4), list(range(12))
-    plan = Plan(edm_path(20), conditional=False)
+    plan = SamplingPlan(edm_path(20), conditional=False)
     rows = []
     for scale in (0.0, 0.5, 2.0):
         found = sample(d, y, seeds, plan, PosteriorGuide(d), scale, dtype=F64, keep=True)
@@ -313,7 +313,6 @@ def test_clipping_keeps_estimates_in_range():
             return 3 * z
 
     y = torch.tensor([0])
-    clipped = sample(Far(), y, [1], Plan(edm_path(3), "euler", clip=True), keep=True).estimates
-    assert (
-        float(clipped.abs().max()) == 1 and float(sample(Far(), y, [1], Plan(edm_path(3), "euler"), keep=True).z.abs().max()) > 1
-    )
+    clipped = sample(Far(), y, [1], SamplingPlan(edm_path(3), "euler", clip=True), keep=True).estimates
+    free = sample(Far(), y, [1], SamplingPlan(edm_path(3), "euler"), keep=True).z
+    assert float(clipped.abs().max()) == 1 and float(free.abs().max()) > 1

@@ -6,9 +6,10 @@ from itertools import product
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binom, binomtest
+from scipy.stats import binom, binomtest, ttest_ind, ttest_rel
 
-from rdc.runs.verdict import OUTCOMES, Comparison, agresti_min, decide, decide_all, newcombe
+from rdc.runs.statistics import beside
+from rdc.runs.verdict import OUTCOMES, Comparison, Means, agresti_min, decide, decide_all, newcombe
 
 outcomes = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
 
@@ -179,3 +180,35 @@ def test_the_p_value_of_a_rate_is_the_level_at_which_its_interval_begins_to_deci
     p = decide((k, n), bound=bound).p
     assert p == 1 or decide((k, n), bound=bound, level=p * 1.001).outcome in ("holds", "does not hold")
     assert decide((k, n), bound=bound, level=p * 0.999).outcome == "not decided"
+
+
+def test_means_are_decided_by_students_test() -> None:
+    a, b = [3.1, 4.2, 5.0, 4.4], [2.9, 3.1, 4.4, 3.6]
+    pair, two = ttest_rel(a, b), ttest_ind(a, b)
+    found, free = decide(Means(a), Means(b)), decide(Means(a, False), Means(b, False))
+    assert math.isclose(found.p, pair.pvalue) and math.isclose(free.p, two.pvalue) and math.isclose(found.value, free.value)
+    assert (found.outcome, free.outcome) == ("holds", "not decided") and decide(Means(b), Means(a)).outcome == "does not hold"
+    assert all(math.isclose(x, y) for x, y in zip(found.interval, pair.confidence_interval(), strict=True))
+    assert all(math.isclose(x, y) for x, y in zip(free.interval, two.confidence_interval(), strict=True))
+    assert decide(Means(a), bound=2.5).outcome == "holds" and decide(Means(a), bound=4.0).outcome == "not decided"
+    assert decide(Means(a), Means(a)).p == 1 and decide(Means(a), Means(b), equal=2.0).outcome == "holds"
+
+
+def test_one_run_is_compared_with_the_seeds_of_another() -> None:
+    seeds = [1.0, 1.2, 0.8, 1.1, 0.9]
+    found, wanted = decide(Means([2.0], False), Means(seeds, False)), beside(2.0, seeds)
+    assert found.outcome == "holds" and found.interval == pytest.approx((wanted.low, wanted.high))
+    _, parts = decide_all([Comparison(Means([2.0], False), Means(seeds, False)) for _ in range(3)])
+    assert all(part.interval[0] < wanted.low for part in parts), "corrected together"
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (Means([1.0, 2.0]), [True, False]), (Means([1.0, 2.0]), Means([1.0, 2.0], False)), (Means([1.0, 2.0]), Means([1.0])),
+        (Means([1.0], False), Means([2.0], False)), (Means([], False), Means([1.0, 2.0], False)),
+    ],
+)  # fmt: skip
+def test_numbers_that_cannot_be_compared_are_told(a: Means, b: object) -> None:
+    with pytest.raises(ValueError, match="numbers|repetitions"):
+        decide(a, b)

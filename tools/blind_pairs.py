@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from guidance_samples import PLANS
 from PIL import Image
 from torch import Tensor
 
@@ -30,7 +29,7 @@ from rdc.data import load
 from rdc.denoise.checkpoints import load_denoiser, locate, read_checkpoint
 from rdc.guide.classifier import SHIPPED, load_classifier
 from rdc.guide.guides import ClassifierGuide
-from rdc.guide.plan import vp_path
+from rdc.guide.plan import PLANS
 from rdc.guide.sampling import sample
 from rdc.rng import generator
 from rdc.runs.record import environment, write_atomic
@@ -40,8 +39,8 @@ SPRITE, PAGE = ROOT / "_static" / "blind.png", ROOT / "book" / "blind" / "pairs.
 HEAD, TAIL = '<script type="application/json" id="blind-data">\n', "\n</script>\n"  # a page on disk may not fetch a file
 DATA, SEEDS, COLUMNS = "fashion-mini", range(40), 10
 SIDES = ("vanilla", "robust")
-#: Those of the record of guidance, so that its choice of scales holds here; and the paper's chain with all its 250 steps.
-SAMPLERS = {**PLANS, "paper": replace(PLANS["ddpm"], path=vp_path(250))}
+#: Those of the experiments on guidance, so that their choice of scales holds here; and the paper's chain with all its 250 steps.
+SAMPLERS = {**PLANS, "paper": PLANS["ddpm250"]}
 
 
 def classes_of(seeds: Sequence[int], num_classes: int = 10) -> Tensor:

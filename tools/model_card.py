@@ -76,7 +76,7 @@ def classifier_card(name: str) -> str:
         "training": f"adversarial: {words(recipe['threat'])}" if recipe["threat"] else "vanilla: no attack",
         "recipe": words(settings),
         "epochs": f"{recipe['steps'] * recipe['batch'] / meta['images']:.1f}",
-        "command": f"`python tools/train_guides.py {options(recipe['threat'])}`",
+        "command": f"`rdc train classifier{options(recipe['threat'])}`",
         "device": "one core of a shared x86-64 CPU; other devices round differently",
         "wall time": f"{meta['seconds'] / 60:.0f} minutes",
         "held-out images": f"{'; '.join(table)} (attack: {probe})",
@@ -140,8 +140,9 @@ def options(threat: dict[str, Any] | None) -> str:
     usual = vars(Threat())
     if threat and {**threat, "eps": 0} != {**usual, "eps": 0}:
         raise ValueError(f"no card for the threat {threat}; write its options here")
-    eps = f" --eps {threat['eps']:g}" if threat and threat["eps"] != usual["eps"] else ""
-    return f"--which {'robust' if threat else 'vanilla'}{eps}"
+    if not threat:
+        return " --threat none"
+    return f" --eps {threat['eps']:g}" if threat["eps"] != usual["eps"] else ""
 
 
 def words(settings: dict[str, Any]) -> str:

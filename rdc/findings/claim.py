@@ -2,7 +2,8 @@
 
 A claim rests on comparisons (:class:`Evidence`) of two sides on the same images, or of one with a bound. A :class:`Side` is the
 rows of an experiment whose words (``Row.about``) are the wanted ones: an image counts as right if it is right in *all* of them,
-so that the rows of several attacks on one model are their union. A claim may instead be settled by a derivation: then it names
+so that the rows of several attacks on one model are their union. Where a side says what its ``mean`` is of, numbers are compared
+in the place of outcomes. A claim may instead be settled by a derivation: then it names
 the test that checks it.
 """
 
@@ -14,11 +15,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rdc.experiments import experiment
 from rdc.runs.record import book_folder
 from rdc.runs.statistics import Accuracy
 from rdc.runs.store import Found, Store
-from rdc.runs.verdict import Comparison, Verdict, counts, decide_all, discordant
+from rdc.runs.verdict import Comparison, Means, Verdict, counts, decide_all, discordant
 
 NOT_RUN = "not run"
 
@@ -32,12 +35,15 @@ class Side:
         where: Words of its rows; a tuple stands for any of its members.
         outcome: Name of the outcome. A name that is not an outcome but a number for each image counts as yes above ``above``.
         above: For numbers.
+        mean: Compare means: over ``units`` (the repetitions or images that both sides have; each has the mean of its numbers in
+            the rows), or over ``rows`` (each has the mean over its units; they are runs with other seeds, and not paired).
     """
 
     experiment: str
     where: Mapping[str, Any] = field(default_factory=dict)
     outcome: str = "robust"
     above: float = 0.0
+    mean: str = ""
 
 
 @dataclass(frozen=True)
@@ -135,12 +141,20 @@ def judge(claim: Claim, folder: str | Path | None = None) -> Finding:
         reason = f"in {alike} of {len(parts)} comparisons the verdict is '{verdict.outcome}', among them {reason}"
     low, high = verdict.interval
     return Finding(
-        claim, verdict.outcome, record, len(comparison.a), low, high, ", ".join(attacks), reason, tuple(parts)
+        claim, verdict.outcome, record, size(comparison), low, high, ", ".join(attacks), reason, tuple(parts)
     )  # fmt: skip
+
+
+def size(comparison: Comparison) -> int:
+    """Return how many images or repetitions a side has."""
+    return len(comparison.a.values) if isinstance(comparison.a, Means) else counts(comparison.a)[1]
 
 
 def counted(comparison: Comparison) -> str:
     """Return the numbers behind a comparison in words."""
+    if isinstance(comparison.a, Means):
+        means = [float(np.mean(s.values)) for s in (comparison.a, comparison.b) if isinstance(s, Means)]
+        return f"{' against '.join(f'{m:.3g}' for m in means)}, means of {len(comparison.a.values)}"
     (k, n), b = counts(comparison.a), comparison.b
     if b is None:
         return f"{k} of {n} images"
@@ -150,6 +164,9 @@ def counted(comparison: Comparison) -> str:
 
 def compared(one: Evidence, folder: str | Path | None = None) -> tuple[Comparison, tuple[str, ...]] | None:
     """Return the comparison on the images that both sides have, and the attacks behind it; None if a side has none."""
+    if one.a.mean:
+        found = means(one, folder)
+        return None if found is None else (Comparison(*found, one.bound, one.equal, one.effect), ())
     a, b = outcomes(one.a, folder), None if one.b is None else outcomes(one.b, folder)
     images = [i for i in a if b is None or i in b]
     if not images:
@@ -160,6 +177,32 @@ def compared(one: Evidence, folder: str | Path | None = None) -> tuple[Compariso
     right = [a[i] for i in images]
     other = None if b is None else [b[i] for i in images]
     return Comparison(right, other, one.bound, one.equal, one.effect, broken), attacks
+
+
+def means(one: Evidence, folder: str | Path | None = None) -> tuple[Means, Means | None] | None:
+    """Return the numbers of both sides, of the repetitions that both have; None if a side has none."""
+    a, b = numbers(one.a, folder), None if one.b is None else numbers(one.b, folder)
+    if one.a.mean == "rows":
+        return (Means(list(a.values()), False), None if b is None else Means(list(b.values()), False)) if a and b != {} else None
+    shared = [i for i in a if b is None or i in b]
+    other = None if b is None else Means([b[i] for i in shared])
+    return (Means([a[i] for i in shared]), other) if len(shared) > 1 else None
+
+
+def numbers(side: Side, folder: str | Path | None = None) -> dict[int, float]:
+    """Return the number of each unit, mean over the rows, or of each row, mean over the units."""
+    rows = rows_of(side, folder)
+    if side.mean == "rows":
+        return {i: of_row(found, side.outcome) for i, found in enumerate(rows)}
+    parts = [{i: v for i, v in found.value(side.outcome).items() if v is not None} for found in rows]
+    shared = [i for i in (parts[0] if parts else {}) if all(i in part for part in parts)]
+    return {i: float(np.mean([part[i] for part in parts])) for i in shared}
+
+
+def of_row(found: Found, name: str) -> float:
+    """Return the mean over the units of a row: of numbers, or the rate of an outcome."""
+    values = [v for v in found.value(name).values() if v is not None]
+    return float(np.mean(values)) if values else found.accuracy(name).value
 
 
 def outcomes(side: Side, folder: str | Path | None = None) -> dict[int, bool]:

@@ -16,8 +16,7 @@ from rdc.guide.metrics import agreement as agreement
 from rdc.guide.metrics import bootstrap as bootstrap
 from rdc.guide.metrics import frechet_distance as frechet_distance
 from rdc.guide.metrics import precision_recall as precision_recall
-from rdc.guide.metrics import repeated as repeated
-from rdc.guide.plan import Plan as Plan
+from rdc.guide.plan import SamplingPlan as SamplingPlan
 from rdc.guide.plan import edm_path as edm_path
 from rdc.guide.plan import vp_path as vp_path
 from rdc.guide.sampling import Samples as Samples

@@ -13,7 +13,8 @@ that of the generated ones. The manifold of a set is the union of balls around i
 Intervals: the Frechet distance of n images is too large by O(1/n), and resampling adds the same bias once more. The *basic*
 bootstrap, :math:`[2 \hat\theta - \theta^*_{hi}, 2 \hat\theta - \theta^*_{lo}]`, takes both away (its lower end may be negative).
 Resampling a manifold makes duplicates, whose balls are points: for precision and recall the manifolds are kept and the counts get
-Wilson intervals. :func:`repeated` makes an interval of whole repetitions with other seeds, which covers everything.
+Wilson intervals. :func:`rdc.runs.statistics.repeated` makes an interval of whole repetitions with other seeds, which covers
+everything.
 
 References:
     | GANs Trained by a Two Time-Scale Update Rule (Heusel et al., 2017), https://arxiv.org/abs/1706.08500
@@ -30,20 +31,19 @@ __all__ = [
     "bootstrap",
     "frechet_distance",
     "precision_recall",
-    "repeated",
 ]
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
-from scipy.stats import t as student
 from torch import Tensor, nn
 
 from rdc.evaluate import Accuracy, predict
 from rdc.rng import randint
+from rdc.runs.statistics import Interval
 
 
 @dataclass(frozen=True)
@@ -140,16 +140,6 @@ def agreement(classifier: nn.Module, x: Float[Tensor, "n c h w"], y: Int64[Tenso
     return Accuracy.of(int((predict(classifier, x, batch) == y).sum()), len(y))
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A value, the ends of its interval, and the number of repetitions or resamples behind it."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-
 def bootstrap(statistic: Callable[..., float], *sets: Tensor, repeats: int = 200, seed: int = 0, level: float = 0.95) -> Interval:
     """The basic bootstrap interval of ``statistic(*sets)``; each set is resampled along its first dimension.
 
@@ -166,16 +156,3 @@ def bootstrap(statistic: Callable[..., float], *sets: Tensor, repeats: int = 200
     found = torch.tensor(again, dtype=torch.float64, device="cpu")
     ends = [found.quantile((1 - level) / 2), found.quantile((1 + level) / 2)]
     return Interval(value, 2 * value - float(ends[1]), 2 * value - float(ends[0]), repeats)
-
-
-def repeated(values: Sequence[float], level: float = 0.95) -> Interval:
-    """Mean of independent repetitions (other seeds) and its interval by Student's t.
-
-    Raises:
-        ValueError: if there are fewer than two values.
-    """
-    if len(values) < 2:
-        raise ValueError(f"an interval needs at least two repetitions, got {len(values)}")
-    data = torch.tensor(list(values), dtype=torch.float64, device="cpu")
-    half = float(student.ppf((1 + level) / 2, len(data) - 1)) * float(data.std()) / math.sqrt(len(data))
-    return Interval(float(data.mean()), float(data.mean()) - half, float(data.mean()) + half, len(data))

@@ -48,7 +48,7 @@ from tqdm import tqdm
 
 from rdc.denoise.base import Denoiser, from_model
 from rdc.guide.guides import Guide
-from rdc.guide.plan import Plan, step_variance
+from rdc.guide.plan import SamplingPlan, step_variance
 from rdc.rng import randn
 
 
@@ -75,7 +75,7 @@ def sample(
     denoiser: Denoiser,
     y: Int64[Tensor, " n"],
     seeds: Sequence[int],
-    plan: Plan | None = None,
+    plan: SamplingPlan | None = None,
     guide: Guide | None = None,
     scale: float = 1.0,
     batch: int = 100,
@@ -100,7 +100,7 @@ def sample(
     Raises:
         ValueError: if there are not as many seeds as classes, or none, or a class is not one of the denoiser's.
     """
-    plan, seeds = Plan() if plan is None else plan, [int(seed) for seed in seeds]
+    plan, seeds = SamplingPlan() if plan is None else plan, [int(seed) for seed in seeds]
     if not len(y) or len(seeds) != len(y):
         raise ValueError(f"sampling needs a seed for each class, got {len(seeds)} seeds for {len(y)} classes")
     if not 0 <= int(y.min()) <= int(y.max()) < denoiser.num_classes:
@@ -122,7 +122,7 @@ class Run:
     denoiser: Denoiser
     y: Tensor
     seeds: list[int]
-    plan: Plan
+    plan: SamplingPlan
     guide: Guide | None
     scale: float
 

@@ -32,7 +32,7 @@ References:
     | Towards Deep Learning Models Resistant to Adversarial Attacks (Madry et al., 2018), https://arxiv.org/abs/1706.06083
 """
 
-__all__ = ["Threat", "level_table", "perturb"]
+__all__ = ["Threat", "level_outcomes", "level_table", "perturb"]
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from rdc.attack.budget import BALLS
@@ -131,6 +131,34 @@ def into_ball(delta: Float[Tensor, "n c h w"], norm: str, radius: Tensor) -> Flo
     return delta * (radius / size.clamp(min=1e-30)).clamp(max=1)
 
 
+def level_outcomes(
+    classifier: Callable[[Tensor, Tensor], Tensor],
+    images: Images,
+    sigma: float,
+    threat: Threat,
+    seed: int = 0,
+    batch: int = 200,
+    device: str | torch.device = "cpu",
+) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"], Bool[Tensor, " n"]]:
+    """Return the cross-entropy of each image at one noise level, and whether it is right, clean and under attack.
+
+    Image i takes the noise of stream ``(seed, "held out", i)``, the same at all levels. Under attack counts what the classifier
+    says of the result of the attack, its last step included. With the ``log_density`` of an optimal denoiser in the place of the
+    classifier it is what Bayes' rule achieves (classes equally frequent): an attack may be too strong for that, too.
+    """
+    z, y, parts = to_model(images.x).to(device), images.y.to(device), []
+    eps = torch.stack([randn(tuple(z.shape[1:]), seed, "held out", i, like=z) for i in range(len(z))])
+    at = torch.tensor(sigma, dtype=z.dtype, device=z.device)
+    for noisy, label in zip((z + sigma * eps).split(batch), y.split(batch), strict=True):
+        found = perturb(classifier, noisy, sigma, label, threat)
+        with torch.no_grad():
+            logits, attacked = classifier(noisy, at), classifier(found, at)
+        loss = F.cross_entropy(logits, label, reduction="none").double()
+        parts.append((loss, logits.argmax(dim=1) == label, attacked.argmax(dim=1) == label))
+    losses, clean, right = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
+    return losses, clean, right
+
+
 def level_table(
     classifier: Callable[[Tensor, Tensor], Tensor],
     images: Images,
@@ -140,27 +168,14 @@ def level_table(
     batch: int = 200,
     device: str | torch.device = "cpu",
 ) -> list[dict[str, Any]]:
-    """Cross-entropy and counts of right answers at each noise level, clean and under attack.
-
-    Image i takes the noise of stream ``(seed, "held out", i)``, the same at all levels. What counts as "adversarial" is what the
-    classifier says of the result of the attack, its last step included. With the ``log_density`` of an optimal denoiser in the
-    place of the classifier it is what Bayes' rule achieves (classes equally frequent): an attack may be too strong for that, too.
+    """Return cross-entropy and counts of right answers at each noise level, clean and under attack (:func:`level_outcomes`).
 
     Returns:
         For each level ``{"sigma", "loss", "n", "clean", "adversarial"}``; the loss is in nats, mean over images.
     """
-    z, y, rows = to_model(images.x).to(device), images.y.to(device), []
-    eps = torch.stack([randn(tuple(z.shape[1:]), seed, "held out", i, like=z) for i in range(len(z))])
+    rows = []
     for sigma in levels:
-        loss, clean, attacked = 0.0, 0, 0
-        at = torch.tensor(sigma, dtype=z.dtype, device=z.device)
-        for noisy, label in zip((z + sigma * eps).split(batch), y.split(batch), strict=True):
-            with torch.no_grad():
-                logits = classifier(noisy, at)
-                loss += float(F.cross_entropy(logits, label, reduction="sum"))
-                clean += int((logits.argmax(dim=1) == label).sum())
-            found = perturb(classifier, noisy, sigma, label, threat)
-            with torch.no_grad():
-                attacked += int((classifier(found, at).argmax(dim=1) == label).sum())
-        rows.append({"sigma": sigma, "loss": round(loss / len(y), 6), "n": len(y), "clean": clean, "adversarial": attacked})
+        loss, clean, right = level_outcomes(classifier, images, sigma, threat, seed, batch, device)
+        counts = {"n": len(clean), "clean": int(clean.sum()), "adversarial": int(right.sum())}
+        rows.append({"sigma": sigma, "loss": round(float(loss.mean()), 6), **counts})
     return rows

@@ -10,6 +10,11 @@ from rdc.notebook.cells import needs as needs
 from rdc.notebook.execute import NotebookError as NotebookError
 from rdc.notebook.execute import run_notebook as run_notebook
 from rdc.notebook.execute import write_notebook as write_notebook
+from rdc.notebook.guided import attacks_table as attacks_table
+from rdc.notebook.guided import differences_table as differences_table
+from rdc.notebook.guided import samples_table as samples_table
+from rdc.notebook.guided import setting as setting
+from rdc.notebook.guided import stored_found as stored_found
 from rdc.notebook.parameters import profiles as profiles
 from rdc.notebook.stored import claims_table as claims_table
 from rdc.notebook.stored import stored_cells as stored_cells

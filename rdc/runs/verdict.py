@@ -1,6 +1,7 @@
 r"""The one rule by which a claim is decided, and nothing else decides one.
 
-A claim compares two rates on the *same* images (paired), two rates on different images, or a rate with a bound. With the
+A claim compares two rates on the *same* images (paired), two rates on different images, or a rate with a bound; or the same with
+means of numbers (:class:`Means`), one a repetition, in the place of rates. With the
 difference :math:`d` that is claimed to be positive, and its interval at the level :math:`1 - \alpha`:
 
 | *holds*          the exact test rejects :math:`d \le 0` in favour of the claim, two-sided :math:`p < \alpha`; with a ``bound``
@@ -10,7 +11,9 @@ difference :math:`d` that is claimed to be positive, and its interval at the lev
 | *not decided*    the rest, and every comparison whose attack broke nothing
 
 The tests: McNemar's exact test (a sign test of the images on which the two differ), and Fisher's exact test. The intervals:
-Agresti and Min's for paired differences, Newcombe's hybrid score for unpaired ones, and Clopper and Pearson's for a rate.
+Agresti and Min's for paired differences, Newcombe's hybrid score for unpaired ones, and Clopper and Pearson's for a rate. Means
+have Student's test and interval: of the differences, repetition by repetition, where these are paired, else of two samples with
+one variance, so that one run can be compared with several seeds of another (the interval is that of prediction).
 Several comparisons of one claim are corrected together by Holm (:func:`decide_all`), tests and intervals alike.
 
 References:
@@ -20,19 +23,36 @@ References:
     | A simple sequentially rejective multiple test procedure (Holm, 1979)
 """
 
-__all__ = ["OUTCOMES", "Comparison", "Verdict", "decide", "decide_all"]
+__all__ = ["OUTCOMES", "Comparison", "Means", "Verdict", "decide", "decide_all"]
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 from scipy.stats import binom, binomtest, fisher_exact, norm
+from scipy.stats import t as student
 
 #: What a comparison may say of a claim.
 OUTCOMES = ("holds", "does not hold", "refuted", "not decided")
 LEVEL = 0.05
-#: One outcome an image, or ``(k, n)``.
-Rate = Sequence[bool] | tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Means:
+    """Numbers of repetitions (seeds, or images), of which the mean is compared.
+
+    Attributes:
+        values: One number a repetition.
+        paired: Whether those of the other side are of the same repetitions, in the same order.
+    """
+
+    values: Sequence[float]
+    paired: bool = True
+
+
+#: One outcome an image, or ``(k, n)``; or numbers.
+Rate = Sequence[bool] | tuple[int, int] | Means
 
 
 @dataclass(frozen=True)
@@ -82,17 +102,20 @@ class Comparison:
     broken: int | None = None
 
     def __post_init__(self) -> None:
+        numbers = isinstance(self.a, Means) or isinstance(self.b, Means)
+        if numbers:
+            _check_means(self.a, self.b)
         for rate in (self.a, self.b):
-            if rate is not None:
+            if rate is not None and not numbers:
                 k, n = counts(rate)
                 if not 0 <= k <= n or n < 1:
                     raise ValueError(f"a rate is outcomes, or k of n with 0 <= k <= n and n >= 1; got {k} of {n}")
         if self.b is None and (self.bound is None or self.equal is not None):
             raise ValueError("one rate is compared with a bound; give bound=, or a second rate")
-        if self.b is not None and paired(self.a) != paired(self.b):
+        if self.b is not None and not numbers and paired(self.a) != paired(self.b):
             raise ValueError("give both rates as outcomes of the same images, or both as counts")
-        if self.b is not None and paired(self.a) and len(self.a) != len(self.b):
-            raise ValueError(f"outcomes of the same images are needed, got {len(self.a)} and {len(self.b)}")
+        if self.b is not None and not numbers and paired(self.a) and counts(self.a)[1] != counts(self.b)[1]:
+            raise ValueError(f"outcomes of the same images are needed, got {counts(self.a)[1]} and {counts(self.b)[1]}")
         if self.equal is not None and (self.bound is not None or not self.equal > 0):
             raise ValueError("equal is a positive margin, and comes without a bound")
 
@@ -166,7 +189,7 @@ def _outcome(c: Comparison, interval: tuple[float, float]) -> str:
 
 def _touching(c: Comparison) -> float:
     """The p value of a claim that is decided by its interval: the level at which the interval begins to decide, by bisection."""
-    if c.b is None:  # where the interval of Clopper and Pearson ends at the bound
+    if c.b is None and not isinstance(c.a, Means):  # where the interval of Clopper and Pearson ends at the bound
         k, n = counts(c.a)
         return min(1.0, 2 * min(float(binom.sf(k - 1, n, c.bound)), float(binom.cdf(k, n, c.bound))))
     low, high = 1e-12, 1 - 1e-12
@@ -180,11 +203,15 @@ def _touching(c: Comparison) -> float:
 
 def _measured(c: Comparison) -> tuple[float, str, float | None]:
     """Value, the numbers behind it in words, and the p value of the exact test; None if the interval decides."""
+    by_interval = c.equal is not None or bool(c.bound)
+    if isinstance(c.a, Means):
+        value, error, degrees = _difference(c)
+        p = 2 * float(student.sf(abs(value) / error, degrees)) if error else float(not value)
+        return value, f"{len(c.a.values)} repetitions", None if by_interval else p
     k_a, n_a = counts(c.a)
     if c.b is None:
         return k_a / n_a, f"{k_a} of {n_a}", None
     k_b, n_b = counts(c.b)
-    by_interval = c.equal is not None or bool(c.bound)
     if paired(c.a):
         only_a, only_b = discordant(c)
         p = float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
@@ -195,6 +222,10 @@ def _measured(c: Comparison) -> tuple[float, str, float | None]:
 
 def _interval(c: Comparison, level: float) -> tuple[float, float]:
     """The interval of the rate or the difference at ``1 - level``."""
+    if isinstance(c.a, Means):
+        value, error, degrees = _difference(c)
+        half = float(student.isf(level / 2, degrees)) * error
+        return value - half, value + half
     k_a, n_a = counts(c.a)
     if c.b is None:
         ends = binomtest(k_a, n_a).proportion_ci(1 - level, method="exact")
@@ -204,10 +235,38 @@ def _interval(c: Comparison, level: float) -> tuple[float, float]:
     return newcombe(k_a, n_a, *counts(c.b), level)
 
 
+def _check_means(a: Rate, b: Rate | None) -> None:
+    """Raise ValueError unless numbers can be compared: two of them, or paired ones, or one with several."""
+    if not isinstance(a, Means) or not (b is None or isinstance(b, Means)):
+        raise ValueError("numbers are compared with numbers, not with outcomes or counts")
+    if b is not None and a.paired != b.paired:
+        raise ValueError("both sides are of the same repetitions, or none is")
+    if b is not None and a.paired and len(a.values) != len(b.values):
+        raise ValueError(f"numbers of the same repetitions are needed, got {len(a.values)} and {len(b.values)}")
+    sizes = [len(side.values) for side in (a, b) if side is not None]
+    if min(sizes) < 1 or max(sizes) < 2:
+        raise ValueError(f"a spread needs two numbers of a side, got {' and '.join(map(str, sizes))}")
+
+
+def _difference(c: Comparison) -> tuple[float, float, int]:
+    """Mean (difference) of numbers, its standard error, and the degrees of freedom."""
+    a = np.asarray(c.a.values if isinstance(c.a, Means) else (), dtype=float)
+    b = np.asarray(c.b.values, dtype=float) if isinstance(c.b, Means) else None
+    if b is None or (isinstance(c.a, Means) and c.a.paired):
+        d = a if b is None else a - b
+        return float(d.mean()), float(d.std(ddof=1)) / math.sqrt(len(d)), len(d) - 1
+    degrees = len(a) + len(b) - 2
+    pooled = (((a - a.mean()) ** 2).sum() + ((b - b.mean()) ** 2).sum()) / degrees
+    return float(a.mean() - b.mean()), math.sqrt(float(pooled) * (1 / len(a) + 1 / len(b))), degrees
+
+
 def discordant(c: Comparison) -> tuple[int, int]:
     """How many images only the first, and only the second, gets right."""
-    only_a = sum(bool(p) and not q for p, q in zip(c.a, c.b or (), strict=True))
-    return only_a, only_a - counts(c.a)[0] + counts(c.b or ())[0]
+    a, b = c.a, c.b or ()
+    if isinstance(a, Means) or isinstance(b, Means):
+        raise ValueError("numbers are not right or wrong")
+    only_a = sum(bool(p) and not q for p, q in zip(a, b, strict=True))
+    return only_a, only_a - counts(a)[0] + counts(b)[0]
 
 
 def paired(rate: Rate) -> bool:
@@ -217,6 +276,8 @@ def paired(rate: Rate) -> bool:
 
 def counts(rate: Rate) -> tuple[int, int]:
     """``(k, n)`` of a rate."""
+    if isinstance(rate, Means):
+        raise ValueError("numbers have no counts")
     return (sum(map(bool, rate)), len(rate)) if paired(rate) else (int(rate[0]), int(rate[1]))
 
 

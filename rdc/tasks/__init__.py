@@ -17,8 +17,8 @@ from rdc.runs.code import Program, package_program
 
 #: Tasks by name.
 TASKS = (
-    "attack", "audit", "beside", "certify", "heads", "laboratory",
-    "lipschitz", "nearest", "noisy", "randomness", "sift", "unseen",
+    "aligned", "attack", "audit", "beside", "certify", "guided", "heads", "laboratory", "level",
+    "lipschitz", "nearest", "noisy", "randomness", "sift", "targeted", "unseen",
 )  # fmt: skip
 
 

@@ -1,13 +1,17 @@
-"""The recipes of the shipped classifiers: ``python tools/train_guides.py --which robust`` repeats one."""
+"""The recipes of the shipped classifiers, which ``rdc train classifier`` repeats, and short ones for comparisons of threats."""
 
-__all__ = ["GUIDES"]
+__all__ = ["GUIDES", "short_guide"]
 
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+from rdc.data import load
 from rdc.denoise.unet import UNetConfig
 from rdc.guide.classifier import ClassifierConfig
 from rdc.guide.threat import Threat
-from rdc.train.guides import GuideConfig
+from rdc.train.guides import GuideConfig, train_guide
 
 FASHION_ENCODER = UNetConfig(
     resolution=28,
@@ -35,3 +39,33 @@ GUIDES = {
     "fashion-mini": {"vanilla": FASHION, "robust": replace(FASHION, threat=Threat())},
     "digits": {"vanilla": DIGITS, "robust": replace(DIGITS, threat=Threat())},
 }
+
+
+def short_guide(
+    data: str,
+    threat: Mapping[str, Any] | None,
+    seed: int,
+    steps: int,
+    batch: int,
+    device: str = "cpu",
+    folder: Path = Path("runs", "guides"),
+) -> Path:
+    """Return the file of a short training of a guide; it is trained and kept if it is not there.
+
+    That for ``fashion-mini`` is trained on all of Fashion-MNIST.
+
+    Arguments:
+        data: Name of a recipe of :data:`GUIDES`.
+        threat: Arguments of :class:`rdc.guide.threat.Threat`; None for vanilla training.
+        seed: Of the training.
+        steps: Optimiser steps.
+        batch: Images of a step.
+        device: Where to train.
+        folder: Where it is kept.
+    """
+    own = None if threat is None else Threat(**threat)
+    short: dict[str, Any] = {"steps": steps, "batch": batch, "warmup": steps // 10, "ema": 0.99, "probe_every": steps}
+    config = replace(GUIDES[data]["vanilla"], threat=own, seed=seed, **short)
+    name = "vanilla" if own is None else "-".join(f"{value}" for value in vars(own).values())
+    path = folder / f"{data}-{name}-{seed}-{steps}x{batch}.safetensors"
+    return path if path.exists() else train_guide(config, path, device, held_out=load(data)[:50], quiet=True)
