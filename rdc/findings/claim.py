@@ -35,6 +35,7 @@ class Side:
         where: Words of its rows; a tuple stands for any of its members.
         outcome: Name of the outcome. A name that is not an outcome but a number for each image counts as yes above ``above``.
         above: For numbers.
+        also: Another outcome that must be yes.
         mean: Compare means: over ``units`` (the repetitions or images that both sides have; each has the mean of its numbers in
             the rows), or over ``rows`` (each has the mean over its units; they are runs with other seeds, and not paired).
     """
@@ -43,6 +44,7 @@ class Side:
     where: Mapping[str, Any] = field(default_factory=dict)
     outcome: str = "robust"
     above: float = 0.0
+    also: str = ""
     mean: str = ""
 
 
@@ -215,7 +217,9 @@ def outcomes(side: Side, folder: str | Path | None = None) -> dict[int, bool]:
 def answers(found: Found, side: Side) -> dict[int, bool]:
     """Return the outcome of a side in one row."""
     bits = found.outcome(side.outcome)
-    return bits or {i: v > side.above for i, v in found.value(side.outcome).items() if v is not None}
+    bits = bits or {i: v > side.above for i, v in found.value(side.outcome).items() if v is not None}
+    more = found.outcome(side.also) if side.also else dict.fromkeys(bits, True)
+    return {i: yes and more[i] for i, yes in bits.items() if i in more}
 
 
 def breaks(side: Side, folder: str | Path | None = None) -> int:

@@ -1,0 +1,91 @@
+"""The claims of *Diffusion Models are Certifiably Robust Classifiers* (Chen et al., 2024)."""
+
+__all__ = ["CLAIMS"]
+
+
+import numpy as np
+
+from rdc.certify.clopper_pearson import radius_from_counts
+from rdc.findings.claim import Claim, Evidence, Proof, Side
+
+DRAWS, ALPHA = 400, 0.001  # of the certificates that are compared
+RADII = {0.25: (0.25, 0.5), 0.5: (0.25, 0.5, 0.75), 1.0: (0.25, 0.5, 0.75)}  # of the paper, as far as the draws reach
+SMOOTHING, NOISED = "notebooks/09_certification", "notebooks/09b_noised"
+FAST, CERTIFIED = "notebooks/09c_fast_certificates", "notebooks/09d_certified_accuracy"
+
+
+def needed(sigma: float, radius: float) -> int:
+    """How many of the draws must have the class for a radius.
+
+    >>> needed(0.25, 0.25)
+    359
+    """
+    found = radius_from_counts(np.arange(DRAWS + 1), DRAWS, sigma, ALPHA)
+    return int(np.argmax(found >= radius))
+
+
+def certified(base: str, sigma: float, radius: float) -> Side:
+    """Images whose class is right and certified within a radius, image units, by a base classifier of the curves."""
+    return Side("certificates-curves", {"base": base, "sigma": sigma}, "k", above=needed(sigma, radius) - 1, also="right")
+
+
+def more(first: str, second: str) -> tuple[Evidence, ...]:
+    """One base certifies more images than another, at each smoothing noise and radius."""
+    cases = [(s, r) for s, radii in RADII.items() for r in radii]
+    return tuple(Evidence(certified(first, s, r), certified(second, s, r)) for s, r in cases)
+
+
+CLAIMS = (
+    Claim(
+        "B1", "Theorem 3.1", "The diffusion classifier is Lipschitz, and therefore certifiably robust without smoothing.",
+        "no slope that was found exceeds the constant that is proved here; that of the paper is exceeded",
+        proof=Proof("holds", "tests/test_lipschitz.py::test_no_slope_is_above_the_bound"), page=CERTIFIED,
+    ),
+    Claim(
+        "B1a", "Theorem 3.1", "… with the constant that is printed.",
+        "a half-space has a larger slope", page=CERTIFIED,
+        proof=Proof(
+            "does not hold",
+            "tests/test_lipschitz.py::test_a_half_space_reaches_nearly_the_bound_and_exceeds_the_constant_of_the_paper",
+        ),
+    ),
+    Claim(
+        "B2", "Theorem 3.2", "The bound for noisy images (EPNDC) is a valid bound of their log-likelihood.",
+        "it bounds the exact density of the data on average, and reaches it", page=NOISED,
+        proof=Proof("holds", "tests/test_noised.py::test_it_bounds_the_density_of_the_data_on_average_and_reaches_it"),
+    ),
+    Claim(
+        "B3", "Section 3.3", "APNDC certifies more than EPNDC at almost no extra cost.",
+        "images certified at a smoothing noise of 0.25, at two radii, by 8 levels against 4",
+        tuple(Evidence(certified("APNDC", 0.25, r), certified("EPNDC", 0.25, r)) for r in RADII[0.25]), page=CERTIFIED,
+    ),
+    *(
+        Claim(
+            f"B4{letter}", "Tables 1 and 2", f"Noised diffusion classifiers certify more than {what}.",
+            "images certified by APNDC, at every smoothing noise and radius that the draws reach", more("APNDC", rival),
+            page=CERTIFIED,
+        )
+        for letter, rival, what in (
+            ("a", "Carlini", "denoising before a classifier"), ("b", "Cohen", "a network trained on noise")
+        )
+    ),
+    Claim(
+        "B5", "Abstract", "One diffusion model suffices, without further data.",
+        "APNDC certifies more than a tenth of the images, the share of a guess, at every smoothing noise and radius",
+        tuple(Evidence(certified("APNDC", s, r), bound=0.1) for s, r in [(s, r) for s, radii in RADII.items() for r in radii]),
+        page=CERTIFIED,
+    ),
+    Claim(
+        "B6", "Section 3.4", "Noise that the classes share reduces the evaluations that are needed.",
+        "the error of the logits' differences falls", page=NOISED,
+        proof=Proof("holds", "tests/test_noised.py::test_sharing_noise_between_classes_reduces_the_error"),
+    ),
+    Claim(
+        "B7", "Section 3.4", "Sifting classes saves evaluations at no loss.",
+        "judged on the page from counts, since no record has outcomes", page=FAST,
+    ),
+    Claim(
+        "B8", "Section 3.4", "A few noise levels suffice for certificates.",
+        "judged on the page from counts, since no record has outcomes", page=FAST,
+    ),
+)  # fmt: skip
