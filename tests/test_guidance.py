@@ -168,10 +168,13 @@ def test_the_scale_of_the_ddpm_form_has_a_limit_that_knows_no_number_of_steps():
 class Still:
     """A denoiser that takes every image for what it is."""
 
-    num_classes, shape = 10, (1, 2, 3)
+    one_pass, num_classes, shape = False, 10, (1, 2, 3)
 
     def __call__(self, z, sigma, label=None):
         return z
+
+    def all_classes(self, z, sigma):
+        return torch.stack([z] * 10, dim=1)
 
 
 def test_the_share_is_what_a_step_of_the_sampler_does():

@@ -21,11 +21,11 @@ def test_the_ratio_of_spreads_covers_its_truth_and_its_p_is_uniform_without_effe
     rng, hits, small = np.random.default_rng(0), 0, 0
     for _ in range(1000):
         cells, seeds = rng.normal(5, 1, 15), rng.normal(5, 1, 5)
-        found = ratio_of_spreads(cells, seeds)
+        found = ratio_of_spreads(cells.tolist(), seeds.tolist())
         ratio = found.interval
         assert ratio.value == pytest.approx(np.std(cells, ddof=1) / np.std(seeds, ddof=1)) and found.degrees == (14, 4)
         hits, small = hits + (ratio.low <= 1 <= ratio.high), small + (found.p < 0.1)
-        wide = ratio_of_spreads(3 * cells, seeds).interval
+        wide = ratio_of_spreads((3 * cells).tolist(), seeds.tolist()).interval
         assert (wide.low, wide.value, wide.high) == pytest.approx((3 * ratio.low, 3 * ratio.value, 3 * ratio.high))
     assert 929 <= hits <= 971 and 71 <= small <= 129  # three standard deviations
     for cells, seeds in (([1.0], [1.0, 2.0]), ([1.0, 2.0], [1.0]), ([1.0, 2.0], [1.0, 1.0])):
@@ -35,7 +35,7 @@ def test_the_ratio_of_spreads_covers_its_truth_and_its_p_is_uniform_without_effe
 
 def test_two_columns_are_a_paired_t_test():
     table = np.random.default_rng(1).normal(size=(4, 2))
-    _, columns = main_effects(table)
+    _, columns = main_effects(table.tolist())
     pair = ttest_rel(table[:, 0], table[:, 1])
     assert columns.F == pytest.approx(pair.statistic**2) and columns.p == pytest.approx(pair.pvalue)
     low, high = pair.confidence_interval(0.95)
@@ -44,7 +44,7 @@ def test_two_columns_are_a_paired_t_test():
 
 def test_main_effects_are_least_squares():
     table = np.random.default_rng(2).normal(size=(5, 3)) + np.arange(5)[:, None] + 2 * np.arange(3)
-    found = main_effects(table)
+    found = main_effects(table.tolist())
     rows, columns = (np.kron(a, b) for a, b in ((np.eye(5), np.ones((3, 1))), (np.ones((5, 1)), np.eye(3))))
     one, left = np.ones((15, 1)), {}
     for name, design in (("all", [one, rows, columns]), ("rows", [one, columns]), ("columns", [one, rows])):
@@ -52,7 +52,7 @@ def test_main_effects_are_least_squares():
         left[name] = ((table.ravel() - design @ np.linalg.lstsq(design, table.ravel(), rcond=None)[0]) ** 2).sum()
     for margin, name, count in zip(found, ("rows", "columns"), (4, 2), strict=True):
         assert margin.F == pytest.approx((left[name] - left["all"]) / count / (left["all"] / 8))
-    moved = main_effects(table + np.array([[10], [0], [0], [0], [-10]]))
+    moved = main_effects((table + np.array([[10], [0], [0], [0], [-10]])).tolist())
     assert [e.low for e in moved[1].effects] == pytest.approx([e.low for e in found[1].effects])
     assert moved[0].effects[0].value == pytest.approx(found[0].effects[0].value + 10)
     alone = f_oneway(*(table - np.array([c.value for c in found[1].effects])))  # columns known: 10 degrees in place of 8
@@ -61,7 +61,7 @@ def test_main_effects_are_least_squares():
 
 def test_the_effects_of_a_table_without_any_are_covered():
     rng = np.random.default_rng(3)
-    tables = [main_effects(rng.normal(size=(5, 3))) for _ in range(600)]
+    tables = [main_effects(rng.normal(size=(5, 3)).tolist()) for _ in range(600)]
     for k in (0, 1):
         inside = np.mean([e.low <= 0 <= e.high for found in tables for e in found[k].effects])
         assert inside == pytest.approx(0.95, abs=0.02)
@@ -70,9 +70,9 @@ def test_the_effects_of_a_table_without_any_are_covered():
 
 def test_one_run_beside_several():
     rng = np.random.default_rng(4)
-    one, several = 3.0, rng.normal(size=5)
+    one, several = 3.0, rng.normal(size=5).tolist()
     found, p = beside(one, several), ttest_ind([one], several).pvalue  # pooled: the variance of the several
     edge = beside(one, several, level=1 - p)
-    assert edge.low == pytest.approx(0, abs=1e-9) and found.value == pytest.approx(one - several.mean())
-    again = [beside(v[0], v[1:]) for v in rng.normal(size=(2000, 6))]
+    assert edge.low == pytest.approx(0, abs=1e-9) and found.value == pytest.approx(one - np.mean(several))
+    again = [beside(v[0], v[1:]) for v in rng.normal(size=(2000, 6)).tolist()]
     assert np.mean([a.low <= 0 <= a.high for a in again]) == pytest.approx(0.95, abs=0.015)
