@@ -279,3 +279,14 @@ class Killed:
 
 if __name__ == "__main__":
     run_campaign(replace(CAMPAIGN, measure=partial(measure, pause=float(sys.argv[2]))), sys.argv[1])
+
+
+def test_of_two_lines_the_newer_counts_whatever_its_images(tmp_path):
+    """An old line of all images, then two new ones of some: merging keeps all, and reading takes the new ones."""
+    row, old, new = replace(ROWS[0], n=4, block=4), {**BARE, "date": "2026-01-01"}, {**BARE, "date": "2026-02-01"}
+    path = tmp_path / "a.jsonl"
+    append(path, Line.of(Cell(row, 0, 2), Outcome({"clean": [True, True]}), "new", {}, new))
+    append(path, Line.of(Cell(row, 2, 3), Outcome({"clean": [True]}), "new", {}, new))
+    append(path, Line.of(Cell(row, 0, 4), Outcome({"clean": [False] * 4}), "old", {}, old))
+    assert merge([path], path) == 3
+    assert Store.read(path).of(row).outcome("clean") == {0: True, 1: True, 2: True, 3: False}

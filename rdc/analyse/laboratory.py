@@ -23,7 +23,7 @@ QUANTITIES = ("log p(z)", "log p(z | y)", "log-odds")
 def likelihoods(
     optimal: OptimalDenoiser, x: Float[Tensor, "n c h w"], y: Int64[Tensor, " n"], sigma: float
 ) -> dict[str, Float[Tensor, " n"]]:
-    """Return the :data:`QUANTITIES` of each image at one noise level.
+    """Return the ``QUANTITIES`` of each image at one noise level.
 
     Arguments:
         optimal: The optimal denoiser of the data.

@@ -30,7 +30,7 @@ ENDINGS = (".png", ".jpg", ".jpeg")
 FORMATS = ("PNG", "JPEG")
 MOST = 1024  # pixels a side of a reader's own image
 IMAGENET = 1000
-#: Classes of Restricted ImageNet: the first and the last class of ImageNet in each.
+#: The first and the last class of ImageNet that each class of Restricted ImageNet joins.
 RESTRICTED = {
     "dog": (151, 268),
     "cat": (281, 285),

@@ -168,7 +168,7 @@ def level_table(
     batch: int = 200,
     device: str | torch.device = "cpu",
 ) -> list[dict[str, Any]]:
-    """Return cross-entropy and counts of right answers at each noise level, clean and under attack (:func:`level_outcomes`).
+    """Return cross-entropy and counts of right answers at each noise level, clean and under attack (``level_outcomes``).
 
     Returns:
         For each level ``{"sigma", "loss", "n", "clean", "adversarial"}``; the loss is in nats, mean over images.

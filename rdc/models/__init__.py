@@ -45,7 +45,7 @@ def build(name: str, data: str = "fashion-mini", device: str | torch.device = "c
 
     Arguments:
         name: One of :func:`names`, a shipped checkpoint, a ``.safetensors`` file, or ``module:function``.
-        data: The images that it is for, a name that :func:`rdc.data.load` knows.
+        data: The images that it is for, a name that ``rdc.data.load`` knows.
         device: Where it shall live.
         options: Those of :func:`options_of`, as objects or as text (``"8/255"``, ``"none"``, ``"0.4,0.6"``).
 

@@ -143,8 +143,9 @@ def append(path: Path, line: Line) -> None:
 def merge(paths: Iterable[str | Path], out: str | Path, order: Sequence[Row] = ()) -> int:
     """Write the lines of some files into one, each once, and return how many there are.
 
-    Lines are sorted by the place of their row in ``order``, then by spec, images and fingerprint, so that the parts of a campaign
-    give the same file in whatever order they come. Of two lines with one fingerprint that with the earlier date is kept.
+    Lines are sorted by the place of their row in ``order``, then by spec, date, images and fingerprint, so that the parts of a
+    campaign give the same file in whatever order they come, and newer lines count before older ones. Of two lines with one
+    fingerprint that with the earlier date is kept.
 
     Raises:
         ValueError: if a file does not exist or is damaged, or two lines with one fingerprint disagree on an outcome.
@@ -159,6 +160,13 @@ def merge(paths: Iterable[str | Path], out: str | Path, order: Sequence[Row] = (
                 raise ValueError(f"{path} disagrees with another run about images {line.images} of {line.key}")
             kept[line.fingerprint] = min(other, line, key=lambda one: (str(one.provenance["date"]), one.dump()))
     place = {row.key(): i for i, row in reversed(list(enumerate(order)))}
-    found = sorted(kept.values(), key=lambda one: (place.get(one.key, len(place)), one.key, one.images, one.fingerprint))
+    found = sorted(
+        kept.values(), key=lambda one: (place.get(one.key, len(place)), one.key, dated(one), one.images, one.fingerprint)
+    )
     write_atomic(Path(out), b"".join(line.dump().encode() + b"\n" for line in found))
     return len(found)
+
+
+def dated(line: Line) -> str:
+    """Return when a line was made."""
+    return str(line.provenance["date"])

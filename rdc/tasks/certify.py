@@ -27,7 +27,7 @@ TOY = {"n0": 4, "n": 20, "known": 18, "target": 0.05, "calibrate": 2}
 def certify(cell: Cell, device: str = "cpu") -> Outcome:
     """Count how often the smoothed class of each image is answered.
 
-    Arguments of the row: ``sigma``, ``n0``, ``n`` and ``alpha`` as of :func:`rdc.certify.certify`. ``candidate`` is the class
+    Arguments of the row: ``sigma``, ``n0``, ``n`` and ``alpha`` as of ``rdc.certify.certify``. ``candidate`` is the class
     that the first ``n0`` draws chose, ``k`` how often it came in ``n`` others; ``right``, whether it is the true class and
     certified at a radius above 0; ``candidate right``, whether it is the true class.
 

@@ -33,7 +33,7 @@ def guided(cell: Cell, device: str = "cpu") -> Outcome:
     """Make images with a guide, and measure each repetition by :data:`rdc.train.judges.METRICS`.
 
     Options: ``scale``, ``plan`` (one of :data:`rdc.guide.plan.PLANS`), ``conditional`` (whether the denoiser knows the class),
-    ``dtype`` of the networks, by default the fast one; of real images ``split``, see :func:`real`. Arguments: ``images`` of a
+    ``dtype`` of the networks, by default the fast one; of real images ``split``, see ``real``. Arguments: ``images`` of a
     repetition, ``first``, the first seed of the first repetition, and ``judges``.
     """
     row, given = cell.row, cell.row.arguments

@@ -11,7 +11,7 @@ from rdc.tasks.certify import roots, toy, weights
 def lipschitz(cell: Cell, device: str = "cpu") -> Outcome:
     """Bound the margin of each image.
 
-    Arguments of the row: ``n`` and ``alpha`` as of :func:`rdc.certify.lipschitz_certify`. ``candidate`` is the class, ``margin``
+    Arguments of the row: ``n`` and ``alpha`` as of ``rdc.certify.lipschitz_certify``. ``candidate`` is the class, ``margin``
     its mean margin, ``margin low`` the lower bound of the global form (nats); ``radius global`` and ``radius local`` are those
     of the two forms; ``right`` says that the class is the true one.
     """
