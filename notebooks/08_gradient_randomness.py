@@ -37,8 +37,6 @@ device: str = "auto"  # "cpu", "cuda" or "auto"
 seed: int = 0  # owner of all random numbers
 data: str = "fashion-mini"  # data set, and the denoiser trained for it
 heads_name: str = "fashion-mini-multihead"  # the multi-head denoiser distilled from it
-epochs: int = 4  # training of the undefended network
-adversarial_epochs: int = 1  # training of a second one on adversarial images
 count: int = 8  # noise levels T of the diffusion classifier
 n: int = 5  # images whose gradients are taken
 repeats: int = 6  # gradients of each image and model
@@ -87,18 +85,17 @@ from rdc.defend.likelihood import READINGS
 from rdc.denoise import fast_dtype
 from rdc.denoise.checkpoints import load_denoiser
 from rdc.evaluate import Accuracy, predict, robust_accuracy
-from rdc.notebook import check_parameters, claim, glue, stored_rows
+from rdc.models import build
+from rdc.notebook import check_parameters, claim, claims_table, glue, stored_cells, stored_rows, stored_table
 from rdc.plots import style
 from rdc.randomness import known_noise
 from rdc.rng import randn
-from rdc.runs.record import stored_record
 from rdc.schedule import levels
-from rdc.train.classifiers import train_classifier
 
 check_parameters()
 style()
 device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-train, test = load(data, "train"), load(data, "test")
+test = load(data, "test")
 
 # %% [markdown]
 # ## The models
@@ -115,10 +112,7 @@ train, test = load(data, "train"), load(data, "test")
 dtype = fast_dtype(device)
 heads = load_denoiser(heads_name, device=device, dtype=dtype)
 trunk = load_denoiser(data, device=device, dtype=dtype)  # the unconditional network, for LM and DiffPure
-cnn = train_classifier(train, epochs, batch=64, lr=1e-2, width=16, seed=seed, device=device)
-hard = train_classifier(
-    train, adversarial_epochs, batch=64, lr=1e-2, width=16, seed=seed, device=device, attack=partial(pgd, eps=8 / 255, steps=2)
-)
+cnn, hard = (build(name, data, device) for name in ("cnn", "at-linf"))
 
 
 def diffusion_classifier(count: int = count, noise: str = "fresh", seed: int = seed) -> DiffusionClassifier:
@@ -612,26 +606,9 @@ for name, row in judged.items():
 # is far below `draws`, single verdicts are a lottery. And where two gradients of *one* defence leave different numbers of images, the larger number is about
 # the attack. So few images decide nothing by themselves; the longer runs of the record do. If it is here, this is its table of EOT.
 
-
 # %%
-def rows_of(table: str) -> list[dict]:
-    """Rows of one table of the longer runs; none where they were not run."""
-    return [row for row in stored_rows("rdc-gradient", "rdc-settings") if row["table"] == table]
-
-
-def show(table: str, keys: tuple[str, ...]) -> list[dict]:
-    """Print the rows of a table, or that they were not computed."""
-    found = rows_of(table)
-    if not found:
-        print(f"table {table!r}: not run here")
-    for row in found:
-        robust = row["robust"]
-        head = "  ".join(f"{k} {row.get(k)}" for k in keys)
-        print(f"{row['model']:14s} {head:60s} clean {row['clean']['correct']}, robust {robust['correct']} of {robust['n']}")
-    return found
-
-
-eot_rows = show("eot", ("noise", "gradient", "eot", "protocol"))
+stored = stored_rows("rdc-gradient", "rdc-settings")
+stored_table([row for row in stored if row["table"] == "eot"], "Gradients averaged over the noise")
 
 # %% [markdown]
 # (sec-gradients-compression)=
@@ -789,7 +766,7 @@ for timesteps in ("one", "all"):
         x_adv = pgd(model, xa, ya, eps=eps, steps=steps, eot=1 if noise == "fixed" else 3, seed=seed)
         lm_cases[timesteps, noise] = agree, robust_accuracy(model, xa, ya, x_adv, draws=1 if noise == "fixed" else draws)
         print(f"{timesteps:6s}   {noise:6s}   {agree:5.2f}     {lm_cases[timesteps, noise][1].correct} of {n_attack}")
-timestep_rows = show("timesteps", ("noise", "timesteps", "gradient", "eot", "protocol"))
+stored_table([row for row in stored if row["table"] == "timesteps"], "One level a step, or all of them")
 
 # %% tags=["remove-cell"]
 claim(lm_cases["one", "fixed"][0] > 0.999 and lm_cases["all", "fixed"][0] > 0.999)
@@ -799,80 +776,36 @@ claim(lm_cases["one", "fresh"][0] < 0.999)
 # (sec-gradients-verdict)=
 # ## The verdict
 #
-# Four statements of the paper, and what this page (and the records, where they are) computed about each. A line is worded by its numbers.
-
-
-# %% tags=["hide-input", "wrap"]
-def word(holds: bool, yes: str, no: str) -> str:
-    """One of two wordings."""
-    return yes if holds else no
-
-
-dc_known = judged["DC"]["known"].correct, judged["DC"]["draws"].correct
-rdc_known = judged["RDC, exact"]["known"].correct, judged["RDC, exact"]["draws"].correct
-by_eot = judged["RDC, BPDA"]["draws"].correct - judged["RDC, BPDA"]["EOT 3"].correct
-far = 255 * float(distance["DC", 4][distance["DC", 4] > 0].median())
-near_cnn = 255 * float(distance["CNN", 1][distance["CNN", 1] > 0].median())
-verdicts = {
-    "A18  DC, RDC > 640 times less random than DiffPure": [
-        f"DC at T = {count}: {diffpure_over_dc:.0f} times; by the law 1/T, {diffpure_over_dc * 1000 / count:.0f} times at T = 1000",
-        f"per network evaluation: {per_evaluation:.1f} times",
-        word(
-            cosine["RDC, exact"] < cosine["DiffPure+CNN"],
-            "RDC: for BPDA only; its exact gradient is MORE random than DiffPure's",
-            "RDC: for BPDA and for the exact gradient",
-        )
-        + f" (cosines {cosine['RDC, BPDA']:.2f}, {cosine['RDC, exact']:.2f}, {cosine['DiffPure+CNN']:.2f})",
-    ],
-    "A19  gradient magnitudes: no vanishing": [
-        "the published unit depends on the scale of the logits and cannot decide it",
-        f"linearised distance: DC {far:.1f}/255, CNN {near_cnn:.1f}/255: "
-        + word(far < 128, "no vanishing in DC", "DC's gradient is small"),
-        f"steps of 4 times it cross for {crossings['DC'][2][0]} of {crossings['DC'][2][1]} (DC), "
-        f"{crossings['RDC, exact'][2][0]} of {crossings['RDC, exact'][2][1]} (RDC, exact)",
-    ],
-    "A20  EOT does not help against RDC": [
-        "with the noise fixed as released it cannot: all gradients are equal",
-        f"fresh noise, BPDA: EOT 3 breaks {by_eot:+d} of {n_attack} images more than EOT 1"
-        + ("" if eot_rows else "; longer runs: not here"),
-    ],
-    "A29  robustness is not from stochastic gradients": [
-        f"DC survives {dc_known[0]} of {n_attack} (known noise) and {dc_known[1]} (fresh); RDC, exact: {rdc_known[0]} and {rdc_known[1]}",
-        word(
-            rdc_known[1] > rdc_known[0],
-            f"{rdc_known[1] - rdc_known[0]} of {n_attack} images owe it to the attacker's ignorance of the noise",
-            "knowing the noise breaks no more images of RDC",
-        )
-        + f"; with known noise BPDA leaves {judged['RDC, BPDA']['known'].correct}, the exact gradient {rdc_known[0]}",
-        word(
-            on_path["RDC, exact"][1] < 0.3,
-            "RDC's exact gradient is rough with all noise known: shattered, not stochastic",
-            "RDC's exact gradient is usable along a path",
-        ),
-    ],
-}
-for statement, lines in verdicts.items():
-    print(statement, *(f"    - {line}" for line in lines), sep="\n")
-
-# %% [markdown]
-# The same measurements on more images, from the record of `tools/gradient_randomness.py`, if it is here:
+# Four statements of the paper. Each number below is of this page; what the longer runs say of the claims that they can decide is in
+# the table after it.
 
 # %%
-record = stored_record("results/gradient_randomness.json")
-if not record:
-    print("results/gradient_randomness.json: not run here")
-else:
-    print(f"{record['config']['n']} images, {record['config']['repeats']} gradients each, {record['environment']['device']}")
-    print("model             fixed rival: cosine      h       margin: cosine    largest share")
-    for row in record["results"]["randomness"]:
-        h = "unseen" if row["half_eot"] is None else f"{row['half_eot']:.3g}"
-        print(
-            f"{row['model']:19s}         {row['cosine']:6.3f}  {h:>8s}            {row['cosine_margin']:6.3f}          {row['largest_share']:.2f}"
-        )
-    print(
-        "T h of DC:",
-        "  ".join(f"T = {row['count']}: {row['count'] * row['half_eot']:.2f}" for row in record["results"]["levels"]),
-    )
+far = 255 * float(distance["DC", 4][distance["DC", 4] > 0].median())
+near_cnn = 255 * float(distance["CNN", 1][distance["CNN", 1] > 0].median())
+by_eot = judged["RDC, BPDA"]["draws"].correct - judged["RDC, BPDA"]["EOT 3"].correct
+print(f"A18 DiffPure over DC, h: {diffpure_over_dc:.0f} at T = {count}, by the law 1/T {diffpure_over_dc * 1000 / count:.0f} at 1000;"
+      f" per evaluation {per_evaluation:.1f}")  # fmt: skip
+print("    cosines of RDC under BPDA, RDC exact, DiffPure:",
+      *(f"{cosine[name]:.2f}" for name in ("RDC, BPDA", "RDC, exact", "DiffPure+CNN")))  # fmt: skip
+print(f"A19 linearised distance: DC {far:.1f}/255, CNN {near_cnn:.1f}/255; the published unit depends on the scale of the logits")
+print(f"A20 fresh noise, BPDA: EOT 3 breaks {by_eot:+d} of {n_attack} images more than EOT 1; none where the noise is fixed")
+for name in ("DC", "RDC, BPDA", "RDC, exact"):
+    known, blind = (judged[name][key].correct for key in ("known", "draws"))
+    print(f"A29 {name}: {known} of {n_attack} survive an attacker who knows the noise, {blind} one who does not")
+claims_table("A18", "A19", "A20", "A29")
+
+# %% [markdown]
+# The same measurements on more images:
+
+# %%
+print("model             fixed rival: cosine      h       margin: cosine    largest share")
+for found in stored_cells("gradient-randomness"):
+    if "levels" not in found.row.about:
+        half, values = found.mean("half eot"), [found.mean(k) for k in ("cosine 1", "cosine margin", "largest share")]
+        h = "unseen" if half is None else f"{half:.3g}"
+        print(f"{found.row.about['model']:19s}         {values[0]:6.3f}  {h:>8s}            {values[1]:6.3f}          {values[2]:.2f}")
+sweep_rows = {found.row.about.get("levels"): found.mean("half eot") for found in stored_cells("gradient-randomness")}
+print("T h of DC:", "  ".join(f"T = {t}: {t * h:.2f}" for t, h in sweep_rows.items() if t))
 
 # %% [markdown]
 # ## Summary
