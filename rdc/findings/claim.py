@@ -224,8 +224,8 @@ def answers(found: Found, side: Side) -> dict[int, bool]:
 
 def breaks(side: Side, folder: str | Path | None = None) -> int:
     """Return how many images that were right the strongest attack of a side broke."""
-    pairs = [[found.accuracy(name).correct for name in ("clean", "robust")] for found in rows_of(side, folder)]
-    return max(clean - robust for clean, robust in pairs)
+    rows = [{id(line): line.counts for line in found.lines.values()}.values() for found in rows_of(side, folder)]
+    return max(sum(counts["clean"] - counts["robust"] for counts in row) for row in rows)
 
 
 def attacks_of(side: Side, folder: str | Path | None) -> list[str]:
