@@ -49,7 +49,7 @@ def draw_headline(ax: Any, folder: str | Path | None = None, color: str = "black
         ends = [[100 * (value.value - value.low)], [100 * (value.high - value.value)]]
         shade = ORANGE if name.startswith("rdc") else BLUE if name in ("at", "1-nn") else GREY
         ax.barh(i, 100 * value.value, xerr=ends, color=shade, ecolor=color, capsize=3)
-        ax.text(1.5, i, f"{value.correct} of {value.n}", va="center", color="white", weight="bold")
+        ax.text(100 * value.high + 1.5, i, f"{value.correct} of {value.n}", va="center", color=color)
     ax.set_yticks(range(len(BARS)), [title for title, _ in BARS.values()])
     ax.set(xlim=(0, 100), xlabel="images right under attack, Linf 8/255 (%)")
     ax.grid(axis="y", visible=False)
@@ -71,7 +71,7 @@ def save_headline(path: str | Path, folder: str | Path | None = None, color: str
 
     text = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor"), color)
     style: dict[str, Any] = {"svg.hashsalt": "rdc", "svg.fonttype": "none", "font.size": 11}
-    style |= {"axes.spines.top": False, "axes.spines.right": False}
+    style |= {"axes.spines.top": False, "axes.spines.right": False, "axes.facecolor": "none"}
     with plt.rc_context({**text, **style}):
         fig, ax = plt.subplots(figsize=(7.2, 3.6), layout="constrained")
         draw_headline(ax, folder, color)
