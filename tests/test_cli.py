@@ -49,10 +49,10 @@ def tiny(tmp_path):
 def test_help_lists_the_commands(monkeypatch, capsys):
     code, out, _ = run(monkeypatch, capsys, "--help")
     assert code == 0
-    assert all(name in out for name in ("train", "accuracy", "attack", "audit", "certify", "models", "run"))
+    assert all(name in out for name in ("train", "accuracy", "attack", "audit", "certify", "models", "convert", "run"))
 
 
-@pytest.mark.parametrize("command", ["train", "accuracy", "attack", "audit", "certify", "models", "run"])
+@pytest.mark.parametrize("command", ["train", "accuracy", "attack", "audit", "certify", "models", "convert", "run"])
 def test_each_command_shows_an_example(monkeypatch, capsys, command):
     code, out, _ = run(monkeypatch, capsys, command, "--help")
     assert code == 0

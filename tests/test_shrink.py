@@ -5,10 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers import draw
+from model_card import smaller_card
 
+from rdc.denoise.checkpoints import ASSETS, load_denoiser
 from rdc.denoise.edm import EDMConfig, build
 from rdc.denoise.unet import UNetConfig
 from rdc.rng import randint, randn
+from rdc.train.recipes import SMALLER
 from rdc.train.shrink import choose, least_squares, pair_loss, shrink
 
 SHAPE = UNetConfig(8, 2, 3, 16, (2, 2), 2, (4,))
@@ -95,3 +98,13 @@ def test_the_loss_of_pairs(teacher):
     shifted.model.dec["8x8_aux_conv"].bias.data += 0.1  # the same for all classes: the difference does not see it
     far, weighted = (pair_loss(shifted, z, label, sigma, eps, 0, teacher, 0, w) for w in (0.0, 5.0))
     assert torch.allclose(far, torch.full((5,), 0.01), rtol=1e-3) and torch.allclose(weighted, far, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", SMALLER)
+def test_a_shipped_small_denoiser_is_what_its_recipe_and_card_say(name):
+    path = ASSETS / f"{name}.safetensors"
+    assert path.stat().st_size < 8e6 and path.with_suffix(".md").read_text(encoding="utf8") == smaller_card(name)
+    denoiser = load_denoiser(name, data="cifar10-20")
+    assert denoiser.config == SMALLER[name].train.denoiser and denoiser.shape == (3, 32, 32)
+    with pytest.raises(ValueError, match="label"):
+        denoiser(torch.zeros(1, 3, 32, 32), 1.0)

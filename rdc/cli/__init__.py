@@ -12,6 +12,7 @@ from tyro.extras import subcommand_cli_from_dict
 from rdc.cli.attack import accuracy_command, attack_command
 from rdc.cli.audit import audit_command
 from rdc.cli.certify import certify_command
+from rdc.cli.convert import convert_command
 from rdc.cli.experiment import experiment_command
 from rdc.cli.findings import findings_command
 from rdc.cli.models import models_command
@@ -26,6 +27,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "audit": audit_command,
     "certify": certify_command,
     "models": models_command,
+    "convert": convert_command,
     "run": run_command,
     "experiment": experiment_command,
     "report": report_command,

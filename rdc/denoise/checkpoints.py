@@ -7,6 +7,7 @@ __all__ = ["CheckpointError", "load_denoiser", "read_checkpoint", "write_checkpo
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +27,7 @@ from rdc.runs.record import write_atomic
 ASSETS = Path(__file__).parents[1] / "assets" / "checkpoints"
 #: One network serves the data set and its subset.
 ALIASES = {"fashion": "fashion-mini", "fashion-multihead": "fashion-mini-multihead"}
+PART = re.compile("-(mini|20)$")  # of the name of a subset
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 #: What safetensors and json raise on bytes that are no checkpoint.
 MALFORMED = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, MemoryError)
@@ -48,11 +50,12 @@ def load_denoiser(
     """Load a trained denoiser, ready for evaluation (no parameter requires a gradient).
 
     Arguments:
-        name: A shipped checkpoint (``digits``, ``fashion-mini``, ``fashion-mini-multihead``) or the path of a
+        name: A shipped checkpoint (``digits``, ``fashion-mini``, ``fashion-mini-multihead``, ``cifar10-small``) or the path of a
             ``.safetensors`` file. A multi-head network comes back as :class:`rdc.denoise.MultiHead`.
         device: Where the network shall live.
         dtype: Type of the network's parameters; inputs and outputs keep their own (see :class:`rdc.denoise.EDM`).
-        data: If given, the data set that the checkpoint must be for; ``fashion-mini`` is part of ``fashion``.
+        data: If given, the data set that the checkpoint must be for; ``fashion-mini`` is part of ``fashion``, ``cifar10-20`` of
+            ``cifar10``.
         compile: Whether to compile the network (:func:`rdc.denoise.compiled`).
 
     Raises:
@@ -62,7 +65,7 @@ def load_denoiser(
     path = locate(name)
     tensors, meta = read_checkpoint(path, "denoiser")
     config = parsed(EDMConfig, meta["config"], path)
-    if data is not None and config.data.removesuffix("-mini") != data.removesuffix("-mini"):
+    if data is not None and PART.sub("", config.data) != PART.sub("", data):
         raise CheckpointError(
             f"{path} is a denoiser for data set {config.data!r}, not {data!r}; train one with 'rdc train denoiser'"
         )

@@ -21,8 +21,11 @@ Network = Literal["cnn", "at-linf", "at-l2"]
 #: Shipped denoisers by data set: all classes in one pass, and one class at a time.
 SHIPPED = {
     "heads": {"digits": "digits", "fashion-mini": "fashion-mini-multihead", "fashion": "fashion-mini-multihead"},
-    "single-head": {"digits": "digits", "fashion-mini": "fashion-mini", "fashion": "fashion-mini"},
-}
+    "single-head": {
+        "digits": "digits", "fashion-mini": "fashion-mini", "fashion": "fashion-mini",
+        "cifar10": "cifar10-small", "cifar10-20": "cifar10-small",
+    },
+}  # fmt: skip
 
 
 def training_images(data: str, what: str) -> Images:
