@@ -78,7 +78,8 @@ def written(path, network, edm, flag="", **changes):
     """A file as EDM writes them, and what would be executed in it."""
     holder = nn.Module()
     holder.model = network.model
-    ema = Persistent(holder, f"__import__('pathlib').Path({str(flag)!r}).touch()", _init_args=(), _init_kwargs=edm({**KWARGS, **changes}))
+    source = f"__import__('pathlib').Path({str(flag)!r}).touch()"
+    ema = Persistent(holder, source, _init_args=(), _init_kwargs=edm({**KWARGS, **changes}))
     path.write_bytes(pickle.dumps({"ema": ema, "dataset_kwargs": edm(use_labels=True)}, protocol=4))
     return path
 
