@@ -1,7 +1,7 @@
 """How much of CIFAR-10 does a diffusion classifier recognise whose denoiser two CPU cores can use?
 
 The images are the first of the test split, those that the papers attack. The range of the five levels was chosen on 56 training
-images that the denoiser has not seen, that of the sixteen follows from it.
+images that the denoiser has not seen (its teacher has), that of the sixteen follows from it.
 """
 
 from rdc.runs.cell import Row
