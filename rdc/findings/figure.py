@@ -69,10 +69,10 @@ def save_headline(path: str | Path, folder: str | Path | None = None, color: str
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    text = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor"), color)
-    style: dict[str, Any] = {"svg.hashsalt": "rdc", "svg.fonttype": "none", "font.size": 11}
+    style: Any = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor"), color)
+    style |= {"svg.hashsalt": "rdc", "svg.fonttype": "none", "font.size": 11}
     style |= {"axes.spines.top": False, "axes.spines.right": False, "axes.facecolor": "none"}
-    with plt.rc_context({**text, **style}):
+    with plt.rc_context(style):
         fig, ax = plt.subplots(figsize=(7.2, 3.6), layout="constrained")
         draw_headline(ax, folder, color)
         fig.savefig(path, facecolor=ground, metadata={"Date": None})
