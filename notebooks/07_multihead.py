@@ -75,7 +75,7 @@ from rdc.denoise.multihead import Branched
 from rdc.denoise.unet import UNetConfig
 from rdc.evaluate import Accuracy, accuracy, predict, robust_accuracy
 from rdc.guide.metrics import FeatureNetwork, frechet_distance
-from rdc.guide.plan import Plan, edm_path
+from rdc.guide.plan import SamplingPlan, edm_path
 from rdc.guide.sampling import sample
 from rdc.models import build
 from rdc.notebook import check_parameters, claim, claims_table, glue, stored_cells, stored_rows, stored_table
@@ -448,13 +448,15 @@ def last_features(model: EDM, z_sigma: Tensor, sigma: float) -> Tensor:
 similar: dict[tuple[str, str], list[float]] = {}
 for sigma in sigmas:
     z_sigma = z + sigma * randn(tuple(z.shape), seed, "heads", str(sigma), like=z)
-    similar.setdefault(("teacher", "features"), []).append(mean_cosine(last_features(teacher, z_sigma[:n_feature], sigma)))
+    similar.setdefault(("teacher", "features"), []).append(
+        float(mean_cosine(last_features(teacher, z_sigma[:n_feature], sigma)))
+    )
     similar.setdefault(("heads", "features"), []).append(1.0)  # by construction
     for name, model in (("teacher", teacher), ("heads", heads)):
         d, free = answers(model, z, sigma)
         noise = (z_sigma[:, None] - d) / sigma
         for kind, v in (("D", d), ("noise", noise), ("differences", d - free[:, None])):
-            similar.setdefault((name, kind), []).append(mean_cosine(v))
+            similar.setdefault((name, kind), []).append(float(mean_cosine(v)))
 print("cosine between classes, sigma   ", "  ".join(f"{s:6.1f}" for s in sigmas))
 for (name, kind), values in sorted(similar.items(), reverse=True):
     print(f"{name:8s} {kind:22s} ", "  ".join(f"{v:6.3f}" for v in values))
@@ -648,7 +650,7 @@ for g in (0.0, 0.5, 1.0, 3.0):
 # %%
 classes = len(test.classes)
 label = torch.arange(classes, device=device).repeat(n_frechet // classes)
-plan = Plan(edm_path(sampler_steps, sigma_min=0.002))
+plan = SamplingPlan(edm_path(sampler_steps, sigma_min=0.002))
 made = {name: sample(net, label, range(len(label)), plan).x for name, net in (("teacher", teacher), ("heads", heads))}
 apart = float((made["teacher"] - made["heads"]).abs().mean())
 other = float((made["teacher"] - made["teacher"].roll(classes, 0)).abs().mean())

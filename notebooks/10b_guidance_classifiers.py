@@ -295,7 +295,7 @@ plt.show()
 # %% tags=["hide-input"]
 def points(name: str, how: str) -> float:
     """Accuracy in percent, mean over levels."""
-    shares = [found.double().mean() for key, found in survived.items() if key[:2] == (name, how)]
+    shares = [float(found.double().mean()) for key, found in survived.items() if key[:2] == (name, how)]
     return 100 * float(np.mean(shares))
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 import rdc.data
 import rdc.denoise.checkpoints
+import rdc.models
 import rdc.notebook
 from rdc.denoise import EDMConfig, UNetConfig
 from rdc.denoise.base import to_model
@@ -66,7 +67,7 @@ LEFT_OUT = {
     ("09c_fast_certificates", "bayes = digits.log_density(to_model(x_race"),
     ("09c_fast_certificates", "claim(\n    share_same(predicted"),
 }
-load, load_denoiser = rdc.data.load, rdc.denoise.checkpoints.load_denoiser
+load, load_denoiser, build = rdc.data.load, rdc.denoise.checkpoints.load_denoiser, rdc.models.build
 
 
 class Bells(nn.Module):
@@ -116,8 +117,12 @@ def replaced(chapter: str) -> dict[tuple[Any, str], Any]:
         net = (heads() if "multihead" in str(name) else tiny_network(num_classes=10)) if networks else Bells()
         return net.to(device)
 
+    def small_model(name: str, data: str = "digits", device: Any = "cpu", **options: Any) -> nn.Module:
+        return build(name, "digits", device, **options)
+
     quiet = {(rdc.notebook, name): mock.Mock() for name in ("check_parameters", "claim", "glue")}
-    return {(rdc.data, "load"): few, (rdc.denoise.checkpoints, "load_denoiser"): small, **quiet}
+    loads = {(rdc.data, "load"): few, (rdc.denoise.checkpoints, "load_denoiser"): small, (rdc.models, "build"): small_model}
+    return {**loads, **quiet}
 
 
 def run(chapter: str, device: torch.device) -> None:

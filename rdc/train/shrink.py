@@ -241,7 +241,8 @@ def fill(layer: nn.Module, weight: Tensor, second: nn.Module | None = None) -> N
 
 
 def pair_loss(
-    student: EDM, z: Tensor, label: Tensor, sigma: Tensor, eps: Tensor, step: int, teacher: nn.Module, seed: int, weight: float
+    student: Any, z: Tensor, label: Tensor, sigma: Tensor, eps: Tensor, step: int, teacher: nn.Module, seed: int,
+    weight: float,
 ) -> Tensor:
     r"""Distance to the teacher's answers ``F`` for two classes, and of their difference, ``(N,)``.
 
