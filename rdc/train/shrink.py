@@ -20,6 +20,7 @@ References:
 __all__ = ["pair_loss", "shrink"]
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
