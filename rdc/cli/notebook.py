@@ -55,6 +55,7 @@ def find_notebook(name: str) -> Path:
         return Path(name)
     folder = book_folder("notebooks")
     found = sorted(folder.glob(f"{name}*.py")) if re.fullmatch(r"\w+", name) else []
+    found = [path for path in found if path.stem.startswith(f"{name}_")] or found  # 06 is the page 06, not 06b
     if len(found) != 1:
         there = ", ".join(p.stem for p in sorted(folder.glob("*.py")))
         raise ValueError(f"no notebook {name!r}; there are {there or f'none in {folder}'}")
