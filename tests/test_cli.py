@@ -14,6 +14,7 @@ from PIL import Image
 from rdc.attack import autoattack, lagrange, pgd, stadv
 from rdc.cli import main
 from rdc.cli.attack import RADII, STANDARD
+from rdc.cli.notebook import find_notebook
 from rdc.denoise.checkpoints import load_denoiser, read_checkpoint, save_denoiser
 from rdc.denoise.edm import EDMConfig, build
 from rdc.denoise.multihead import MultiHead
@@ -338,3 +339,8 @@ def test_audit_prints_its_verdict(monkeypatch, capsys):
     code, out, _ = run(monkeypatch, capsys, "audit", *SMALL, "--eps", "0.1", "--n", "4", "--steps", "8", "--queries", "10")
     assert ("no check failed" in out) == (code == 0)
     assert all(name in out for name in ("gradient", "binarisation", "black box (Square)"))
+
+
+@pytest.mark.parametrize(("name", "stem"), [("06", "06_likelihood_maximization"), ("06b", "06b_rdc_attacks"), ("10c", "10c_")])
+def test_a_page_is_found_by_its_number_though_others_begin_with_it(name, stem):
+    assert find_notebook(name).stem.startswith(stem)

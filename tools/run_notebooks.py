@@ -126,6 +126,7 @@ def find(names: list[str]) -> list[Path]:
     wanted = []
     for name in names:
         hits = [p for p in every if p.stem.startswith(Path(name).stem)]
+        hits = [p for p in hits if p.stem.startswith(f"{Path(name).stem}_")] or hits  # 06 is the page 06, not 06b
         if not hits:
             raise SystemExit(f"no notebook {name!r}; there are {', '.join(p.stem for p in every) or 'none'}")
         wanted += hits
