@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rdc.experiments import experiment
 from rdc.guide.plan import PLANS, evaluations
 from rdc.guide.reading import difference, mean
-from rdc.runs.record import book_folder
-from rdc.runs.store import Found, Store
+from rdc.notebook.stored import stored_cells
+from rdc.runs.store import Found
 
 METRICS = ("frechet", "frechet robust features", "precision", "recall", "agreement")
 
@@ -22,9 +21,7 @@ def stored_found(*names: str, folder: str | Path | None = None) -> list[Found]:
         names: Of the experiments.
         folder: Where the results are; by default the book's own.
     """
-    place = book_folder("results") if folder is None else Path(folder)
-    stores = {name: Store.read(place / f"{name}.jsonl") for name in names}
-    return [found for name, store in stores.items() for row in experiment(name).rows if (found := store.of(row)).n]
+    return [found for name in names for found in stored_cells(name, folder)]
 
 
 def setting(found: Found) -> str:
