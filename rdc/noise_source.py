@@ -11,7 +11,7 @@ A stream is a function of its key alone (:mod:`rdc.rng`). The keys, with a *seed
 The first two have one form, :class:`Noise`: what comes before the level is the *owner* of the draw.
 """
 
-__all__ = ["Noise", "likelihood_generator", "likelihood_noise", "purify_noise", "smoothing_noise"]
+__all__ = ["Noise", "likelihood_generator", "likelihood_noise", "purify_noise"]
 
 from dataclasses import dataclass
 
@@ -89,8 +89,3 @@ def likelihood_generator(seed: int, call: int, step: int) -> torch.Generator:
 def purify_noise(shape: Shape, seed: int, call: int, step: int | str, like: Tensor | None = None) -> Tensor:
     """Return the noise of a step of purification; ``step`` is ``"forward"`` for the noise that is added at the beginning."""
     return randn(shape, seed, "purify", call, step, like=like)
-
-
-def smoothing_noise(shape: Shape, seed: int, purpose: str, index: int, draw: int, like: Tensor | None = None) -> Tensor:
-    """Return a draw of the noise that smooths an image, before it is scaled."""
-    return randn(shape, seed, "smoothing", purpose, index, draw, like=like)
