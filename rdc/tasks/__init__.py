@@ -17,7 +17,7 @@ from rdc.runs.code import Program, package_program
 
 #: Tasks by name.
 TASKS = (
-    "aligned", "attack", "audit", "beside", "certify", "guided", "heads", "laboratory", "level",
+    "aligned", "attack", "audit", "beside", "certify", "guided", "heads", "information", "laboratory", "level",
     "lipschitz", "nearest", "noisy", "randomness", "sift", "targeted", "unseen",
 )  # fmt: skip
 
