@@ -13,6 +13,10 @@ FLOORS = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)
 PGD: dict[str, Any] = {"steps": 20, "norm": "Linf", "eps": "8/255"}
 
 
+SINGLE = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0)
+WIDTH = 1.001  # a range of one level
+
+
 def screened(floor: float, **options: Any) -> Row:
     """Return a floor on the images that choose."""
     own = {} if floor == 0.1 else {"sigma_min": floor}
@@ -20,4 +24,14 @@ def screened(floor: float, **options: Any) -> Row:
     return Row("dc", {**own, **options}, "pgd", PGD, n=64, start=512, about=about)
 
 
-ROWS = (*(screened(floor) for floor in FLOORS),)
+def single(sigma: float, draws: int = 1) -> Row:
+    """Return one level alone on the images that choose."""
+    own = {"levels": 1, "sigma_min": sigma / WIDTH, "sigma_max": sigma * WIDTH, **({"draws": draws} if draws > 1 else {})}
+    about = {"what": "single", "sigma": sigma, "levels": 1, "draws": draws}
+    return Row("dc", own, "pgd", PGD, n=64, start=512, block=64, about=about)
+
+
+ROWS = (
+    *(single(sigma) for sigma in SINGLE),
+    *(screened(floor) for floor in FLOORS),
+)
