@@ -17,9 +17,25 @@ from rdc.runs.code import Program, package_program
 
 #: Tasks by name.
 TASKS = (
-    "aligned", "attack", "audit", "beside", "certify", "guided", "heads", "information", "laboratory", "level",
-    "lipschitz", "nearest", "noisy", "randomness", "sift", "targeted", "unseen",
-)  # fmt: skip
+    "aligned",
+    "attack",
+    "audit",
+    "beside",
+    "certify",
+    "guided",
+    "heads",
+    "information",
+    "laboratory",
+    "level",
+    "lipschitz",
+    "nearest",
+    "noisy",
+    "randomness",
+    "sift",
+    "targeted",
+    "union",
+    "unseen",
+)
 
 
 def measure(cell: Cell, device: str = "cpu") -> Outcome:

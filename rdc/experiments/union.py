@@ -1,0 +1,59 @@
+"""How many images does each defence keep when every image is judged by the strongest of all attacks and gradients?
+
+Fashion-MNIST, the first test images, Linf 8/255, fixed noise that the attacker knows. "released" is the reading of the released
+code. The attacks run in turn on the images that are left: the gradients of likelihood maximisation first, then restarts, nine
+targets, APGD and Square.
+"""
+
+from itertools import product
+from typing import Any
+
+from rdc.runs.cell import Row
+
+PGD: dict[str, Any] = {"attack": "pgd", "steps": 20}
+APGD: dict[str, Any] = {"attack": "autoattack", "steps": 20, "version": "custom", "attacks": ["apgd-ce", "apgd-t"]}
+SQUARE: dict[str, Any] = {"attack": "square", "queries": 1000}
+
+
+def pgd(gradient: str, name: str = "", **more: Any) -> dict[str, Any]:
+    """PGD through a gradient of a defence."""
+    return {"name": name or gradient, "gradient": gradient, **PGD, **more}
+
+
+def plain(gradient: str | None = None) -> tuple[dict[str, Any], ...]:
+    """The attacks of any model, through its own gradient or one of a defence."""
+    own = {} if gradient is None else {"gradient": gradient}
+    kinds = (("restarts", PGD | {"restarts": 3}), ("targets", PGD | {"targets": 9}), ("apgd", APGD), ("square", SQUARE))
+    return tuple({"name": name, **own, **attack} for name, attack in kinds)
+
+
+GRADIENTS = tuple(map(pgd, ("smoothed 0.3", "exact", "smoothed 0.1", "smoothed 1", "bpda")))
+STRONG = (*GRADIENTS, *plain("smoothed 0.3")[:2])
+ALL = (*GRADIENTS, *plain("smoothed 0.3"), pgd("exact", "targets, exact", targets=9))
+PURIFIED = (*map(pgd, ("exact", "bpda", "denoise")), *plain("exact")[:2])
+OWN = ({"name": "pgd", **PGD}, *plain())
+
+
+def row(model: str, attacks: tuple[dict[str, Any], ...], n: int, about: dict[str, Any], priority: int = 0, **options: Any) -> Row:
+    """Return a row of the union of attacks on a model."""
+    arguments = {"norm": "Linf", "eps": "8/255", "attacks": list(attacks)}
+    return Row(model, options, "union", arguments, n=n, task="union", about=about, block=16, priority=priority)
+
+
+def lm(model: str, N: int, n: int, attacks: tuple[dict[str, Any], ...] = STRONG, seed: int = 0, priority: int = 0) -> Row:
+    """Return a row of a defence with N steps of likelihood maximisation, and a seed of its noise."""
+    own = {"lm": "released", "steps": N} | ({"seed": seed} if seed else {})
+    about = {"model": model, "N": N, "noise seed": seed, "attacks": "all" if attacks is ALL else "strong"}
+    return row(model, attacks, n, about, priority, **own)
+
+
+ROWS = (
+    *(row(m, OWN, 96, {"model": m, "attacks": "own"}, priority=-2) for m in ("cnn", "at-linf", "dc")),
+    lm("rdc", 5, 96, priority=-2),
+    *(lm("rdc", N, 96, priority=-1) for N in (1, 2)),
+    *(lm(m, 5, 96) for m in ("lm-cnn", "lm-at")),
+    *(row(m, PURIFIED, 96, {"model": m, "attacks": "strong"}) for m in ("diffpure", "diffpure-dc")),
+    lm("rdc", 10, 48, priority=1),
+    lm("rdc", 5, 32, ALL, priority=1),
+    *(lm(m, 5, 48, GRADIENTS, seed) for m, seed in product(("rdc",), (1, 2, 3, 4))),
+)
