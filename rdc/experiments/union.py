@@ -48,7 +48,8 @@ def lm(model: str, N: int, n: int, attacks: tuple[dict[str, Any], ...] = STRONG,
 
 
 ROWS = (
-    *(row(m, OWN, 96, {"model": m, "attacks": "own"}, priority=-2) for m in ("cnn", "at-linf", "dc")),
+    *(row(m, OWN, 96, {"model": m, "attacks": "all"}, priority=-2) for m in ("cnn", "at-linf")),
+    row("dc", OWN[:3], 96, {"model": "dc", "attacks": "strong"}, priority=-2),
     lm("rdc", 5, 96, priority=-2),
     *(lm("rdc", N, 96, priority=-1) for N in (1, 2)),
     *(lm(m, 5, 96) for m in ("lm-cnn", "lm-at")),
