@@ -9,7 +9,8 @@ from rdc.tasks import measure
 from rdc.tasks.union import members
 
 PGD = {"attack": "pgd", "steps": 2}
-ATTACKS = [{"name": "pgd", **PGD}, {"name": "targets", **PGD, "targets": 3}, {"name": "square", "attack": "square", "queries": 10}]
+SQUARE = {"name": "square", "attack": "square", "queries": 10}
+ATTACKS = [{"name": "pgd", **PGD}, {"name": "targets", **PGD, "targets": 3}, SQUARE]
 DC = Row("dc", {"levels": 2}, "union", {"norm": "Linf", "eps": "0.1", "attacks": ATTACKS}, data="digits", n=12, task="union")
 RDC = replace(DC, model="rdc", options={"levels": 2, "steps": 1}, n=6, arguments={
     "norm": "Linf", "eps": "0.1", "attacks": [{"name": g, "gradient": g, **PGD} for g in ("bpda", "smoothed 0.3")],
@@ -26,7 +27,8 @@ def test_the_union_is_that_of_its_attacks_alone(row):
     for member in row.arguments["attacks"]:
         own = {k: v for k, v in member.items() if k not in ("name", "attack", "gradient")}
         options = {**row.options, **({"gradient": member["gradient"]} if "gradient" in member else {})}
-        alone = replace(row, options=options, attack=member["attack"], task="attack", arguments={"norm": "Linf", "eps": "0.1", **own})
+        given = {"norm": "Linf", "eps": "0.1", **own}
+        alone = replace(row, options=options, attack=member["attack"], task="attack", arguments=given)
         bits = outcomes(alone)
         assert bits["clean"] == found["clean"]
         kept.append(bits["robust"])

@@ -74,11 +74,12 @@ def rdc(wheel, tmp_path, command):
 
 @pytest.mark.slow
 def test_the_package_is_that_of_the_wheel_and_brings_the_book(wheel, tmp_path):
-    code = "import rdc; from rdc.runs.record import book_folder as f; print(rdc.__file__, *map(f, ('notebooks', 'profiles', 'results')))"
+    parts = ("notebooks", "profiles", "results")
+    code = f"import rdc; from rdc.runs.record import book_folder; print(rdc.__file__, *map(book_folder, {parts}))"
     found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=wheel, capture_output=True, text=True, check=True)
     file, *folders = map(Path, found.stdout.split())
     assert str(file).startswith(wheel["PYTHONPATH"])
-    for folder, name, pattern in zip(folders, ("notebooks", "profiles", "results"), ("*.py", "*.yaml", "*.json*"), strict=True):
+    for folder, name, pattern in zip(folders, parts, ("*.py", "*.yaml", "*.json*"), strict=True):
         assert folder.is_relative_to(wheel["PYTHONPATH"])
         assert {p.name for p in folder.glob(pattern)} == {p.name for p in book_folder(name).glob(pattern)}
 
