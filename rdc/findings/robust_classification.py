@@ -25,9 +25,9 @@ def alone(model: str, eps: float = EIGHT) -> Side:
     return Side("rdc-gradient", {"table": "gradient", "model": model, "attack": "pgd", "eps": eps})
 
 
-def trained(kind: str = "at-linf") -> Side:
+def trained(kind: str = "at-linf", attacks: Any = ("pgd", "targeted", "square")) -> Side:
     """A reference network under the union of PGD, nine targets and Square."""
-    return Side("reference", {"data": "fashion-mini", "model": kind, "attack": ("pgd", "targeted", "square")})
+    return Side("reference", {"data": "fashion-mini", "model": kind, "attack": attacks})
 
 
 def suite(model: str, norm: str = "Linf", outcome: str = "robust") -> Side:

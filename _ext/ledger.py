@@ -1,0 +1,111 @@
+"""Tables out of data: ``{ledger} DC`` is a section of the ledger of papers and released code, ``{checklist} R`` the experiments
+of a paper; ``{commits}`` names the code that was read.
+
+The cells are Markdown, which the page's own parser reads, so that formulas, code and links work in them.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from rdc.findings import claims, judge
+from rdc.findings.checklist import ITEMS, Item, status
+from rdc.findings.ledger import COMMITS, SECTIONS, Entry, effect, entries
+
+SIZES = {"H": "high", "M": "medium"}
+
+
+def table(title: str, widths: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A list-table in MyST; an empty line in a cell begins a paragraph."""
+    lines = [f":::{{list-table}} {title}", ":header-rows: 1", f":widths: {widths}", ":class: findings", ""]
+    for row in (head, *rows):
+        for i, cell in enumerate(row):
+            first, *rest = (cell or "-").split("\n")
+            lines += [f"{'* -' if not i else '  -'} {first}", *(f"    {line}" if line else "" for line in rest)]
+    return "\n".join([*lines, ":::"])
+
+
+def linked(page: str) -> str:
+    """A link to a page of the book; empty if there is none."""
+    return f" [Page](/{page})." if page else ""
+
+
+class Table(SphinxDirective):
+    """A table; ``markdown`` of the argument is parsed as a part of the page."""
+
+    required_arguments = 1
+    folder: Path
+
+    def run(self) -> list[nodes.Node]:
+        """Parse the table."""
+        self.folder = Path(self.env.srcdir, "results")
+        for file in sorted(self.folder.glob("*.jsonl")):
+            self.env.note_dependency(str(file))
+        box = nodes.container()
+        self.state.nested_parse(StringList(self.markdown(self.arguments[0]).split("\n"), self.env.docname), 0, box)
+        return list(box.children)
+
+    def markdown(self, name: str) -> str:
+        """Return the table in MyST."""
+        raise NotImplementedError
+
+
+class Ledger(Table):
+    """A section of the ledger."""
+
+    def markdown(self, name: str) -> str:
+        """One row an entry."""
+        found = [entry for entry in entries().values() if entry.id.rpartition("-")[0] == name]
+        return table(SECTIONS[name], "10 24 31 35", ("entry", "paper", "released code", "here"), [self.row(e) for e in found])
+
+    def row(self, entry: Entry) -> tuple[str, ...]:
+        """The four cells."""
+        measured = [f"{text[0].upper()}{text[1:]}." for text in (effect(one, self.folder) for one in entry.effects)]
+        switch = f"Switch: {entry.switch}." if entry.switch not in ("", "-") else ""
+        last = entry.note + linked(entry.page)
+        here = "\n\n".join(filter(None, [switch, *measured, last.strip()]))
+        return f"**{entry.id}** ({SIZES[entry.size]})\n\n{entry.title}", entry.paper, entry.code, here
+
+
+class Checklist(Table):
+    """The experiments of one paper."""
+
+    def markdown(self, name: str) -> str:
+        """One row an experiment."""
+        found = [item for item in ITEMS if item.id[0] == name]
+        head = ("", "experiment", "status", "what there is")
+        return table(f"{len(found)} experiments", "7 30 13 50", head, [self.row(item) for item in found])
+
+    def row(self, item: Item) -> tuple[str, ...]:
+        """The four cells."""
+        state, words = status(item, self.folder)
+        judged = [f"{name} {judge(claims()[name], self.folder).verdict}" for name in item.claims]
+        parts = [f"`{words}`" if words and state == "done here" else words, item.note, ", ".join(judged)]
+        said = "".join(f"{part[0].upper()}{part[1:]}. " for part in parts if part)
+        commands = "\n$ ".join(item.command.split("; "))
+        files = f"\n\nWith {item.files}:\n\n```console\n$ {commands}\n```" if commands else ""
+        return f"**{item.id}**", f"{item.what} ({item.place})", state, f"{said}{linked(item.page)}{files}".strip()
+
+
+class Commits(SphinxDirective):
+    """Repositories, commits and dates in a list."""
+
+    def run(self) -> list[nodes.Node]:
+        """One line a paper."""
+        rows = nodes.bullet_list()
+        for paper, (repository, commit, date) in COMMITS.items():
+            url = f"https://github.com/{repository}/tree/{commit}"
+            link = nodes.reference(text=f"{repository}, commit {commit}", refuri=url)
+            rows += nodes.list_item("", nodes.paragraph("", "", nodes.Text(f"{paper}: "), link, nodes.Text(f" of {date}")))
+        return [rows]
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register with Sphinx."""
+    for name, kind in (("ledger", Ledger), ("checklist", Checklist), ("commits", Commits)):
+        app.add_directive(name, kind)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,79 @@
+"""The ledger and the checklist: complete, each entry's rows and arguments exist, and the status is what the results say."""
+
+import ast
+import re
+
+import pytest
+
+from rdc.experiments import experiment, names
+from rdc.findings import claims
+from rdc.findings.checklist import ITEMS, status
+from rdc.findings.claim import fits
+from rdc.findings.ledger import SECTIONS, effect, entries
+from rdc.models import options_of
+from rdc.runs.record import book_folder
+
+ROOT = book_folder("results").parent
+EVERY = entries()
+#: The differences that the ledger must have: those of high and of medium size.
+WANTED = {
+    "P": (1, 2, 3, 4), "DC": (1, 2, 3, 4, 5, 6, 7), "OPT": (1, 2, 3, 4), "LM": (1, 2, 3, 4, 5, 6, 7),
+    "ATT": (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11), "MH": (1, 2, 3), "EXP": (1, 3), "NDC": (1, 2, 3, 4, 7, 8, 9, 10), "LIP": (1,),
+    "GUI": (1, 2, 3, 5),
+}  # fmt: skip
+CHECKLIST = [*(f"R{i}" for i in range(1, 28)), *(f"G{i}" for i in range(1, 13)), *(f"N{i}" for i in range(1, 14))]
+
+
+def test_every_difference_of_high_or_medium_size_is_there():
+    assert not {f"{section}-{i}" for section, numbers in WANTED.items() for i in numbers} - EVERY.keys()
+    assert all(entry.size in ("H", "M") and entry.id.rpartition("-")[0] in SECTIONS for entry in EVERY.values())
+
+
+def test_the_page_shows_every_section():
+    page = (ROOT / "book" / "ledger.md").read_text(encoding="utf8")
+    assert re.findall(r"\{ledger\} (\w+)", page) == list(SECTIONS)
+
+
+@pytest.mark.parametrize("entry", EVERY.values(), ids=EVERY)
+def test_an_entry_is_measured_or_says_why_not(entry):
+    assert entry.effects or entry.note, entry.id
+    assert not entry.page or any((ROOT / f"{entry.page}.{end}").exists() for end in ("py", "md")), entry.page
+    for one in entry.effects:
+        for _, side in (one.before, one.after):
+            assert any(fits(row.about, side.where) for row in experiment(side.experiment).rows), side
+        text = effect(one)
+        assert "was not run" not in text and re.search(r"\d+ of \d+.*points \[|mean of \d+", text), text
+    for file in re.findall(r"tests/\w+\.py", entry.note):
+        assert (ROOT / file).exists(), file
+
+
+@pytest.mark.parametrize("entry", [e for e in EVERY.values() if "build(" in e.switch], ids=lambda e: e.id)
+def test_a_model_of_a_switch_takes_its_arguments(entry):
+    for call in re.findall(r"build\([^)]*\)", entry.switch):
+        node = ast.parse(call).body[0].value
+        name, given = node.args[0].value, {k.arg: k.value.value for k in node.keywords}
+        assert given.keys() <= options_of(name).keys(), call
+
+
+def test_an_effect_of_rows_that_were_not_run_says_so(tmp_path):
+    assert effect(EVERY["DC-1"].effects[0], tmp_path) == "EDM: was not run"
+
+
+def test_the_checklist_has_every_experiment_once():
+    assert sorted(item.id for item in ITEMS) == sorted(CHECKLIST)
+
+
+@pytest.mark.parametrize("item", ITEMS, ids=lambda item: item.id)
+def test_an_item_names_what_exists(item):
+    assert set(item.experiments) <= set(names()) and set(item.claims) <= claims().keys()
+    assert all((ROOT / test).exists() for test in item.tests)
+    assert not item.page or any((ROOT / f"{item.page}.{end}").exists() for end in ("py", "md")), item.page
+    state, words = status(item)
+    assert state == "at our size" if item.experiments else state != "at our size", f"{item.id} has no results"
+    assert state != "absent" or item.note, f"{item.id} is absent and does not say why"
+    assert (state == "needs files") <= bool(item.command and item.files)
+    assert words or state in ("needs files", "absent")
+
+
+def test_without_results_nothing_is_at_our_size(tmp_path):
+    assert {status(item, tmp_path)[0] for item in ITEMS} == {"done here", "needs files", "absent"}
