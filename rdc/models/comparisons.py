@@ -78,3 +78,27 @@ def dc_first(
     from rdc.schedule import levels as levels_of
 
     return DiffusionClassifier(find_denoiser(denoiser, data, device), levels_of("vp", levels, "first"), seed=seed, chunk=chunk)
+
+
+@model("sbgc")
+def sbgc(
+    data: str,
+    device: torch.device,
+    *,
+    denoiser: DenoiserName = "single-head",
+    steps: int = 8,
+    sigma_min: float = 0.1,
+    sigma_max: float = 80.0,
+    draws: int = 1,
+    seed: int = 0,
+    chunk: int = 16,
+) -> nn.Module:
+    """The score-based generative classifier of Zimmermann et al. (2021): the likelihood of each class by the probability flow.
+
+    steps of Heun from sigma_min to sigma_max (model units); draws of the random signs that estimate the divergence (0: exact);
+    chunk is the number of images at a time. In float32: log-likelihoods are differences of large numbers.
+    """
+    from rdc.classify.flow import FlowClassifier, flow_grid
+
+    network = copy.deepcopy(find_denoiser(denoiser, data, device)).float()
+    return FlowClassifier(network, flow_grid(steps, sigma_min, sigma_max), draws, seed, chunk)
