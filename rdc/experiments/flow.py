@@ -1,6 +1,7 @@
-"""How accurate and robust is the score-based generative classifier, which compares exact likelihoods, beside the diffusion classifier?
+"""How accurate and robust is a classifier by the likelihoods of the probability flow, beside the diffusion classifier?
 
-The same networks and the same images; PGD with ten steps and the exact gradient. Fashion-MNIST and the 8x8 digits.
+That is the score-based generative classifier. Both have the same networks and see the same images of Fashion-MNIST and of the 8x8
+digits; PGD has ten steps and the exact gradient.
 """
 
 from typing import Any

@@ -30,6 +30,7 @@ TASKS = (
     "lipschitz",
     "nearest",
     "noisy",
+    "ood",
     "randomness",
     "sift",
     "targeted",
