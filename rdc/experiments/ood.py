@@ -10,7 +10,7 @@ from typing import Any
 from rdc.data.corruptions import CORRUPTIONS
 from rdc.runs.cell import Row
 
-DENOISERS = {"trained": {"steps": 6}, "optimal": {"denoiser": "optimal", "steps": 32}}
+DENOISERS: dict[str, dict[str, Any]] = {"trained": {"steps": 6}, "optimal": {"denoiser": "optimal", "steps": 32}}
 CLASSIFIERS = ("cnn", "at-linf", "dc")
 URGENT = {3: 0, 5: 1, 1: 2, 2: 3, 4: 3}  # severities by priority
 REFERENCE = {"reference": [512, 640]}
