@@ -14,12 +14,13 @@ book: $(READY) ## execute every notebook (tutorial profile), render the book, pr
 	@$(PY) tools/run_notebooks.py --out _build/executed
 	@$(PY) tools/build_book.py
 
-test: $(READY) ## style, types, unit tests, doctests, committed notebooks (nbval), book build, page checks
+test: $(READY) ## style, types, unit tests, doctests, committed notebooks (nbval), book build, page checks, access
 	@$(PY) -m ruff check -q .
 	@$(PY) -m mypy
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --dist worksteal
 	@$(PY) tools/check_notebooks.py
 	@$(PY) tools/build_book.py --committed
+	@$(PY) tools/check_access.py _build/committed/_build/html
 
 notebooks: $(READY) ## re-execute the notebooks and store their outputs (one of them: make notebooks N=03)
 	@$(PY) tools/run_notebooks.py $(N)

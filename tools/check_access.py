@@ -1,0 +1,61 @@
+"""Look at the pages of a built book in headless Chromium: what axe-core finds serious, and what scrolls sideways on a telephone.
+
+python tools/check_access.py FOLDER [PAGE ...]     PAGE is part of a name; without a Chromium it says so and ends well
+"""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from axe_core_python.sync_playwright import Axe
+from playwright.sync_api import Page, sync_playwright
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+DESK, TELEPHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}  # of WCAG 2.2, level AA
+LISTS = ("genindex.html", "py-modindex.html", "search.html")  # made by Sphinx
+
+
+def chromium() -> str | None:
+    """Return the path of a Chromium, if there is one."""
+    return next((path for name in NAMES if (path := shutil.which(name))), None)
+
+
+def serious(violation: dict[str, Any]) -> bool:
+    """Whether a finding of axe keeps somebody from reading the page."""
+    return violation["impact"] in ("serious", "critical")
+
+
+def look(page: Page, file: Path) -> list[str]:
+    """Return the problems of one page, in words; print how long it is."""
+    page.set_viewport_size(DESK)
+    page.goto(file.as_uri())
+    found = [
+        f"{v['id']}: {v['help']} ({len(v['nodes'])} times, first {v['nodes'][0]['html'][:100]})"
+        for v in filter(serious, Axe().run(page, options=RULES)["violations"])
+    ]
+    screens = page.evaluate("document.documentElement.scrollHeight / innerHeight")
+    page.set_viewport_size(TELEPHONE)
+    wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+    print(f"  {file.name}: {screens:.1f} screens", flush=True)
+    return [f"{file}: {what}" for what in found + [f"{wide} pixels wider than a telephone"] * (wide > 0)]
+
+
+def check(folder: Path, wanted: list[str]) -> list[str]:
+    """Return the problems of the pages under ``folder``, in words."""
+    if (path := chromium()) is None:
+        print("There is no Chromium: access and width of the pages were left out")
+        return []
+    files = sorted(f for f in folder.rglob("*.html") if "_static" not in f.parts and f.name not in LISTS)
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=path, args=["--no-sandbox"])  # root in a container
+        page = browser.new_page()
+        page.set_default_timeout(180_000)
+        return [line for f in files if any(w in f.name for w in wanted or [""]) for line in look(page, f)]
+
+
+if __name__ == "__main__":
+    problems = check(Path(sys.argv[1]), sys.argv[2:])
+    print("\n".join(problems))
+    sys.exit(bool(problems))
