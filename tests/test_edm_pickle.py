@@ -1,5 +1,6 @@
 """Checkpoints of EDM: what a made-up file holds arrives to the bit, and hostile ones run nothing."""
 
+import copy
 import os
 import pickle
 import subprocess
@@ -7,14 +8,18 @@ import sys
 import types
 import webbrowser
 from collections import OrderedDict
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from rdc.denoise.checkpoints import CheckpointError, load_denoiser, read_checkpoint
-from rdc.denoise.edm import EDMConfig, build
-from rdc.denoise.edm_pickle import convert, read_edm_pickle
+from rdc.denoise.edm import EDMConfig
+from rdc.denoise.edm_pickle import read_edm_pickle
+from rdc.denoise.published import PublishedConfig, build_published, convert
+from rdc.denoise.published import load_denoiser as load_any
 from rdc.denoise.unet import UNetConfig
 from rdc.rng import randn
 
@@ -24,26 +29,41 @@ KWARGS = {
     "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4], "augment_dim": 9, "embedding_type": "positional",
     "encoder_type": "standard", "decoder_type": "standard", "resample_filter": [1, 1], "dropout": 0.13, "label_dropout": 0,
 }  # fmt: skip
+NCSN = {"embedding_type": "fourier", "encoder_type": "residual", "resample_filter": [1, 3, 3, 1], "channel_mult_noise": 2}
+ADM = {"model_type": "DhariwalUNet", "model_channels": 64, "augment_dim": 0}
+#: Network, parameterisation, the class of EDM that computes it, and its arguments where they differ.
+NETWORKS = {
+    "ddpm++": ("edm", "EDMPrecond", {}),
+    "ddpm++ vp": ("vp", "VPPrecond", {"beta_d": 19.9, "beta_min": 0.1, "M": 1000, "epsilon_t": 1e-5}),
+    "ncsn++": ("edm", "EDMPrecond", NCSN),
+    "ncsn++ ve": ("ve", "VEPrecond", {**NCSN, "sigma_min": 0.02, "sigma_max": 100}),
+    "adm": ("edm", "EDMPrecond", ADM),
+    "adm ddpm": ("ddpm-cosine", "iDDPMPrecond", {**ADM, "C_1": 0.001, "C_2": 0.008, "M": 1000}),
+}
 
 
 class Persistent:
     """Pickles like a module of EDM: a call with the state of the module, and with a source that would be executed."""
 
-    def __init__(self, module, source, **more):
-        self.module, self.source, self.more = module, source, more
+    def __init__(self, module, source, name="X", **more):
+        self.module, self.source, self.name, self.more = module, source, name, more
 
     def __reduce__(self):
-        state = {"training": False, "_parameters": dict(self.module._parameters), "_buffers": {}, "_modules": OrderedDict()}
+        state = {"training": False, "_parameters": dict(self.module._parameters), "_modules": OrderedDict()}
+        state["_buffers"] = dict(self.module._buffers)
         for name, child in self.module._modules.items():
             if isinstance(child, nn.ModuleDict):
                 holder = nn.ModuleDict()
                 holder._modules = {key: Persistent(value, self.source) for key, value in child.items()}
                 state["_modules"][name] = holder  # a plain module of torch, as in the published files
             else:
-                state["_modules"][name] = None if child is None else Persistent(child, self.source)
-        if type(self.module).__name__ == "Block":
+                of_network = self.more["_init_kwargs"]["model_type"] if name == "model" else "X"
+                state["_modules"][name] = None if child is None else Persistent(child, self.source, of_network)
+        if type(self.module).__name__.endswith("Block"):
             state["_buffers"]["resample_filter"] = torch.ones(1, 1, 2, 2)
-        meta = {"type": "class", "version": 6, "module_src": self.source, "class_name": "X", "state": {**state, **self.more}}
+            state["skip_scale"] = np.sqrt(0.5)
+        state |= self.more
+        meta = {"type": "class", "version": 6, "module_src": self.source, "class_name": self.name, "state": state}
         return sys.modules["torch_utils.persistence"]._reconstruct_persistent_obj, (meta,)
 
 
@@ -68,18 +88,37 @@ def edm(monkeypatch):
 
 @pytest.fixture
 def network():
-    denoiser = build(CONFIG)
-    for name, p in denoiser.model.named_parameters():
-        p.data = randn(tuple(p.shape), "edm", name) / 10
+    return filled("ddpm++")
+
+
+def filled(case):
+    """A network with weights of which none is nearly zero."""
+    kind, _, changes = NETWORKS[case]
+    given = {**KWARGS, **changes}
+    unet = replace(CONFIG.unet, model_channels=given["model_channels"], augment_dim=given["augment_dim"])
+    denoiser = build_published(PublishedConfig(replace(CONFIG, unet=unet, unlabelled=False), case.split()[0], kind))
+    for name, p in denoiser.state_dict().items():
+        p.copy_(randn(tuple(p.shape), "edm", name) / 10)
     return denoiser.eval().requires_grad_(False)
 
 
-def written(path, network, edm, flag="", **changes):
+def inner(denoiser):
+    """The published network."""
+    return getattr(denoiser.model, "network", denoiser.model)
+
+
+def written(path, network, edm, flag="", precond="EDMPrecond", **changes):
     """A file as EDM writes them, and what would be executed in it."""
     holder = nn.Module()
-    holder.model = network.model
+    holder.model = inner(network)
+    if precond == "iDDPMPrecond":
+        holder.model = copy.deepcopy(holder.model)
+        holder.model.out_conv = nn.Conv2d(64, 6, 3)
+        for both, one in zip(holder.model.out_conv.parameters(), inner(network).out_conv.parameters(), strict=True):
+            both.data[:3] = one
+        holder.register_buffer("u", torch.zeros(1001))
     source = f"__import__('pathlib').Path({str(flag)!r}).touch()"
-    ema = Persistent(holder, source, _init_args=(), _init_kwargs=edm({**KWARGS, **changes}))
+    ema = Persistent(holder, source, precond, _init_args=(), _init_kwargs=edm({**KWARGS, **changes}))
     path.write_bytes(pickle.dumps({"ema": ema, "dataset_kwargs": edm(use_labels=True)}, protocol=4))
     return path
 
@@ -99,21 +138,55 @@ def test_a_file_arrives_to_the_bit_and_its_source_is_not_run(tmp_path, network, 
     assert meta["source"] == "x.pkl" and len(meta["source_sha256"]) == 64 and not a.unlabelled
 
 
+@pytest.mark.parametrize("case", NETWORKS)
+def test_every_network_arrives_to_the_bit(tmp_path, edm, case):
+    kind, precond, changes = NETWORKS[case]
+    network = filled(case)
+    path, flag = written(tmp_path / "x.pkl", network, edm, tmp_path / "flag", precond, **changes), tmp_path / "flag"
+    out = convert(path, tmp_path / "x.safetensors", data="mine")
+    tensors, meta = read_checkpoint(out, "denoiser" if case == "ddpm++" else "published denoiser")
+    wanted = inner(network).state_dict()
+    assert tensors.keys() == wanted.keys() and all(torch.equal(tensors[name], value) for name, value in wanted.items())
+    assert case == "ddpm++" or (meta["config"]["network"], meta["config"]["parameterisation"]) == (case.split()[0], kind)
+    z, label = randn((2, 3, 8, 8), "z").double(), torch.tensor([0, 3])
+    due = network.double()(z, 0.7, label)
+    for found in (load_any(path, dtype=torch.float64, data="mine"), load_any(out, dtype=torch.float64, data="mine")):
+        assert torch.equal(found(z, 0.7, label), due) and found.config.data == "mine"
+        assert not found.unlabelled
+        with pytest.raises(ValueError, match="trained with labels only"):
+            found(z, 0.7)
+    assert not flag.exists()
+
+
+@pytest.mark.parametrize(("dropout", "labels"), [(0.1, 4), (0, 0)])
+def test_an_answer_without_a_label_that_was_trained(tmp_path, edm, dropout, labels):
+    denoiser = build_published(PublishedConfig(replace(CONFIG, unet=replace(CONFIG.unet, label_dim=labels))))
+    path = written(tmp_path / "x.pkl", denoiser, edm, label_dropout=dropout, label_dim=labels)
+    found = load_any(path)
+    assert found.unlabelled and found(randn((1, 3, 8, 8), "z"), 0.7).shape == (1, 3, 8, 8)
+
+
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "says"),
     [
-        {"model_type": "DhariwalUNet"},
-        {"embedding_type": "fourier"},
-        {"resample_filter": [1, 3, 3, 1]},
-        {"encoder_type": "residual"},
+        ({"embedding_type": "fourier"}, "another network than ddpm.*embedding_type = 'fourier'"),
+        ({"resample_filter": [1, 3, 3, 1]}, r"another network than ddpm.*resample_filter = \[1, 3, 3, 1\]"),
+        ({"encoder_type": "residual"}, "another network than ddpm.*encoder_type = 'residual'"),
+        ({"model_type": "MyUNet"}, "it is EDMPrecond of MyUNet, none of EDMPrecond, VPPrecond"),
+        ({"precond": "MyPrecond"}, "it is MyPrecond of SongUNet, none of EDMPrecond, VPPrecond"),
+        ({"precond": "VPPrecond", "beta_d": 12.0}, "beta_d = 12.0 is not what this package computes"),
+        ({"decoder_type": "skip"}, "decoder_type = 'skip' is not what"),
+        ({"channel_mult_emb": torch.ones(3)}, "none can be built"),
+        ({"sigma_data": -1.0}, "sigma_data"),
     ],
 )
-def test_another_network_is_named(tmp_path, network, edm, changes):
+def test_another_network_is_named(tmp_path, network, edm, changes, says):
     path = written(tmp_path / "x.pkl", network, edm, **changes)
-    ((name, _),) = changes.items()
-    with pytest.raises(CheckpointError, match=f"another network than DDPM.*{name}") as error:
-        convert(path, tmp_path / "x.safetensors")
-    assert "\n" not in str(error.value) and not (tmp_path / "x.safetensors").exists()
+    for read in (load_any, lambda p: convert(p, tmp_path / "x.safetensors")):
+        with pytest.raises(CheckpointError, match=says) as error:
+            read(path)
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / "x.safetensors").exists()
 
 
 @pytest.mark.parametrize(
@@ -141,8 +214,6 @@ def raw(module, name, argument):
 
 
 def numpy_object(path):
-    import numpy as np
-
     return pickle.dumps(np.array([Call(open, path, "w")], dtype=object))
 
 
@@ -182,7 +253,7 @@ HOSTILE = {
 def test_a_hostile_file_is_refused_in_one_line_and_runs_nothing(tmp_path, case):
     path, flag = tmp_path / "x.pkl", tmp_path / "flag"
     path.write_bytes(HOSTILE[case](str(flag)))
-    for read in (read_edm_pickle, lambda p: convert(p, tmp_path / "out.safetensors")):
+    for read in (read_edm_pickle, load_any, lambda p: convert(p, tmp_path / "out.safetensors")):
         with pytest.raises(CheckpointError) as error:
             read(path)
         assert str(path) in str(error.value) and "\n" not in str(error.value)

@@ -13,11 +13,13 @@ def convert_command(
     out: Annotated[Positional[Path], arg(help="The .safetensors file to write.")],
     data: Annotated[str, arg(help="Name of the data set that it is for.")] = "cifar10",
 ) -> None:
-    """Write the network of a published EDM checkpoint as one that every other command reads.
+    """Write the network of a published EDM checkpoint as a file of this package.
+
+    DDPM++ becomes one that every other command reads; NCSN++ and ADM are read by rdc.checkpoints.load_denoiser.
 
     For example:
       rdc convert edm-cifar10-32x32-cond-vp.pkl cifar10.safetensors
     """
-    from rdc.denoise.edm_pickle import convert
+    from rdc.denoise.published import convert
 
     print(f"wrote {convert(path, out, data)}")

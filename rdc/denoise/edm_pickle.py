@@ -12,9 +12,8 @@ References:
     | https://docs.python.org/3/library/pickle.html#restricting-globals
 """
 
-__all__ = ["convert", "read_edm_pickle"]
+__all__ = ["read_edm_pickle"]
 
-import hashlib
 import io
 import math
 import pickle
@@ -25,35 +24,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rdc.denoise.checkpoints import CheckpointError, filled, one_line, save_denoiser
-from rdc.denoise.configuration import from_json
-from rdc.denoise.edm import EDMConfig, build
-from rdc.denoise.unet import UNetConfig
+from rdc.denoise.checkpoints import CheckpointError, one_line
 
 KEPT = ("_parameters", "_buffers", "_modules")
 DROPPED = "resample_filter"  # a fixed buffer
-#: What the keyword arguments of a network must be, where it has them, for it to be the one that is built here.
-WANTED = {
-    "model_type": "SongUNet",
-    "embedding_type": "positional",
-    "encoder_type": "standard",
-    "decoder_type": "standard",
-    "resample_filter": [1, 1],
-    "channel_mult_noise": 1,
-    "channel_mult_emb": 4,
-    "sigma_data": 0.5,
-}
-#: Keyword arguments of EDM and what they are called here.
-NAMES = {
-    "img_resolution": "resolution",
-    "img_channels": "channels",
-    "label_dim": "label_dim",
-    "model_channels": "model_channels",
-    "channel_mult": "channel_mult",
-    "num_blocks": "num_blocks",
-    "attn_resolutions": "attn_resolutions",
-    "augment_dim": "augment_dim",
-}
 
 
 class Refused(pickle.UnpicklingError):
@@ -84,7 +58,9 @@ def stand_ins() -> dict[tuple[str, str], Any]:
     """The table of names, with stand-ins of its own: a file that tampers with them tampers with nothing else."""
 
     class Module:
-        """Keeps the state of a module."""
+        """Keeps the state of a module, and the name of its class."""
+
+        name: Any = None
 
         def __setstate__(self, state: Any) -> None:
             self.state = state
@@ -95,9 +71,18 @@ def stand_ins() -> dict[tuple[str, str], Any]:
         def __setstate__(self, state: Any) -> None:
             pass
 
+    class Number:
+        """A number of NumPy, or its type: a factor of a block, which follows from the kind of network."""
+
+        def __init__(self, *given: Any) -> None:
+            pass
+
+        def __setstate__(self, state: Any) -> None:
+            pass
+
     def persistent(meta: Any) -> Any:
         found = Module()
-        found.state = dict(meta).get("state")
+        found.state, found.name = meta.get("state"), meta.get("class_name")
         return found
 
     def storage(data: bytes) -> Any:
@@ -118,6 +103,9 @@ def stand_ins() -> dict[tuple[str, str], Any]:
         ("torch_utils.persistence", "_reconstruct_persistent_obj"): persistent,
         ("torch.nn", "Module"): Module,
         ("dnnlib.util", "EasyDict"): Dict,
+        ("numpy", "dtype"): Number,
+        ("numpy.core.multiarray", "scalar"): Number,  # the name before NumPy 2
+        ("numpy._core.multiarray", "scalar"): Number,
         ("collections", "OrderedDict"): OrderedDict,
         ("torch.storage", "_load_from_bytes"): storage,
         ("torch._utils", "_rebuild_tensor_v2"): tensor,
@@ -128,14 +116,17 @@ def stand_ins() -> dict[tuple[str, str], Any]:
 def read_edm_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors of the averaged network of a file, by name, and the keyword arguments with which it was made.
 
+    Among these are ``precond`` and ``model_type``, the names of its class and of that of the network in it.
+
     Raises:
         CheckpointError: if the file is missing, no such pickle, or asks for anything else, with one line that names it.
     """
     try:
         found = Reader(io.BytesIO(path.read_bytes())).load()
-        network = found["ema"].state
-        tensors = dict(collect(network, ""))
-        arguments = {**network["_init_kwargs"]}
+        network = found["ema"]
+        tensors = dict(collect(network.state, ""))
+        names = {"precond": str(network.name), "model_type": str(network.state["_modules"]["model"].name)}
+        arguments = {**network.state["_init_kwargs"], **names}
     except Refused as error:
         raise CheckpointError(f"{path} is refused, and nothing of it was run: {one_line(error)}") from error
     except Exception as error:  # whatever a made-up file can lead to
@@ -153,33 +144,3 @@ def collect(state: dict[str, Any], prefix: str) -> list[tuple[str, Tensor]]:
             elif isinstance(value, Tensor) and name != DROPPED:
                 found.append((prefix + name, value))
     return found
-
-
-def convert(path: Path, out: Path, data: str = "cifar10") -> Path:
-    """Write the network of an EDM checkpoint as a checkpoint of this package, with the hash of the file.
-
-    Arguments:
-        path: The ``.pkl`` file.
-        out: The ``.safetensors`` file.
-        data: Name of the data set that it is for.
-
-    Raises:
-        CheckpointError: as :func:`read_edm_pickle`, and for a network that is not DDPM++.
-    """
-    tensors, arguments = read_edm_pickle(path)
-    odd = [
-        f"{name} = {arguments[name]!r:.40}" for name, value in WANTED.items() if name in arguments and arguments[name] != value
-    ]
-    if odd:
-        raise CheckpointError(f"{path} holds another network than DDPM++, with {', '.join(odd)}")
-    try:
-        given = {new: arguments[old] for old, new in NAMES.items() if old in arguments}
-        unet = from_json(UNetConfig, given)
-        unlabelled = unet.label_dim == 0 or bool(arguments.get("label_dropout", 0))
-        config = EDMConfig(unet, data=data, unlabelled=unlabelled)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} holds a network of which none can be built: {one_line(error)}") from error
-    tensors = {name.removeprefix("model."): value for name, value in tensors.items()}
-    denoiser = filled(lambda: build(config), tensors, path)
-    save_denoiser(out, denoiser, tensors, source=path.name, source_sha256=hashlib.sha256(path.read_bytes()).hexdigest())
-    return out

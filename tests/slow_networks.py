@@ -1,0 +1,156 @@
+"""The published networks, written down once more from their equations, slowly, in NumPy and float64; for tests only.
+
+Small networks of two levels, 8x8 and 4x4, with one block a level, block by block by hand.
+"""
+
+import math
+
+import numpy as np
+
+
+def silu(x):
+    return x / (1 + np.exp(-x))
+
+
+def group_norm(x, p, name, eps):
+    """Mean 0 and variance 1 in each group of channels of each image, then a scale and a shift by channel."""
+    out, groups = np.empty_like(x), min(32, x.shape[1] // 4)
+    size = x.shape[1] // groups
+    for n in range(len(x)):
+        for g in range(groups):
+            part = x[n, g * size : (g + 1) * size]
+            out[n, g * size : (g + 1) * size] = (part - part.mean()) / math.sqrt(part.var() + eps)
+    return out * p[f"{name}.weight"][:, None, None] + p[f"{name}.bias"][:, None, None]
+
+
+def conv(x, p, name, pad=None, bias=True):
+    """A correlation, pixel by pixel of the kernel."""
+    w = p[f"{name}.weight"]
+    k = w.shape[-1]
+    pad = k // 2 if pad is None else pad
+    x = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
+    h, wide = x.shape[2] - k + 1, x.shape[3] - k + 1
+    out = sum(np.einsum("oi,nihw->nohw", w[:, :, a, b], x[:, :, a : a + h, b : b + wide]) for a in range(k) for b in range(k))
+    return out + p[f"{name}.bias"][:, None, None] if bias else out
+
+
+def linear(x, p, name):
+    found = x @ p[f"{name}.weight"].T
+    return found + p[f"{name}.bias"] if f"{name}.bias" in p else found
+
+
+def halving(size, taps, pad):
+    """The matrix that filters ``size`` numbers, zeros outside, and keeps every second result."""
+    k = len(taps)
+    rows = (size + 2 * pad - k) // 2 + 1
+    matrix = np.zeros((rows, size))
+    for i in range(rows):
+        for j, tap in enumerate(taps):
+            if 0 <= (at := 2 * i + j - pad) < size:
+                matrix[i, at] = tap / sum(taps)
+    return matrix
+
+
+def resampled(x, way, taps):
+    """Down: the filter, then every second pixel, along both axes. Up: its transpose, times two along each axis."""
+    if not way:
+        return x
+    pad, size = len(taps) // 2 - 1, x.shape[-1]
+    m = halving(size, taps, pad) if way == "down" else 2 * halving(2 * size, taps, pad).T
+    return m @ x @ m.T
+
+
+def attention(x, p, name, heads, eps):
+    """Each pixel, of each head, looks at all pixels; of a head's channels q, k and v interleave."""
+    n, c, h, w = x.shape
+    size = c // heads
+    qkv = conv(group_norm(x, p, f"{name}.norm2", eps), p, f"{name}.qkv").reshape(n, heads, size, 3, h * w)
+    out = np.empty((n, heads, size, h * w))
+    for i in range(n):
+        for head in range(heads):
+            q, k, v = qkv[i, head, :, 0], qkv[i, head, :, 1], qkv[i, head, :, 2]
+            for pixel in range(h * w):
+                score = np.exp([q[:, pixel] @ k[:, other] / math.sqrt(size) for other in range(h * w)])
+                out[i, head, :, pixel] = v @ (score / score.sum())
+    return conv(out.reshape(n, c, h, w), p, f"{name}.proj")
+
+
+def song_block(x, e, p, name, taps, way=""):
+    h = conv(resampled(silu(group_norm(x, p, f"{name}.norm0", 1e-6)), way, taps), p, f"{name}.conv0")
+    h = h + linear(e, p, f"{name}.affine")[:, :, None, None]
+    h = conv(silu(group_norm(h, p, f"{name}.norm1", 1e-6)), p, f"{name}.conv1")
+    x = resampled(x, way, taps)
+    x = ((conv(x, p, f"{name}.skip") if f"{name}.skip.weight" in p else x) + h) / math.sqrt(2)
+    return (x + attention(x, p, name, 1, 1e-6)) / math.sqrt(2) if f"{name}.qkv.weight" in p else x
+
+
+def adm_block(x, e, p, name, way=""):
+    h = conv(resampled(silu(group_norm(x, p, f"{name}.norm0", 1e-5)), way, (1, 1)), p, f"{name}.conv0")
+    both = linear(e, p, f"{name}.affine")[:, :, None, None]
+    scale, shift = both[:, : h.shape[1]], both[:, h.shape[1] :]
+    h = conv(silu(group_norm(h, p, f"{name}.norm1", 1e-5) * (1 + scale) + shift), p, f"{name}.conv1")
+    x = resampled(x, way, (1, 1))
+    x = (conv(x, p, f"{name}.skip") if f"{name}.skip.weight" in p else x) + h
+    return x + attention(x, p, name, x.shape[1] // 64, 1e-5) if f"{name}.qkv.weight" in p else x
+
+
+def joined(x, skips):
+    return np.concatenate([x, skips.pop()], axis=1)
+
+
+def song(p, x, noise, label, ncsn):
+    """DDPM++, or NCSN++."""
+    taps = (1, 3, 3, 1) if ncsn else (1, 1)
+    width = p["map_layer0.weight"].shape[1]
+    if ncsn:
+        angle = 2 * math.pi * np.outer(noise, p["map_noise.freqs"])
+    else:
+        angle = np.outer(noise, [10000 ** (-i / (width // 2 - 1)) for i in range(width // 2)])
+    e = np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
+    e = e + linear(label * math.sqrt(label.shape[1]), p, "map_label")
+    e = silu(linear(silu(linear(e, p, "map_layer0")), p, "map_layer1"))
+
+    images = x
+    x = conv(x, p, "enc.8x8_conv")
+    skips = [x]
+    x = song_block(x, e, p, "enc.8x8_block0", taps)
+    skips.append(x)
+    x = song_block(x, e, p, "enc.4x4_down", taps, "down")
+    if ncsn:
+        name = "enc.4x4_aux_residual"
+        wide = conv(images, p, name, pad=2, bias=False)  # 10x10
+        m = halving(10, taps, 0)
+        x = (x + m @ wide @ m.T + p[f"{name}.bias"][:, None, None]) / math.sqrt(2)
+    skips.append(x)
+    x = song_block(x, e, p, "enc.4x4_block0", taps)
+    skips.append(x)
+
+    x = song_block(x, e, p, "dec.4x4_in0", taps)
+    x = song_block(x, e, p, "dec.4x4_in1", taps)
+    x = song_block(joined(x, skips), e, p, "dec.4x4_block0", taps)
+    x = song_block(joined(x, skips), e, p, "dec.4x4_block1", taps)
+    x = song_block(x, e, p, "dec.8x8_up", taps, "up")
+    x = song_block(joined(x, skips), e, p, "dec.8x8_block0", taps)
+    x = song_block(joined(x, skips), e, p, "dec.8x8_block1", taps)
+    return conv(silu(group_norm(x, p, "dec.8x8_aux_norm", 1e-6)), p, "dec.8x8_aux_conv")
+
+
+def adm(p, x, noise, label):
+    """ADM."""
+    half = p["map_layer0.weight"].shape[1] // 2
+    angle = np.outer(noise, [10000 ** (-i / half) for i in range(half)])
+    e = np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
+    e = silu(linear(silu(linear(e, p, "map_layer0")), p, "map_layer1") + linear(label, p, "map_label"))
+
+    skips = [conv(x, p, "enc.8x8_conv")]
+    skips.append(adm_block(skips[-1], e, p, "enc.8x8_block0"))
+    skips.append(adm_block(skips[-1], e, p, "enc.4x4_down", "down"))
+    skips.append(adm_block(skips[-1], e, p, "enc.4x4_block0"))
+    x = adm_block(skips[-1], e, p, "dec.4x4_in0")
+    x = adm_block(x, e, p, "dec.4x4_in1")
+    x = adm_block(joined(x, skips), e, p, "dec.4x4_block0")
+    x = adm_block(joined(x, skips), e, p, "dec.4x4_block1")
+    x = adm_block(x, e, p, "dec.8x8_up", "up")
+    x = adm_block(joined(x, skips), e, p, "dec.8x8_block0")
+    x = adm_block(joined(x, skips), e, p, "dec.8x8_block1")
+    return conv(silu(group_norm(x, p, "out_norm", 1e-5)), p, "out_conv")
