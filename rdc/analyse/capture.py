@@ -66,16 +66,16 @@ def captured(optimal: OptimalDenoiser, z: Float[Tensor, "n c h w"], sigma: float
         sigma: Noise level of the density, model units.
     """
     nearest = optimal.distances(z).argmin(dim=1)
-    direction = optimal.points[nearest][:, None] - optimal.points  # z_k - z_i, (N, M, D)
-    squares = direction.square().sum(dim=2)
-    own = z.flatten(1) - optimal.center - optimal.points[nearest]
-    affine = squares + 2 * (direction @ own[:, :, None])[..., 0]  # g_i, without a difference of large numbers
+    centre = optimal.points[nearest]
+    squares = optimal.distances((centre + optimal.center).reshape(z.shape))  # d_i^2, (N, M)
+    own = z.flatten(1) - optimal.center - centre
+    affine = squares + 2 * ((centre * own).sum(dim=1, keepdim=True) - own @ optimal.points.T)  # g_i
     itself = torch.zeros_like(squares, dtype=torch.bool).scatter_(1, nearest[:, None], True)
     share = (affine / squares).masked_fill(itself, torch.inf).amin(dim=1).clamp(0, 1)
     least = squares.masked_fill(itself, torch.inf).amin(dim=1).sqrt()
     theta = share[:, None] * torch.linspace(0, 1, GRID + 1, dtype=z.dtype, device=z.device)[1:]
     terms = [(squares.sqrt() * torch.exp(-t[:, None] * squares / (2 * sigma**2))).sum(dim=1) for t in theta.T]
-    fits = torch.stack(terms, dim=1) <= (1 - theta) / 2 * least[:, None]  # z_k itself adds nothing, because its d is 0
+    fits = torch.stack(terms, dim=1) <= (1 - theta) / 2 * least[:, None]  # z_k itself adds nothing: its d is 0
     return Capture(labels_of(optimal)[nearest], share, (fits & (theta > 0)).any(dim=1))
 
 
