@@ -17,7 +17,8 @@
 #
 # :::{admonition} What you will be able to do
 # :class: tip
-# - Say how fast the log-odds of a class change while an image climbs to higher likelihood, and prove it in two lines.
+# - Say how fast the log-odds of a class change while an image climbs to higher likelihood, and prove it in two
+# lines.
 # - Prove that deep inside a cell exact ascent never changes the class, at any noise level that is small enough.
 # - Find the places where the simple story is wrong: behind an image, near a border, and with steps by signs.
 # :::
@@ -33,6 +34,8 @@ eps: str | float = 24 / 255  # radius of the attack
 sigmas: list[float] = [0.1, 0.2, 0.5, 1.0, 2.0]  # noise levels, model units
 
 # %% tags=["hide-input"]
+from itertools import pairwise
+
 import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
@@ -137,7 +140,8 @@ claim(bool(held["far from a border"].holds) and not bool(held["near a border"].h
 #
 # Nothing here is special to mixtures. Three cases say what it means.
 #
-# **A sure mistake**, $\pi \to 0$: $\dot L = s_r \cdot (s_y - s_r)$. Let one image $z_k$ carry all weight of the rest, and $z_y$ that of the
+# **A sure mistake**, $\pi \to 0$: $\dot L = s_r \cdot (s_y - s_r)$. Let one image $z_k$ carry all weight of the
+# rest, and $z_y$ that of the
 # class. Then $s_r = (z_k - z) / \sigma^2$, and the log-odds fall if and only if
 #
 # ```{math}
@@ -148,7 +152,8 @@ claim(bool(held["far from a border"].holds) and not bool(held["near a border"].h
 # Where that is wrong, $z$ lies *behind* $z_k$, seen from $z_y$. Then they rise, but only to their value at $z_k$:
 # $-\norm{z_k - z_y}^2 / 2 \sigma^2$, below zero. To rise is not to be repaired.
 #
-# **At the border**, $\pi = \tfrac12$: $\dot L = \tfrac12 (\norm{s_y}^2 - \norm{s_r}^2)$. The ascent leads to the class with the longer
+# **At the border**, $\pi = \tfrac12$: $\dot L = \tfrac12 (\norm{s_y}^2 - \norm{s_r}^2)$. The ascent leads to
+# the class with the longer
 # score, the one whose posterior mean is *further* away.
 #
 # **A sure hit**, $\pi \to 1$: $\dot L = s_y \cdot (s_y - s_r)$. It falls where the image lies behind its own.
@@ -186,7 +191,8 @@ claim(float(log_odds_rate(optimal, z, y, sigma)) < 0 < float(log_odds_rate(optim
 # :::
 #
 # The dark regions of {numref}`fig-why` are the points with such a $\theta$. They do not reach the borders. There
-# two images of one class, on either side of a point, pull it apart and cancel, and a single image of the other class
+# two images of one class, on either side of a point, pull it apart and cancel, and a single image of the other
+# class
 # wins.
 #
 # ## How many images are lost?
@@ -211,7 +217,7 @@ for s, holds in lost.items():
 low = lost[min(sigmas)]
 glue("why-lost", f"{int(low.sum())} of {int(wrong.sum())}")
 claim(int(wrong.sum()) > 0)
-claim(all(int(a.sum()) >= int(b.sum()) for a, b in zip(list(lost.values()), list(lost.values())[1:])))
+claim(all(int(a.sum()) >= int(b.sum()) for a, b in pairwise(lost.values())))
 
 # %% [markdown]
 # At the lowest level {glue:text}`why-lost` of them can never come back, however long the ascent. At high levels
@@ -222,16 +228,19 @@ claim(all(int(a.sum()) >= int(b.sum()) for a, b in zip(list(lost.values()), list
 #
 # - It is about *exact* ascent of the density at one level. The paper's maximisation takes steps by signs,
 #   descends a noisy bound at random levels, and stops at a budget. Steps by signs do not run straight, and can
-#   leave a cell however small they are ({ref}`ex-why-sign`). That is luck, not repair: they leave right cells, too.
+#   leave a cell however small they are ({ref}`ex-why-sign`). That is luck, not repair: they leave right cells,
+# too.
 # - A trained denoiser is no mixture of its images. What it does to exact likelihoods is measured in
-#   {ref}`sec-lm-laboratory`, with the verdicts on A11 and A11a in {doc}`/book/findings`, and what signs do to gradients is {prf:ref}`prop-lm-jacobian`.
+#   {ref}`sec-lm-laboratory`, with the verdicts on A11 and A11a in {doc}`/book/findings`, and what signs do to
+# gradients is {prf:ref}`prop-lm-jacobian`.
 #
 # ## Exercises
 #
 # :::{exercise-start}
 # :label: ex-why-sign
 # :::
-# **Signs** (10 minutes, medium). The other class has its image at $(0, 0)$, the right one at $(0.5, -0.6)$. Find a point in a cell without exit
+# **Signs** (10 minutes, medium). The other class has its image at $(0, 0)$, the right one at $(0.5, -0.6)$.
+# Find a point in a cell without exit
 # of the wrong class, $\sigma = 0.05$, from which steps of 0.01 by signs reach the right one.
 #
 # *Hint*: with equal steps in both pixels the smaller difference is used up first. Where does the path go then?
@@ -261,16 +270,21 @@ print("ends at the right class:", bool(end.label == 0))
 #
 # :::{exercise}
 # :label: ex-why-border
-# **Between two** (15 minutes, hard). Wrong images at $(0, \pm h)$, the right one at $(1, 0)$, the same weight for each. Show that on the axis every
-# point where $\pi$ exceeds its first coordinate is repaired, and that for $h^2 > 1/3$ some of these have a wrong nearest image. *Hint*: what is
+# **Between two** (15 minutes, hard). Wrong images at $(0, \pm h)$, the right one at $(1, 0)$, the same weight
+# for each. Show that on the axis every
+# point where $\pi$ exceeds its first coordinate is repaired, and that for $h^2 > 1/3$ some of these have a
+# wrong nearest image. *Hint*: what is
 # $D$ on the axis? Check: $h = 0.7$ and the point $(0.2549, 0)$.
 # :::
 #
 # :::{solution} ex-why-border
 # :label: sol-why-border
 # :class: dropdown
-# On the axis $D = (\pi, 0)$, so the point moves to the right if $\pi$ exceeds its coordinate $a$. Where the three are equally far,
-# $a = (1 - h^2) / 2$, the weights are equal and $\pi = 1/3$. If $h^2 > 1/3$, then $a < 1/3$: points just left of it have a
-# wrong nearest image and still move right, and $\pi$ grows on the way. This holds at every noise level, in a strip whose width shrinks with
+# On the axis $D = (\pi, 0)$, so the point moves to the right if $\pi$ exceeds its coordinate $a$. Where the
+# three are equally far,
+# $a = (1 - h^2) / 2$, the weights are equal and $\pi = 1/3$. If $h^2 > 1/3$, then $a < 1/3$: points just left
+# of it have a
+# wrong nearest image and still move right, and $\pi$ grows on the way. This holds at every noise level, in a
+# strip whose width shrinks with
 # $\sigma^2$. `tests/test_capture.py` follows the path.
 # :::
