@@ -223,6 +223,16 @@ def test_models_of_the_training_images_are_the_same():
     assert torch.equal(build("optimal-released", "digits", levels=10, seed=1)(DIGITS), released(DIGITS))
 
 
+def test_the_classifier_with_a_floor_is_the_other_one_without_its_low_levels():
+    floor = build("dc-floor", "digits")
+    assert float(floor.levels.sigma.min()) > 1
+    same = build("dc", "digits", sigma_min=1.0)
+    with torch.no_grad():
+        assert torch.equal(floor(DIGITS), same(DIGITS))
+        assert torch.equal(build("dc-floor", "digits", levels=2, seed=1)(DIGITS),
+                           build("dc", "digits", levels=2, sigma_min=1.0, seed=1)(DIGITS))  # fmt: skip
+
+
 def test_another_denoiser_can_answer_without_a_label():
     own = load_denoiser(TINY, dtype=fast_dtype())
     other = find_denoiser("optimal", "digits", CPU)

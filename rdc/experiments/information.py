@@ -4,11 +4,15 @@ from typing import Any
 
 from rdc.runs.cell import Row
 
-LEVELS: dict[str, Any] = {"levels": 16, "sigma_min": 0.05}
-PAIRS: dict[str, Any] = {"noise": "antithetic", "draws": 8}
+LEVELS: dict[str, Any] = {"levels": 8, "sigma_min": 0.05}
 
-ROWS = (
-    Row("dc", {**LEVELS, **PAIRS}, n=64, task="information", about={"denoiser": "trained", "draws": 8}),
-    Row("dc", {**LEVELS, **PAIRS, "denoiser": "optimal"}, n=64, task="information", about={"denoiser": "optimal", "draws": 8}),
-    Row("dc", LEVELS, n=64, task="information", about={"denoiser": "trained", "draws": 1}),
-)
+
+def taken_apart(denoiser: str, draws: int) -> Row:
+    """Return the row of a denoiser; several draws come in pairs."""
+    own = {**LEVELS, **({"denoiser": denoiser} if denoiser != "heads" else {})}
+    own |= {"noise": "antithetic", "draws": draws} if draws > 1 else {}
+    about = {"denoiser": "trained" if denoiser == "heads" else denoiser, "draws": draws}
+    return Row("dc", own, n=64, task="information", about=about)
+
+
+ROWS = (taken_apart("heads", 1), taken_apart("heads", 4), taken_apart("optimal", 2))
