@@ -2,4 +2,4 @@
 
 from rdc.runs.cell import Row
 
-ROWS = (Row("1-nn", n=96, block=32, task="nearest", about={"model": "1-NN"}),)
+ROWS = (Row("1-nn", n=512, block=32, task="nearest", about={"model": "1-NN"}),)

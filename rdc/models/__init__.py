@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from rdc.models import broken, comparisons, diffusion, likelihood, networks, noisy, purify
+from rdc.models import baselines, broken, comparisons, diffusion, likelihood, networks, noisy, purify
 from rdc.models.registry import MODELS, Model, Option
 from rdc.models.user import load_user_model
 from rdc.models.user import names_user_model as names_user_model
 
 #: The modules that write the names down.
-FAMILIES = (networks, diffusion, likelihood, purify, noisy, broken, comparisons)
+FAMILIES = (networks, diffusion, likelihood, purify, noisy, broken, comparisons, baselines)
 
 
 def names() -> list[str]:
