@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: Recipes of reference networks, :data:`rdc.train.reference.RECIPES`.
 KINDS = ("cnn", "at-linf", "at-l2")
+#: Those of the baselines, :func:`rdc.train.baselines.recipe_for`.
+MORE = ("trades-linf", "trades-l2", "mart-linf", "mart-l2", "at-linf-generated", "at-l2-generated", "wrn-linf", "jem")
 
 
 def train_command(
@@ -33,7 +35,7 @@ def train_command(
         arg(
             help="fashion-mini or, for denoiser and classifier, digits; by default the one for the data, else fashion-mini. "
             "For denoiser also cifar10-medium and cifar10-small. "
-            "For classifier also cnn, at-linf or at-l2: the reference network of that kind for the data."
+            "For classifier also the reference networks cnn, at-linf and at-l2, and the baselines " + ", ".join(MORE) + "."
         ),
     ] = None,
     out: Annotated[
@@ -67,7 +69,7 @@ def train_command(
       rdc train classifier --threat none
       rdc train classifier --recipe at-linf --data fashion-mini
     """
-    if what == "classifier" and recipe in KINDS:
+    if what == "classifier" and recipe in KINDS + MORE:
         if steps is not None or compile or (threat, eps) != ("released", 0.5):
             raise ValueError(f"the recipe {recipe} fixes steps, threat and eps; leave them out, and --compile")
         return train_reference_command(data or "fashion-mini", recipe, out, seed, device, threads, quiet)
@@ -114,14 +116,17 @@ def fitting(denoiser: "EDMConfig", data: str) -> "EDMConfig":
 def train_reference_command(
     data: str, kind: str, out: Path | None, seed: int, device: str, threads: int | None, quiet: bool
 ) -> None:
-    """``rdc train classifier`` with the recipe of a reference network."""
-    from rdc.train.reference import recipe_for, train_reference
+    """``rdc train classifier`` with the recipe of a reference network or a baseline."""
+    from rdc.train import baselines, reference
 
-    recipe = replace(recipe_for(kind, data), seed=seed)
     if threads:
         torch.set_num_threads(threads)
-    path = out or Path("runs", f"{data}-{kind}.safetensors")
-    print(f"wrote {train_reference(recipe, path, pick_device(device), None, quiet)}")
+    path, place = out or Path("runs", f"{data}-{kind}.safetensors"), pick_device(device)
+    if kind in MORE:
+        baselines.train_baseline(replace(baselines.recipe_for(kind, data), seed=seed), path, place, None, quiet)
+    else:
+        reference.train_reference(replace(reference.recipe_for(kind, data), seed=seed), path, place, None, quiet)
+    print(f"wrote {path}")
 
 
 def train_guide_command(

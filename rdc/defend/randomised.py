@@ -22,7 +22,6 @@ import copy
 import math
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn

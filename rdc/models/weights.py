@@ -21,6 +21,7 @@ def checkpoints_of(name: str, data: str, options: Mapping[str, Any]) -> dict[str
     Raises:
         ValueError: if there is no such model or file.
     """
+    from rdc.classify.baselines import BASELINES
     from rdc.classify.reference import KINDS
     from rdc.models import entry
     from rdc.models.user import names_user_model
@@ -29,7 +30,7 @@ def checkpoints_of(name: str, data: str, options: Mapping[str, Any]) -> dict[str
         return {}
     found = entry(name)
     values = {option.name: option.default for option in found.options.values()} | dict(options)
-    if name in KINDS or name in IMPLIED:
+    if name in (*KINDS, *BASELINES) or name in IMPLIED:
         values["network"] = IMPLIED.get(name, name)
     if name == "race":
         values |= {"fast": "heads", "slow": "single-head"}
@@ -50,9 +51,13 @@ def denoiser_file(name: str, data: str) -> tuple[Path, str] | None:
 
 def network_file(name: str, data: str) -> tuple[Path, str] | None:
     """Return the file of a network of the book, and its kind; None for one that is trained on the spot."""
+    from rdc.classify import baselines
     from rdc.classify.reference import KIND, KINDS, SHIPPED
 
-    return (SHIPPED / f"{'fashion-mini' if data == 'fashion' else data}-{name}.safetensors", KIND) if name in KINDS else None
+    file = f"{'fashion-mini' if data == 'fashion' else data}-{name}.safetensors"
+    if name in baselines.BASELINES:
+        return baselines.SHIPPED / file, baselines.KIND
+    return (SHIPPED / file, KIND) if name in KINDS else None
 
 
 @cache

@@ -78,8 +78,8 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
     "digits": {
         "all": {"batch": 64, "lr": 5e-3},
         "wide": {"depth": 10, "width": 1},
-        "jem": {"lr": 1e-3, "langevin": Langevin(steps=10, buffer=1000)},
-        "generated": {"generated": 700},
+        "jem": {"lr": 1e-3, "langevin": Langevin(steps=5, buffer=1000)},
+        "generated": {"generated": 300},
     },
 }
 
@@ -169,7 +169,7 @@ def train(
         raise ValueError(f"{recipe.epochs} epochs of {len(images)} images do not fill one batch of {recipe.batch}")
     if recipe.generated and generated is None:
         generated = generated_images(recipe.data, recipe.generated, recipe.seed, place, quiet)
-    network = build_network(config_of(recipe, images), recipe.seed).to(place, memory_format=torch.channels_last)  # half as fast again
+    network = build_network(config_of(recipe, images), recipe.seed).to(place, memory_format=torch.channels_last)  # faster
     objective, sources = objective_of(recipe, tuple(images.x.shape[1:])), [images, *([generated] if generated else [])]
     sources, part = [placed(source, place) for source in sources], recipe.batch // len(sources)
     optimizer = torch.optim.Adam(network.parameters(), lr=recipe.lr)

@@ -1,6 +1,7 @@
 r"""A joint energy-based model: one network as classifier and as density (JEM, Grathwohl et al., 2020).
 
-The logits define :math:`p(y \mid x) = \mathrm{softmax} f(x)` and :math:`\log p(x) = \operatorname{LSE} f(x) - \log Z`. The loss is
+The logits define :math:`p(y \mid x) = \mathrm{softmax} f(x)` and :math:`\log p(x) = \operatorname{LSE} f(x) - \log Z`.
+The loss is
 
 .. math:: -\log p(y \mid x) - \operatorname{LSE} f(x + \tau \xi) + \operatorname{LSE} f(\tilde x),
 
