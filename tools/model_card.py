@@ -3,12 +3,14 @@
 python tools/model_card.py fashion-mini digits fashion-mini-multihead fashion-mini-vanilla fashion-mini-robust
 python tools/model_card.py cifar10-small    # with its clean accuracy
 python tools/model_card.py fashion-mini-at-linf    # and the other reference networks, with what they withstand
+python tools/model_card.py fashion-mini-trades-linf    # and the other baselines
 """
 
 import hashlib
 import sys
 from typing import Any
 
+from rdc.classify import baselines
 from rdc.classify.reference import KIND, reference_network, shipped_references
 from rdc.classify.reference import SHIPPED as REFERENCES
 from rdc.denoise.checkpoints import ASSETS, load_denoiser, read_checkpoint
@@ -152,6 +154,30 @@ def reference_card(name: str) -> str:
     return f"# Model card: {name}\n\n| | |\n|---|---|\n{table}\n"
 
 
+def baseline_card(name: str) -> str:
+    """The model card of a baseline, in markdown; what it withstands is in the experiment ``baselines``."""
+    path = baselines.SHIPPED / f"{name}.safetensors"
+    _, meta = read_checkpoint(path, baselines.KIND)
+    config, recipe = meta["config"], meta["recipe"]
+    kind, data = name.removeprefix(f"{config['data']}-"), config["data"]
+    rows = {
+        "what": "network, images in [0, 1] to logits; a baseline to compare a defence with",
+        "data": f"train split of `{data}`, {meta['images']} images ({LICENCES[data.removesuffix('-mini')]})",
+        "network": words(config),
+        "parameters": f"{sum(p.numel() for p in baselines.load_baseline(path).parameters())}",
+        "recipe": words({k: v for k, v in recipe.items() if k != "data" and v}),
+        "command": f"`rdc train classifier --recipe {kind} --data {data}`",
+        "device": f"{meta['environment']['device']}, {words(meta['environment']['versions'])}; other devices round differently",
+        "wall time": f"{meta['seconds'] / 60:.1f} minutes, of a share of a core",
+        "measured in": "the experiment `baselines`" if data == "fashion-mini" else "nothing: for tests",
+        "file": f"{path.name}, {path.stat().st_size / 1e6:.2f} MB, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}",
+        "use": "teaching and research on robustness; not for decisions about people",
+        "licence": f"{meta['licence']}; data: {meta['source']}",
+    }
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    return f"# Model card: {name}\n\n| | |\n|---|---|\n{table}\n"
+
+
 def measured(kind: str, data: str) -> dict[str, Found]:
     """What the experiment ``reference`` found of a network with these weights, by attack.
 
@@ -188,6 +214,8 @@ if __name__ == "__main__":
             folder, write = SHIPPED, classifier_card
         if name in shipped_references():
             folder, write = REFERENCES, reference_card
+        if name in baselines.shipped_baselines():
+            folder, write = baselines.SHIPPED, baseline_card
         path = folder / f"{name}.md"
         write_atomic(path, write(name).encode())
         print(path)
