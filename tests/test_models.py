@@ -49,7 +49,7 @@ CPU = torch.device("cpu")
 DIGITS = load("digits").x[:2]
 TINY = "tiny.safetensors"  # an untrained network
 SMALL = {"levels": 2, "steps": 1, "count": 2, "epochs": 1, "denoiser": TINY, "fast": TINY, "slow": TINY}  # cheap values
-ELSEWHERE = {"race": "fashion-mini", "resnet18": "cifar10-20", "robustbench": "cifar10-20"}  # models that there are not for the digits
+ELSEWHERE = {"race": "fashion-mini", "resnet18": "cifar10-20", "robustbench": "cifar10-20"}  # not for digits
 
 
 @pytest.fixture(scope="module", autouse=True)

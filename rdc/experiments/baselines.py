@@ -44,10 +44,8 @@ def others(model: str, n: int = WHOLE, priority: int = 2) -> tuple[Row, ...]:
 
 
 ROWS = (
-    *(row(model, "none", None, {}, priority=-1) for model in (*TRAINED, "wrn-linf", "1-nn", "optimal")),
+    *(row(model, "none", None, {}, priority=-1) for model in (*TRAINED, "1-nn", "optimal")),
     *(found for i, model in enumerate(TRAINED) for found in (*curve(model), *others(model, priority=1 + (i > 2)))),
-    *curve("wrn-linf", 256, 1),
-    *others("wrn-linf", 128, 3),
     *curve("1-nn", 256, 1),
     *curve("optimal", 256, 1),
     *(row(model, "pgd", "pgd", {**PGD, "norm": "Linf", "eps": eps, "eot": 8}, 48, 2) for model in FRESH for eps in LINF[1:3]),
