@@ -119,20 +119,21 @@ def objective_of(recipe: BaselineRecipe, shape: tuple[int, ...]) -> Objective:
         return jem_objective(shape, recipe.langevin, recipe.seed)
     if recipe.loss not in ("at", "trades", "mart") or recipe.attack is None:
         raise ValueError(f"no loss {recipe.loss!r} with attack {recipe.attack} and Langevin dynamics {recipe.langevin}")
-    given = recipe.attack
-    ball = {"norm": given.norm, "eps": number(given.eps, "eps"), "steps": given.steps}
+    given, radius = recipe.attack, number(recipe.attack.eps, "eps")
+
+    def moved(model: nn.Module, x: Tensor, rise: Callable[[Tensor], Tensor], step: int) -> Tensor:
+        return climbed(model, x, rise, given.norm, radius, given.steps, step)
 
     def at(model: nn.Module, x: Tensor, y: Tensor, step: int) -> Tensor:
-        return F.cross_entropy(model(pgd(model, x, y, loss=given.loss, schedule="linear", seed=step, **ball)), y)
+        return F.cross_entropy(model(pgd(model, x, y, **asdict(given), schedule="linear", seed=step)), y)
 
     def trades(model: nn.Module, x: Tensor, y: Tensor, step: int) -> Tensor:
         clean = model(x)
-        moved = climbed(model, x, partial(divergence, clean.detach()), seed=step, **ball)
-        return trades_loss(clean, model(moved), y, recipe.weight)
+        return trades_loss(clean, model(moved(model, x, partial(divergence, clean.detach()), step)), y, recipe.weight)
 
     def mart(model: nn.Module, x: Tensor, y: Tensor, step: int) -> Tensor:
-        moved = climbed(model, x, partial(F.cross_entropy, target=y, reduction="none"), seed=step, **ball)
-        return mart_loss(model(x), model(moved), y, recipe.weight)
+        rise = partial(F.cross_entropy, target=y, reduction="none")
+        return mart_loss(model(x), model(moved(model, x, rise, step)), y, recipe.weight)
 
     return {"at": at, "trades": trades, "mart": mart}[recipe.loss]
 
@@ -173,7 +174,8 @@ def train(
         raise ValueError(f"{recipe.epochs} epochs of {len(images)} images do not fill one batch of {recipe.batch}")
     if recipe.generated and generated is None:
         generated = generated_images(recipe.data, recipe.generated, recipe.seed, place, quiet)
-    network = build_network(config_of(recipe, images), recipe.seed).to(place, memory_format=torch.channels_last)  # faster
+    network = build_network(config_of(recipe, images), recipe.seed).to(place)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster
     if recipe.start:
         network.load_state_dict(reference_network(recipe.start, recipe.data).state_dict())
     objective, sources = objective_of(recipe, tuple(images.x.shape[1:])), [images, *([generated] if generated else [])]
@@ -187,7 +189,8 @@ def train(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return network.to(memory_format=torch.contiguous_format).eval().requires_grad_(False)
+    network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return network.eval().requires_grad_(False)
 
 
 def config_of(recipe: BaselineRecipe, images: Images) -> NetworkConfig:
