@@ -9,7 +9,7 @@ from typing import Any
 
 from rdc.runs.cell import Row
 
-LINF, L2 = ("2/255", "4/255", "8/255", "16/255", "25.5/255"), ("0.25", "0.5", "1.0", "2.0")
+LINF, L2 = ("2/255", "4/255", "8/255", "16/255", "0.1"), ("0.25", "0.5", "1.0", "2.0")
 PGD = {"steps": 20, "loss": "margin"}
 TARGETED = {"steps": 50, "loss": "margin", "targets": 9, "norm": "Linf", "eps": "8/255"}
 SQUARE = {"queries": 1000, "norm": "Linf", "eps": "8/255"}
