@@ -2,9 +2,9 @@
 
 ``rdc train classifier --recipe trades-linf --data fashion-mini`` repeats a shipped network: the same weights on the same machine,
 the same up to rounding on another. Weights of losses are those of the papers, the attack is that of ``at-linf`` and ``at-l2``
-(:data:`rdc.train.reference.RECIPES`). On Fashion-MNIST a network starts as that reference network, after its 16 epochs, and goes on
-for two with another loss, or with other images (adversarial fine-tuning, Jeddi et al., 2020, https://arxiv.org/abs/2012.13628): its
-rows differ from those of the reference by this alone. Nothing was tried, nothing was chosen on test images.
+(:data:`rdc.train.reference.RECIPES`). On Fashion-MNIST a network starts as that reference network, after its 16 epochs (JEM as
+``cnn``), and goes on for one or two with another loss, or with other images: adversarial fine-tuning (Jeddi et al., 2020,
+https://arxiv.org/abs/2012.13628), because time was short. Nothing was tried, nothing was chosen on test images.
 
 Images of the denoiser are sampled once, by class and seed, with a flow of a few steps (:mod:`rdc.guide.sampling`); half of each
 batch is theirs, as in Gowal et al. (2021), https://arxiv.org/abs/2110.09468.
