@@ -1,7 +1,8 @@
 """The findings of the book in its pages, out of the stored results.
 
-``{kept}`rdc-bpda` `` is how many images a defence of the headline keeps; ``{headline}`` draws the figure, for both themes;
-``{findings}`` is the table of all claims, which _static/findings.js filters.
+``{kept}`rdc-bpda` `` is how many images a defence of the headline keeps; ``{claim}`A8` `` the verdict of a claim, with a link to
+it; ``{finding} likelihood`` a picture of :mod:`rdc.findings.panels` for both themes, with its claims; ``{findings}`` is the table
+of all claims, which _static/findings.js filters.
 """
 
 import json
@@ -11,9 +12,11 @@ from typing import Any
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-from rdc.findings.figure import headline, save_headline
+from rdc.findings.figure import headline, save_figure
+from rdc.findings.panels import PANELS
 
 THEMES = {"light": "#222222", "dark": "#dddddd"}
 PAPERS = {"A": "rdc", "B": "ndc", "C": "guidance"}
@@ -31,9 +34,54 @@ class Kept(SphinxRole):
 
 
 def figures(app: Sphinx) -> None:
-    """Draw the headline for the light and the dark theme, transparent, before the pages are read."""
+    """Draw the pictures for the light and the dark theme, transparent, before the pages are read."""
     for theme, color in THEMES.items():
-        save_headline(Path(app.srcdir, "_static", f"headline-{theme}.svg"), Path(app.srcdir, "results"), color)
+        for name, panel in PANELS.items():
+            save_figure(Path(app.srcdir, "_static", f"{name}-{theme}.svg"), panel.draw, Path(app.srcdir, "results"), color)
+
+
+def published(env: BuildEnvironment) -> dict[str, dict[str, Any]]:
+    """Return the published list of claims by id."""
+    source = Path(env.srcdir, "results", "claims.json")
+    env.note_dependency(str(source))
+    return {claim["id"]: claim for claim in json.loads(source.read_text(encoding="utf8"))}
+
+
+def reference(name: str, text: str, docname: str) -> nodes.Node:
+    """Return a link to the row of a claim."""
+    return addnodes.pending_xref(
+        "", nodes.inline(text=text), refdomain="std", reftype="ref", reftarget=f"claim-{name.lower()}", refexplicit=True,
+        refdoc=docname, refwarn=True,
+    )  # fmt: skip
+
+
+class Claimed(SphinxRole):
+    """The role; its text is the id of a claim."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        """Look the verdict up; an unknown claim is a warning, which fails the build."""
+        found = published(self.env).get(self.text)
+        if found is None:
+            return [], [self.inliner.reporter.warning(f"no claim {self.text!r}", line=self.lineno)]
+        return [reference(self.text, f"{self.text}: {found['verdict']}", self.env.docname)], []
+
+
+class Finding(SphinxDirective):
+    """A picture, light and dark, and under it the claims that it shows."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Make the images and the line below them."""
+        name, known = self.arguments[0], published(self.env)
+        panel, box = PANELS[name], nodes.container(classes=["finding"])
+        for theme in THEMES:
+            image = nodes.image(uri=f"/_static/{name}-{theme}.svg", alt=panel.alt, classes=[f"only-{theme}"], candidates={})
+            box += image
+        for claim in (known[one] for one in panel.claims):
+            link = reference(claim["id"], f"{claim['id']}: {claim['verdict']}", self.env.docname)
+            box += nodes.paragraph("", "", link, nodes.Text(f". {claim['sentence']}"), classes=["finding-claim"])
+        return [box]
 
 
 class Findings(SphinxDirective):
@@ -41,9 +89,7 @@ class Findings(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Make the rows; each has classes by paper and verdict."""
-        source = Path(self.env.srcdir, "results", "claims.json")
-        self.env.note_dependency(str(source))
-        claims = json.loads(source.read_text(encoding="utf8"))
+        claims = list(published(self.env).values())
         table = nodes.table(classes=["findings"], ids=["findings-table"])
         group = nodes.tgroup(cols=4)
         table += [nodes.title(text=f"{len(claims)} claims, judged by one rule"), group]
@@ -63,19 +109,36 @@ class Findings(SphinxDirective):
                 refdoc=self.env.docname, refwarn=True,
             )  # fmt: skip
             evidence += [link, nodes.Text(". ")]
-        if claim["record"]:
-            evidence += nodes.literal(text=claim["record"])
+        for name in filter(None, claim["record"].split(", ")):
+            evidence += [self.record(name), nodes.Text(" ")]
         cells = (nodes.strong(text=claim["id"]), nodes.inline(text=f"{claim['claim']} ({claim['place']})"))
         verdict = nodes.inline(text=claim["verdict"], classes=["verdict"])
-        row = nodes.row(classes=[f"paper-{PAPERS[claim['id'][0]]}", f"verdict-{claim['verdict'].replace(' ', '-')}"])
+        scale = claim["scale"].partition(",")[0].lower() or "derivation"
+        classes = [f"paper-{PAPERS[claim['id'][0]]}", f"verdict-{claim['verdict'].replace(' ', '-')}", f"scale-{scale}"]
+        row = nodes.row(classes=classes, ids=[self.label(claim["id"])])
         row += [nodes.entry("", nodes.paragraph("", "", one)) for one in (*cells, verdict)]
         row += nodes.entry("", evidence)
         return row
+
+    def label(self, claim: str) -> str:
+        """Return the anchor of a row, known to links of all pages."""
+        name, domain = f"claim-{claim.lower()}", self.env.get_domain("std")
+        domain.data["anonlabels"][name] = self.env.docname, name
+        domain.data["labels"][name] = self.env.docname, name, claim
+        return name
+
+    def record(self, name: str) -> nodes.Node:
+        """Return a record as a file to download; a test by its name."""
+        if not name.startswith("results/"):
+            return nodes.literal(text=name)
+        return addnodes.download_reference("", "", nodes.literal(text=name), reftarget=f"/{name}", refdoc=self.env.docname)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register with Sphinx."""
     app.add_role("kept", Kept())
+    app.add_role("claim", Claimed())
+    app.add_directive("finding", Finding)
     app.add_directive("findings", Findings)
     app.connect("builder-inited", figures)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,5 +1,5 @@
 """Tables out of data: ``{ledger} DC`` is a section of the ledger of papers and released code, ``{checklist} R`` the experiments
-of a paper; ``{commits}`` names the code that was read.
+of a paper; ``{commits}`` names the code that was read; ``{planted}`` is what the audit says of the planted defences.
 
 The cells are Markdown, which the page's own parser reads, so that formulas, code and links work in them.
 """
@@ -12,9 +12,12 @@ from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+from rdc.experiments import experiment
 from rdc.findings import claims, judge
 from rdc.findings.checklist import ITEMS, Item, status
 from rdc.findings.ledger import COMMITS, SECTIONS, Entry, effect, entries
+from rdc.runs.cell import Row
+from rdc.runs.store import Found, Store
 
 SIZES = {"H": "high", "M": "medium"}
 
@@ -46,7 +49,8 @@ class Table(SphinxDirective):
         for file in sorted(self.folder.glob("*.jsonl")):
             self.env.note_dependency(str(file))
         box = nodes.container()
-        self.state.nested_parse(StringList(self.markdown(self.arguments[0]).split("\n"), self.env.docname), 0, box)
+        text = self.markdown(*self.arguments or [""])
+        self.state.nested_parse(StringList(text.split("\n"), self.env.docname), 0, box)
         return list(box.children)
 
     def markdown(self, name: str) -> str:
@@ -91,6 +95,27 @@ class Checklist(Table):
         return f"**{item.id}**", f"{item.what} ({item.place})", state, f"{said}{linked(item.page)}{files}".strip()
 
 
+class Planted(Table):
+    """What the audit says of each planted defence, from the stored words."""
+
+    required_arguments = 0
+
+    def markdown(self, name: str) -> str:
+        """One row a model."""
+        found = experiment("planted")
+        store, head = Store.read(self.folder / "planted.jsonl"), ("model", "what is planted", "checks that fail", "all checks")
+        rows = [self.row(row, store.of(row)) for row in found.rows]
+        return table(f"Audits of PGD, {found.rows[0].n} images", "22 22 40 16", head, rows)
+
+    def row(self, row: Row, found: Found) -> tuple[str, ...]:
+        """The four cells."""
+        (line,) = {id(line): line for line in found.lines.values()}.values()
+        failed = {check: said.partition(": ")[2] for check, said in line.words.items() if said.startswith("fail")}
+        words = "; ".join(f"*{check}*: {said}" for check, said in failed.items()) or "none"
+        tally = ", ".join(f"{line.counts[verdict]} {verdict}" for verdict in ("pass", "warn", "fail"))
+        return f"`{row.model}`", row.about["what"], words, tally
+
+
 class Commits(SphinxDirective):
     """Repositories, commits and dates in a list."""
 
@@ -106,6 +131,6 @@ class Commits(SphinxDirective):
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register with Sphinx."""
-    for name, kind in (("ledger", Ledger), ("checklist", Checklist), ("commits", Commits)):
+    for name, kind in (("ledger", Ledger), ("checklist", Checklist), ("commits", Commits), ("planted", Planted)):
         app.add_directive(name, kind)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

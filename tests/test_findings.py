@@ -6,12 +6,14 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import poster
 import pytest
 
 from rdc.experiments import experiment
 from rdc.findings import claims, judge, rate, write_claims
 from rdc.findings.claim import Claim, Evidence, Side, compared, fits, outcomes
-from rdc.findings.figure import headline
+from rdc.findings.figure import headline, save_figure
+from rdc.findings.panels import PANELS
 from rdc.notebook import claims_table
 from rdc.runs.cell import Line, Outcome
 from rdc.runs.record import book_folder
@@ -124,3 +126,30 @@ def test_a_table_of_claims_shows_verdict_and_evidence():
     found = claims_table("A2", "A16b").data
     assert list(found[""]) == ["A2", "A16b"] and set(found["verdict"]) <= {*OUTCOMES, "not run"}
     assert found["evidence"].str.contains("BPDA").tolist() == [False, True]
+
+
+@pytest.mark.parametrize("name", PANELS)
+def test_a_panel_shows_decided_claims_and_needs_their_results(tmp_path, name):
+    panel = PANELS[name]
+    assert panel.alt.endswith(".")
+    assert {judge(claims()[one]).verdict for one in panel.claims} <= {"holds", "does not hold", "refuted"}
+    save_figure(tmp_path / "panel.svg", panel.draw)
+    assert (tmp_path / "panel.svg").read_text(encoding="utf8").count("<text") > 3
+    with pytest.raises(ValueError, match="no results for"):
+        save_figure(tmp_path / "none.svg", panel.draw, tmp_path)
+
+
+def test_a_verdict_has_its_evidence_at_hand():
+    for entry in json.loads((book_folder("results") / "claims.json").read_text()):
+        paths = [name.partition("::")[0] for name in entry["record"].split(", ") if name]
+        assert all((ROOT / path).exists() for path in paths), entry["id"]
+        assert paths or entry["verdict"] == "not run"
+
+
+def test_the_poster_stands_alone_and_shows_the_verdicts():
+    text = poster.page()
+    assert len(text.encode()) < 2_000_000 and not re.search(r"(?:src|href)=.https?:|url\(.?https?:", text)
+    shown = {one: judge(claims()[one]).verdict for panel in PANELS.values() for one in panel.claims}
+    assert all(f"<b>{name}: {verdict}.</b>" in text for name, verdict in shown.items())
+    ids = re.findall(r' id="([^"]+)"', text)
+    assert len(ids) == len(set(ids)) and set(re.findall(r'(?:url\(#|href="#)([\w-]+)', text)) <= set(ids)

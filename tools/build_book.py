@@ -15,7 +15,7 @@ import check_html
 from run_notebooks import find
 
 ROOT = Path(__file__).parents[1]
-FILES = ("_config.yml", "_toc.yml", "references.bib", "CHANGELOG.md")
+FILES = ("_config.yml", "_toc.yml", "references.bib", "finding.bib", "CHANGELOG.md")
 FOLDERS = ("book", "_ext", "_static", "results", "examples")
 
 

@@ -1,7 +1,8 @@
 """The book's finding as one figure: how many images RDC keeps, as the attacker's gradient sees more of it."""
 
-__all__ = ["draw_headline", "headline", "save_headline"]
+__all__ = ["draw_headline", "headline", "save_figure", "save_headline"]
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,22 @@ def draw_headline(ax: Any, folder: str | Path | None = None, color: str = "black
 
 
 def save_headline(path: str | Path, folder: str | Path | None = None, color: str = "black", ground: str = "none") -> None:
-    """Write the figure as SVG, the same bytes for the same results; its words stay text.
+    """Write the figure as SVG; the arguments are those of :func:`save_figure`."""
+    save_figure(path, draw_headline, folder, color, ground)
+
+
+def save_figure(
+    path: str | Path,
+    draw: Callable[[Any, str | Path | None, str], None],
+    folder: str | Path | None = None,
+    color: str = "black",
+    ground: str = "none",
+) -> None:
+    """Write a figure as SVG, the same bytes for the same results; its words stay text.
 
     Arguments:
         path: The file.
+        draw: What is drawn, called with axes, folder and colour.
         folder: Where the results are; by default those of the book.
         color: Of text and intervals.
         ground: Colour behind it; ``none`` is transparent.
@@ -74,6 +87,6 @@ def save_headline(path: str | Path, folder: str | Path | None = None, color: str
     style |= {"axes.spines.top": False, "axes.spines.right": False, "axes.facecolor": "none"}
     with plt.rc_context(style):
         fig, ax = plt.subplots(figsize=(7.2, 3.6), layout="constrained")
-        draw_headline(ax, folder, color)
+        draw(ax, folder, color)
         fig.savefig(path, facecolor=ground, metadata={"Date": None})
         plt.close(fig)
