@@ -90,7 +90,7 @@ class Findings(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Make the rows; each has classes by paper and verdict."""
         claims = list(published(self.env).values())
-        table = nodes.table(classes=["findings"], ids=["findings-table"])
+        table = nodes.table(classes=["findings", "colwidths-given"], ids=["findings-table"])
         group = nodes.tgroup(cols=4)
         table += [nodes.title(text=f"{len(claims)} claims, judged by one rule"), group]
         group += [nodes.colspec(colwidth=w) for w in (7, 33, 12, 48)]

@@ -27,7 +27,7 @@ def table(title: str, widths: str, head: tuple[str, ...], rows: list[tuple[str, 
     lines = [f":::{{list-table}} {title}", ":header-rows: 1", f":widths: {widths}", ":class: findings", ""]
     for row in (head, *rows):
         for i, cell in enumerate(row):
-            first, *rest = (cell or "-").split("\n")
+            first, *rest = ("\N{EN DASH}" if cell in ("", "-") else cell).split("\n")
             lines += [f"{'* -' if not i else '  -'} {first}", *(f"    {line}" if line else "" for line in rest)]
     return "\n".join([*lines, ":::"])
 
@@ -64,7 +64,7 @@ class Ledger(Table):
     def markdown(self, name: str) -> str:
         """One row an entry."""
         found = [entry for entry in entries().values() if entry.id.rpartition("-")[0] == name]
-        return table(SECTIONS[name], "10 24 31 35", ("entry", "paper", "released code", "here"), [self.row(e) for e in found])
+        return table(SECTIONS[name], "14 22 30 34", ("entry", "paper", "released code", "here"), [self.row(e) for e in found])
 
     def row(self, entry: Entry) -> tuple[str, ...]:
         """The four cells."""
@@ -103,15 +103,20 @@ class Planted(Table):
     def markdown(self, name: str) -> str:
         """One row a model."""
         found = experiment("planted")
-        store, head = Store.read(self.folder / "planted.jsonl"), ("model", "what is planted", "checks that fail", "all checks")
+        store, head = Store.read(self.folder / "planted.jsonl"), ("model", "what it is", "checks that fail", "all checks")
         rows = [self.row(row, store.of(row)) for row in found.rows]
         return table(f"Audits of PGD, {found.rows[0].n} images", "22 22 40 16", head, rows)
 
     def row(self, row: Row, found: Found) -> tuple[str, ...]:
         """The four cells."""
-        (line,) = {id(line): line for line in found.lines.values()}.values()
-        failed = {check: said.partition(": ")[2] for check, said in line.words.items() if said.startswith("fail")}
-        words = "; ".join(f"*{check}*: {said}" for check, said in failed.items()) or "none"
+        if not found.complete:
+            return f"`{row.model}`", row.about["what"], "not run", "-"
+        line = found.lines[row.start]
+        reasons: dict[str, list[str]] = {}
+        for check, said in line.words.items():
+            if said.startswith("fail"):
+                reasons.setdefault(said.partition(": ")[2].removeprefix("the attack raised "), []).append(f"*{check}*")
+        words = "; ".join(f"{', '.join(checks)}: {reason}" for reason, checks in reasons.items()) or "none"
         tally = ", ".join(f"{line.counts[verdict]} {verdict}" for verdict in ("pass", "warn", "fail"))
         return f"`{row.model}`", row.about["what"], words, tally
 
