@@ -240,12 +240,12 @@ show_table(apart, "One level at a time, medians of 64 images")
 # %% [markdown]
 # The exact denoiser *remembers*: at low noise it returns a stored image of the class that it is asked for, and margins are
 # thousands of nats. The trained one has learned to take away noise. At low noise it does that without the label, so what the
-# label changes is a fraction of a nat, and a single level is right little more often than chance. Its slope is small, too, but not
-# as small: the border is less than a grey level away. With the weights of the bound these levels decide. Above a level
-# of about 1 both know the class, at similar distances.
+# label changes is a fraction of a nat, and a single level is right little more often than chance. Above a level of about 1 both
+# know the class, at similar distances.
 #
-# For the exact classifier low levels are the memory that makes it a nearest-neighbour rule ({ref}`nb-optimal`). For the trained
-# one they are noise that an attacker can steer.
+# The classifier adds its levels up. In the sum of the trained one the low levels add little to the margin, and most of the slope:
+# an attacker steers what says nothing about the class. A floor removes that. For the exact classifier the low levels are the
+# memory that makes it a nearest-neighbour rule ({ref}`nb-optimal`), and there is nothing to remove.
 #
 # ## Judged on other images
 #
