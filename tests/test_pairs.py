@@ -10,6 +10,8 @@ from run_notebooks import digest
 ROOT = Path(__file__).parents[1]
 
 PY = sorted((ROOT / "notebooks").glob("*.py"))
+LINES = 400  # of code a page
+LONG = {"04_diffusion_classifier", "05_adaptive_attacks", "07_multihead", "08_gradient_randomness"}  # to be split
 
 
 def cells(nb):
@@ -38,3 +40,9 @@ def test_the_first_cell_knows_its_parameters(py):
     code = [c for c in jupytext.read(py).cells if c.cell_type == "code"]
     assert "parameters" in code[0].metadata.get("tags", []), "the first code cell is the parameters cell"
     assert "check_parameters()" in code[1].source, "the second one refuses unknown parameters"
+
+
+@pytest.mark.parametrize("py", PY, ids=lambda p: p.stem)
+def test_a_page_is_short(py):
+    code = [line for c in jupytext.read(py).cells if c.cell_type == "code" for line in c.source.splitlines() if line.strip()]
+    assert (len(code) <= LINES) != (py.stem in LONG), f"{len(code)} lines of code; the limit is {LINES}"

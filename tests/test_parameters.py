@@ -162,7 +162,7 @@ def test_the_command_line_says_what_is_wrong(given_: list[str], says: str, tmp_p
         "-c",
         "from rdc.cli import main; main()",
         "run",
-        "03",
+        "03d",
         "-p",
         *given_,
         "--out",

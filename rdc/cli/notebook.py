@@ -26,7 +26,7 @@ def run_command(
 
     For example:
       rdc run 04 --profile full
-      rdc run 03 -p n_attack 100 -p seed 1
+      rdc run 03d -p n_attack 100 -p seed 1
     """
     from rdc.notebook import run_notebook
 

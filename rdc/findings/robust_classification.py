@@ -69,7 +69,10 @@ def lab(quantity: str, readings: tuple[str, ...], kinds: tuple[str, ...], bound:
 
 ONE_DRAW = Side("dc-noise", {"draws": 1, "coupling": "shared"})
 MAIN, ALL = ("mi-fgsm", "all ELBO levels", "released"), ("clean", "border", "adversarial")
-OPTIMAL, LM = "notebooks/03_optimal_classifier", "notebooks/06_likelihood_maximization"
+OPTIMAL, GAP, NEAREST, STORED = (
+    f"notebooks/03{page}" for page in ("_optimal_classifier", "c_likelihood_gap", "b_nearest_image", "d_stored_images")
+)
+LM = "notebooks/06_likelihood_maximization"
 DC, HEADS, RANDOM = "notebooks/04_diffusion_classifier", "notebooks/07_multihead", "notebooks/08_gradient_randomness"
 FLOOR = "notebooks/12_floor"
 
@@ -78,7 +81,7 @@ CLAIMS = (
         "A1", "Theorem 3.1", "Where the gap of the bound vanishes, the softmax of minus the losses is the class posterior.",
         "it suffices that the gap is the same for all classes, as it nearly is at low noise",
         proof=Proof("holds", "tests/test_elbo.py::test_at_low_noise_the_gap_to_the_log_likelihood_is_the_same_for_all_classes"),
-        page=OPTIMAL,
+        page=GAP,
     ),
     Claim(
         "A2", "Theorem 3.2", "The optimal denoiser of a finite set is the average of its images with softmax weights.",
@@ -89,13 +92,13 @@ CLAIMS = (
         "A3", "Corollary 3.3", "The optimal classifier has a closed form, and predicts the class that lies closest.",
         "at low noise it is the nearest neighbour; the closed form is checked against the definition",
         proof=Proof("holds", "tests/test_optimal_classifier.py::test_at_low_noise_the_elbo_classifier_is_the_nearest_neighbour"),
-        page=OPTIMAL,
+        page=NEAREST,
     ),
     Claim(
         "A4", "Section 3.3", "The optimal diffusion classifier is 100 % robust (Linf 8/255, L2 0.5).",
         "on images that are not stored in it, under PGD, against a rate of 99 %",
         tuple(Evidence(Side("optimal", {"norm": norm}), bound=0.99, effect=1.0) for norm in ("Linf", "L2")),
-        page=OPTIMAL,
+        page=STORED,
     ),
     Claim(
         "A5", "Section 3.3", "On adversarial images the trained model's loss is much larger than the optimal one's.",
