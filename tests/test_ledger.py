@@ -69,7 +69,8 @@ def test_an_item_names_what_exists(item):
     assert all((ROOT / test).exists() for test in item.tests)
     assert not item.page or any((ROOT / f"{item.page}.{end}").exists() for end in ("py", "md")), item.page
     state, words = status(item)
-    assert state == "at our size" if item.experiments else state != "at our size", f"{item.id} has no results"
+    begun = [name for name in item.experiments if (ROOT / "results" / f"{name}.jsonl").exists()]
+    assert (state == "at our size") == bool(begun) and all(name in words for name in begun), f"{item.id}: {begun}"
     assert state != "absent" or item.note, f"{item.id} is absent and does not say why"
     assert (state == "needs files") <= bool(item.command and item.files)
     assert words or state in ("needs files", "absent")

@@ -66,9 +66,9 @@ def status(item: Item, folder: str | Path | None = None) -> tuple[State, str]:
     for name in item.experiments:
         store, rows = stored(place / f"{name}.jsonl"), experiment(name).rows
         begun = sum(store.of(row).n > 0 for row in rows)
-        counted.append((begun, f"{name}: {begun} of {len(rows)} rows"))
-    if any(begun for begun, _ in counted):
-        return "at our size", "; ".join(words for _, words in counted)
+        counted += [f"{name}: {begun} of {len(rows)} rows"] if begun else []
+    if counted:
+        return "at our size", "; ".join(counted)
     if item.tests:
         return "done here", "; ".join(item.tests)
     return ("needs files" if item.command else "absent"), ""
@@ -77,14 +77,15 @@ def status(item: Item, folder: str | Path | None = None) -> tuple[State, str]:
 GUIDED = "notebooks/10_guidance"
 
 ITEMS = (
-    Item("R1", "Table 1", "Adversarial training and PAT under Linf, L2 and StAdv", ("reference", "rdc-suite"),
-         claims=("A8", "A9"), note="a small network; no PAT", page=ATTACKS),
+    Item("R1", "Table 1", "Adversarial training and PAT under Linf, L2 and StAdv",
+         ("reference", "rdc-suite", "baselines", "unseen"), claims=("A8", "A9"), note="small networks; no PAT", page=ATTACKS),
     Item("R2", "Table 1", "DiffPure under a stronger attack", ("rdc-suite",), claims=("A22",), page=PARTS),
-    Item("R3", "Table 1", "The generative baselines SBGC, HybViT and JEM", claims=("A6",), note="not built"),
+    Item("R3", "Table 1", "The generative baselines SBGC, HybViT and JEM", ("flow", "baselines"), claims=("A6",),
+         note="no HybViT"),
     Item("R4", "Table 1", "Likelihood maximisation before a network", ("rdc-suite",), claims=("A10",), page=PARTS),
     Item("R5", "Table 1", "The diffusion classifier", ("dc-settings", "rdc-gradient", "cifar10"), command=f"{EDM}; {ATTACK}",
          files="the published EDM checkpoint and CIFAR-10", claims=("A7",), page=DC),
-    Item("R6", "Table 1", "RDC (N+T)", ("rdc-gradient", "rdc-suite"), claims=("A8", "A9", "A16b"),
+    Item("R6", "Table 1", "RDC (N+T)", ("rdc-gradient", "rdc-suite", "union"), claims=("A8", "A9", "A16b"),
          note="the published network with heads was not released", page=ATTACKS),
     Item("R7", "Table 2", "BPDA, exact gradient and Lagrange attack", ("rdc-gradient", "rdc-attacks"),
          claims=("A16", "A16a", "A17"), page=ATTACKS),
@@ -106,7 +107,8 @@ ITEMS = (
          files="the images in a folder for each class, and a denoiser of their size"),
     Item("R22", "Appendix B.4, Table 8", "CIFAR-100", command=FOLDER, note="the authors' checkpoint was not released",
          files="the images in a folder for each class, and a denoiser of their size"),
-    Item("R23", "Appendix B.5, Figure 3", "Bits per dimension of corrupted images", claims=("A28",), note="not built"),
+    Item("R23", "Appendix B.5, Figure 3", "Bits per dimension of corrupted images", ("ood",), claims=("A28",),
+         note="corruptions of our own"),
     Item("R24", "Figure 4", "Samples of the network with heads", claims=("A26",), note="the chapter draws some, no record",
          page=HEADS),
     Item("R25", "Appendix A.4", "The diffusion loss as an energy", tests=("tests/test_energy.py",), claims=("A30",), page=LM),

@@ -18,6 +18,11 @@ def steps(count: int) -> tuple[str, Side]:
     return f"{count} time steps:", Side("dc-settings", words, "clean")
 
 
+def floor(low: float) -> tuple[str, Side]:
+    """The classifier with levels from ``low`` on, under PGD."""
+    return f"from {low}:", Side("floor", {"what": "screened", "floor": low})
+
+
 def noise(coupling: str, outcome: str) -> Side:
     """The classifier with one draw of its noise."""
     return Side("dc-noise", {"draws": 1, "coupling": coupling}, outcome)
@@ -128,7 +133,9 @@ ENTRIES = (
         "Time steps over the whole range.",
         "The default begins at 1e-4. The authors' last word on DC under attack (issue 3, 2024-08-10) is a grid from 0.5 to "
         "3: larger time steps make it more robust, above 30 % on CIFAR-10.",
-        "`sigma_min=0.5`", (), "No stored rows yet.", DC,
+        "`sigma_min=0.5`",
+        (Effect(floor(0.1), floor(0.5)), Effect(floor(0.1), floor(1.0))),
+        "PGD, Linf 8/255, on the images that choose the floor, not those that judge it.", DC,
     ),
     Entry(
         "OPT-1", "M", "Temperature of the softmax",
