@@ -26,8 +26,11 @@ STYLE = """
 @page { size: A3 landscape; margin: 10mm }
 body { font: 15px/1.35 sans-serif; color: #222; background: white; margin: 1.5rem auto; max-width: 76rem; padding: 0 1rem }
 h1 { font-size: 1.9rem; margin: 0 } h2 { font-size: 1.05rem; margin: 0.2rem 0 } p { margin: 0.3rem 0 }
-main { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); gap: 0.8rem 1.6rem }
-svg { width: 100%; height: auto } .first { grid-column: 1 / -1; max-width: 52rem } small { color: #444 }
+main { display: grid; grid-template-columns: 1fr; gap: 0.6rem 1.6rem } svg { width: 100%; height: auto } small { color: #444 }
+@media (min-width: 60rem), print {
+  main { grid-template-columns: repeat(3, 1fr) } .first { grid-column: span 2 } .first svg { height: 21rem }
+}
+@media print { body { margin: 0 auto; zoom: 0.85 } }
 """
 
 
