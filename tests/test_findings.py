@@ -153,3 +153,12 @@ def test_the_poster_stands_alone_and_shows_the_verdicts():
     assert all(f"<b>{name}: {verdict}.</b>" in text for name, verdict in shown.items())
     ids = re.findall(r' id="([^"]+)"', text)
     assert len(ids) == len(set(ids)) and set(re.findall(r'(?:url\(#|href="#)([\w-]+)', text)) <= set(ids)
+
+
+def test_pages_cite_claims_and_papers_that_exist():
+    papers = set(re.findall(r"^@\w+\{(.+),$", (ROOT / "references.bib").read_text(encoding="utf8"), re.MULTILINE))
+    pages = "".join(p.read_text(encoding="utf8") for p in (*ROOT.glob("book/*.md"), *ROOT.glob("notebooks/*.py")))
+    cited = {key for keys in re.findall(r"\{cite(?::t)?\}`([^`]+)`", pages) for key in keys.split(",")}
+    named = set(re.findall(r"\{claim\}`([^`]+)`", pages))
+    assert cited and cited <= papers, cited - papers
+    assert named and named <= claims().keys(), named - claims().keys()
