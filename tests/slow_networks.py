@@ -1,6 +1,6 @@
 """The published networks, written down once more from their equations, slowly, in NumPy and float64; for tests only.
 
-Small networks of two levels, 8x8 and 4x4, with one block a level, block by block by hand.
+Small networks of two levels with one block each, 8x8 and 4x4, or 4x4 and 2x2 with the names of guided-diffusion, by hand.
 """
 
 import math
@@ -154,3 +154,88 @@ def adm(p, x, noise, label):
     x = adm_block(joined(x, skips), e, p, "dec.8x8_block0")
     x = adm_block(joined(x, skips), e, p, "dec.8x8_block1")
     return conv(silu(group_norm(x, p, "out_norm", 1e-5)), p, "out_conv")
+
+
+# ADM with the names of guided-diffusion
+
+
+def guided_block(x, e, p, name, way=""):
+    """Its ``out_layers`` and ``in_layers`` are lists with an activation, and a dropout, in between."""
+    h = conv(resampled(silu(group_norm(x, p, f"{name}.in_layers.0", 1e-5)), way, (1, 1)), p, f"{name}.in_layers.2")
+    scale, shift = np.split(linear(silu(e), p, f"{name}.emb_layers.1")[:, :, None, None], 2, axis=1)
+    h = conv(silu(group_norm(h, p, f"{name}.out_layers.0", 1e-5) * (1 + scale) + shift), p, f"{name}.out_layers.3")
+    x = resampled(x, way, (1, 1))
+    return h + (conv(x, p, f"{name}.skip_connection") if f"{name}.skip_connection.weight" in p else x)
+
+
+def guided_attention(x, p, name, heads, new):
+    """By head q, k and v follow each other; in the new order first q of all heads, then k, then v."""
+    n, c, h, w = x.shape
+    size = c // heads
+    inside = {f"{name}.qkv.weight": p[f"{name}.qkv.weight"][..., None], f"{name}.qkv.bias": p[f"{name}.qkv.bias"]}
+    qkv = conv(group_norm(x, p, f"{name}.norm", 1e-5), inside, f"{name}.qkv").reshape(n, 3 * c, h * w)
+    out = np.empty((n, c, h * w))
+    for i in range(n):
+        for head in range(heads):
+            at = [(part * c + head * size) if new else (3 * head + part) * size for part in range(3)]
+            q, k, v = (qkv[i, start : start + size] for start in at)
+            score = np.exp(q.T @ k / math.sqrt(size))
+            out[i, head * size : (head + 1) * size] = v @ (score / score.sum(axis=1, keepdims=True)).T
+    out = p[f"{name}.proj_out.weight"][:, :, 0] @ out + p[f"{name}.proj_out.bias"][:, None]
+    return x + out.reshape(n, c, h, w)
+
+
+def guided(p, x, time, classes, heads, new):
+    """Two levels of one block, with attention on the second, and twice as many channels of the output: noise and variance."""
+    half = p["time_embed.0.weight"].shape[1] // 2
+    angle = np.outer(time, np.exp(-math.log(10000) * np.arange(half) / half))
+    e = linear(silu(linear(np.concatenate([np.cos(angle), np.sin(angle)], axis=1), p, "time_embed.0")), p, "time_embed.2")
+    e = e + p["label_emb.weight"][classes]
+    hs = [conv(x, p, "input_blocks.0.0")]
+    hs.append(guided_block(hs[-1], e, p, "input_blocks.1.0"))
+    hs.append(guided_block(hs[-1], e, p, "input_blocks.2.0", "down"))
+    x = guided_attention(guided_block(hs[-1], e, p, "input_blocks.3.0"), p, "input_blocks.3.1", heads, new)
+    hs.append(x)
+    x = guided_attention(guided_block(x, e, p, "middle_block.0"), p, "middle_block.1", heads, new)
+    x = guided_block(x, e, p, "middle_block.2")
+    x = guided_attention(guided_block(joined(x, hs), e, p, "output_blocks.0.0"), p, "output_blocks.0.1", heads, new)
+    x = guided_attention(guided_block(joined(x, hs), e, p, "output_blocks.1.0"), p, "output_blocks.1.1", heads, new)
+    x = guided_block(x, e, p, "output_blocks.1.2", "up")
+    x = guided_block(joined(x, hs), e, p, "output_blocks.2.0")
+    x = guided_block(joined(x, hs), e, p, "output_blocks.3.0")
+    return conv(silu(group_norm(x, p, "out.0", 1e-5)), p, "out.2")
+
+
+def guided_shapes(classes, c=128, images=2):
+    """Names and shapes of its tensors, with as many channels everywhere."""
+    emb, found = 4 * c, {}
+
+    def layer(name, *shape, bias=True):
+        found[f"{name}.weight"] = shape
+        if bias:
+            found[f"{name}.bias"] = shape[:1]
+
+    def block(name, inputs=c):
+        for at, shape in (("in_layers.0", (inputs,)), ("in_layers.2", (c, inputs, 3, 3)), ("emb_layers.1", (2 * c, emb)),
+                          ("out_layers.0", (c,)), ("out_layers.3", (c, c, 3, 3))):  # fmt: skip
+            layer(f"{name}.{at}", *shape)
+        if inputs != c:
+            layer(f"{name}.skip_connection", c, inputs, 1, 1)
+
+    layer("time_embed.0", emb, c)
+    layer("time_embed.2", emb, emb)
+    layer("label_emb", classes, emb, bias=False)
+    layer("input_blocks.0.0", c, images, 3, 3)
+    for name in ("input_blocks.1", "input_blocks.2", "input_blocks.3", "middle_block"):
+        block(f"{name}.0")
+    block("middle_block.2")
+    block("output_blocks.1.2")
+    for number in range(4):
+        block(f"output_blocks.{number}.0", 2 * c)
+    for name in ("input_blocks.3.1", "middle_block.1", "output_blocks.0.1", "output_blocks.1.1"):
+        layer(f"{name}.norm", c)
+        layer(f"{name}.qkv", 3 * c, c, 1)
+        layer(f"{name}.proj_out", c, c, 1)
+    layer("out.0", c)
+    layer("out.2", 2 * images, c, 3, 3)
+    return found

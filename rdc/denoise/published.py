@@ -60,7 +60,7 @@ class PublishedConfig:
 
     Attributes:
         edm: Sizes, data set, and whether the answer without a label was trained.
-        network: ``ddpm++``, ``ncsn++`` or ``adm``.
+        network: One of :data:`rdc.denoise.published_unet.FORMS`.
         parameterisation: One of :data:`rdc.denoise.parameterisation.Parameterisation`.
     """
 

@@ -47,7 +47,8 @@ class Form:
         taps: The filter of a change of resolution.
         fourier: Whether the noise level is seen through random Fourier features, twice as many; else through fixed frequencies.
         residual: Whether filtered images join the encoder.
-        head: Channels of an attention head, where fewer channels have no attention; 0 for one head.
+        head: Channels of an attention head, where fewer channels have no attention; 0 for a fixed number of heads.
+        heads: That number.
     """
 
     scale: float = math.sqrt(0.5)
@@ -57,6 +58,7 @@ class Form:
     fourier: bool = False
     residual: bool = False
     head: int = 0
+    heads: int = 1
 
 
 #: The forms by name.
@@ -64,6 +66,7 @@ FORMS = {
     "ddpm++": Form(),
     "ncsn++": Form(taps=(1, 3, 3, 1), fourier=True, residual=True),
     "adm": Form(scale=1.0, eps=1e-5, adaptive=True, head=64),
+    "adm with 4 heads": Form(scale=1.0, eps=1e-5, adaptive=True, heads=4),
 }
 
 
@@ -186,7 +189,7 @@ class PublishedBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, form: Form, emb: int, resample: str = "", attention: bool = False) -> None:
         super().__init__()
         self.form, self.resample = form, resample
-        self.heads = 0 if not attention else outputs // form.head if form.head else 1
+        self.heads = 0 if not attention else outputs // form.head if form.head else form.heads
         self.norm0, self.conv0 = norm(inputs, form.eps), conv(inputs, outputs, 3)
         self.affine = linear(emb, 2 * outputs if form.adaptive else outputs)
         self.norm1, self.conv1 = norm(outputs, form.eps), conv(outputs, outputs, 3)
