@@ -84,14 +84,14 @@ def song_block(x, e, p, name, taps, way=""):
     return (x + attention(x, p, name, 1, 1e-6)) / math.sqrt(2) if f"{name}.qkv.weight" in p else x
 
 
-def adm_block(x, e, p, name, way=""):
+def adm_block(x, e, p, name, heads, way=""):
     h = conv(resampled(silu(group_norm(x, p, f"{name}.norm0", 1e-5)), way, (1, 1)), p, f"{name}.conv0")
     both = linear(e, p, f"{name}.affine")[:, :, None, None]
     scale, shift = both[:, : h.shape[1]], both[:, h.shape[1] :]
     h = conv(silu(group_norm(h, p, f"{name}.norm1", 1e-5) * (1 + scale) + shift), p, f"{name}.conv1")
     x = resampled(x, way, (1, 1))
     x = (conv(x, p, f"{name}.skip") if f"{name}.skip.weight" in p else x) + h
-    return x + attention(x, p, name, x.shape[1] // 64, 1e-5) if f"{name}.qkv.weight" in p else x
+    return x + attention(x, p, name, heads or x.shape[1] // 64, 1e-5) if f"{name}.qkv.weight" in p else x
 
 
 def joined(x, skips):
@@ -135,24 +135,24 @@ def song(p, x, noise, label, ncsn):
     return conv(silu(group_norm(x, p, "dec.8x8_aux_norm", 1e-6)), p, "dec.8x8_aux_conv")
 
 
-def adm(p, x, noise, label):
-    """ADM."""
+def adm(p, x, noise, label, heads=None):
+    """ADM, with a head for each 64 channels or a number of them."""
     half = p["map_layer0.weight"].shape[1] // 2
     angle = np.outer(noise, [10000 ** (-i / half) for i in range(half)])
     e = np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
     e = silu(linear(silu(linear(e, p, "map_layer0")), p, "map_layer1") + linear(label, p, "map_label"))
 
     skips = [conv(x, p, "enc.8x8_conv")]
-    skips.append(adm_block(skips[-1], e, p, "enc.8x8_block0"))
-    skips.append(adm_block(skips[-1], e, p, "enc.4x4_down", "down"))
-    skips.append(adm_block(skips[-1], e, p, "enc.4x4_block0"))
-    x = adm_block(skips[-1], e, p, "dec.4x4_in0")
-    x = adm_block(x, e, p, "dec.4x4_in1")
-    x = adm_block(joined(x, skips), e, p, "dec.4x4_block0")
-    x = adm_block(joined(x, skips), e, p, "dec.4x4_block1")
-    x = adm_block(x, e, p, "dec.8x8_up", "up")
-    x = adm_block(joined(x, skips), e, p, "dec.8x8_block0")
-    x = adm_block(joined(x, skips), e, p, "dec.8x8_block1")
+    skips.append(adm_block(skips[-1], e, p, "enc.8x8_block0", heads))
+    skips.append(adm_block(skips[-1], e, p, "enc.4x4_down", heads, "down"))
+    skips.append(adm_block(skips[-1], e, p, "enc.4x4_block0", heads))
+    x = adm_block(skips[-1], e, p, "dec.4x4_in0", heads)
+    x = adm_block(x, e, p, "dec.4x4_in1", heads)
+    x = adm_block(joined(x, skips), e, p, "dec.4x4_block0", heads)
+    x = adm_block(joined(x, skips), e, p, "dec.4x4_block1", heads)
+    x = adm_block(x, e, p, "dec.8x8_up", heads, "up")
+    x = adm_block(joined(x, skips), e, p, "dec.8x8_block0", heads)
+    x = adm_block(joined(x, skips), e, p, "dec.8x8_block1", heads)
     return conv(silu(group_norm(x, p, "out_norm", 1e-5)), p, "out_conv")
 
 

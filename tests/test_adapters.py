@@ -93,6 +93,7 @@ def test_a_hostile_state_dict_runs_nothing(tmp_path, made):
 
 def test_sizes_of_guided_diffusion_that_are_not_known(tmp_path):
     narrow = UNetConfig(4, 2, 5, 32, (1, 1), 1, (2,))
+    stored(tmp_path / "x.pt")
     for unet, heads, says in ((narrow, None, "too narrow"), (UNET, 3, "unknown network 'adm with 3")):
         with pytest.raises(ValueError, match=says):
             convert_guided_diffusion(tmp_path / "x.pt", tmp_path / "x.safetensors", unet, heads=heads)
