@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from scipy.stats import f_oneway, ttest_1samp, ttest_ind, ttest_rel
+from scipy.stats import f_oneway, mannwhitneyu, norm, ttest_1samp, ttest_ind, ttest_rel
 
-from rdc.runs.statistics import Interval, beside, main_effects, ratio_of_spreads, repeated
+from rdc.runs.statistics import Interval, auroc, beside, main_effects, ratio_of_spreads, repeated
 
 
 def test_repetitions_have_students_interval():
@@ -76,3 +76,28 @@ def test_one_run_beside_several():
     assert edge.low == pytest.approx(0, abs=1e-9) and found.value == pytest.approx(one - np.mean(several))
     again = [beside(v[0], v[1:]) for v in rng.normal(size=(2000, 6)).tolist()]
     assert np.mean([a.low <= 0 <= a.high for a in again]) == pytest.approx(0.95, abs=0.015)
+
+
+@pytest.mark.parametrize("share", [None, 0.9])
+def test_the_auroc_is_mann_whitneys_and_its_interval_covers_its_truth(share):
+    """Two normal distributions, of the same images with a correlation, or of others."""
+    rng, hits, truth = np.random.default_rng(1), 0, norm.cdf(1 / np.sqrt(2))
+    for _ in range(400):
+        a, b = rng.normal(1, 1, 40), rng.normal(0, 1, 40)
+        a = a if share is None else 1 + share * b + np.sqrt(1 - share**2) * (a - 1)
+        found = auroc(a, b, paired=share is not None)
+        assert found.value == pytest.approx(mannwhitneyu(a, b).statistic / 1600) and found.low < found.value < found.high
+        hits += found.low <= truth <= found.high
+        turned = auroc(b, a, paired=share is not None)
+        assert (1 - turned.high, 1 - turned.low) == pytest.approx((found.low, found.high))
+    assert 366 <= hits <= 393  # three standard deviations, and DeLong is a little short
+
+
+def test_an_auroc_of_ties_and_of_sides_that_are_apart():
+    assert auroc([1, 1], [1, 1]).value == 0.5
+    apart = auroc([2.0, 3.0, 4.0], [0.0, 1.0])
+    assert apart.value == 1 == apart.high and apart.low < 0.5 and auroc([0, 1], [2, 3]).low == 0
+    with pytest.raises(ValueError, match="got 1 and 2"):
+        auroc([1], [1, 2])
+    with pytest.raises(ValueError, match="got 3 and 2"):
+        auroc([1, 2, 3], [1, 2], paired=True)

@@ -15,7 +15,7 @@ from rdc.findings.certified import CERTIFIED, FAST, NOISED
 from rdc.findings.claim import stored
 from rdc.findings.guidance import METHODS, SAMPLES
 from rdc.findings.ledger.attacks import ATTACKS, PARTS
-from rdc.findings.robust_classification import DC, HEADS, LM, OPTIMAL, RANDOM
+from rdc.findings.robust_classification import DC, HEADS, LM, OOD, OPTIMAL, RANDOM
 from rdc.runs.record import book_folder
 
 State = Literal["done here", "at our size", "needs files", "absent"]
@@ -81,7 +81,7 @@ ITEMS = (
          ("reference", "rdc-suite", "baselines", "unseen"), claims=("A8", "A9"), note="small networks; no PAT", page=ATTACKS),
     Item("R2", "Table 1", "DiffPure under a stronger attack", ("rdc-suite",), claims=("A22",), page=PARTS),
     Item("R3", "Table 1", "The generative baselines SBGC, HybViT and JEM", ("flow", "baselines"), claims=("A6",),
-         note="no HybViT"),
+         note="no HybViT", page=OOD),
     Item("R4", "Table 1", "Likelihood maximisation before a network", ("rdc-suite",), claims=("A10",), page=PARTS),
     Item("R5", "Table 1", "The diffusion classifier", ("dc-settings", "rdc-gradient", "cifar10"), command=f"{EDM}; {ATTACK}",
          files="the published EDM checkpoint and CIFAR-10", claims=("A7",), page=DC),
@@ -107,8 +107,8 @@ ITEMS = (
          files="the images in a folder for each class, and a denoiser of their size"),
     Item("R22", "Appendix B.4, Table 8", "CIFAR-100", command=FOLDER, note="the authors' checkpoint was not released",
          files="the images in a folder for each class, and a denoiser of their size"),
-    Item("R23", "Appendix B.5, Figure 3", "Bits per dimension of corrupted images", ("ood",), claims=("A28",),
-         note="corruptions of our own"),
+    Item("R23", "Appendix B.5, Figure 3", "Bits per dimension of corrupted images", ("ood",), claims=("A28", "A28a"),
+         note="corruptions of our own", page=OOD),
     Item("R24", "Figure 4", "Samples of the network with heads", claims=("A26",), note="the chapter draws some, no record",
          page=HEADS),
     Item("R25", "Appendix A.4", "The diffusion loss as an energy", tests=("tests/test_energy.py",), claims=("A30",), page=LM),

@@ -8,7 +8,7 @@ seeds, and three questions are asked:
 | :func:`beside`            does one setting lie outside of what seeds do? prediction interval of Student's t
 """
 
-__all__ = ["Accuracy", "Interval", "beside", "main_effects", "ratio_of_spreads", "repeated"]
+__all__ = ["Accuracy", "Interval", "auroc", "beside", "main_effects", "ratio_of_spreads", "repeated"]
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest, f, t
+from scipy.stats import binomtest, f, norm, t
 
 
 @dataclass(frozen=True)
@@ -144,3 +144,36 @@ def main_effects(table: Sequence[Sequence[float]], level: float = 0.95) -> tuple
         each = tuple(Interval(float(e), float(e) - half, float(e) + half, size) for e in effects)
         found.append(Margin(each, ratio, float(f.sf(ratio, count - 1, degrees))))
     return found[0], found[1]
+
+
+def auroc(above: Sequence[float], below: Sequence[float], paired: bool = False, level: float = 0.95) -> Interval:
+    """Return how often a number of ``above`` exceeds one of ``below``, equal ones counted half, with its interval.
+
+    The variance is that of DeLong et al. (1988), https://doi.org/10.2307/2531595, on the scale of log-odds. Where the two are
+    perfectly apart it is 0, and the interval is Wilson's for that many of that many.
+
+    Arguments:
+        above: Scores of what is to be found.
+        below: Scores of the rest.
+        paired: Whether the two are of the same images, in the same order.
+        level: Of the interval.
+
+    Raises:
+        ValueError: with fewer than two numbers on a side, or numbers of different images.
+    """
+    a, b = np.asarray(above, dtype=float), np.asarray(below, dtype=float)
+    if min(len(a), len(b)) < 2 or (paired and len(a) != len(b)):
+        raise ValueError(f"an AUROC needs two numbers a side, and as many if they are paired; got {len(a)} and {len(b)}")
+    wins = (a[:, None] > b) + 0.5 * (a[:, None] == b)
+    value, rows, columns = float(wins.mean()), wins.mean(axis=1), wins.mean(axis=0)
+    if value in (0.0, 1.0):
+        n = min(len(a), len(b))
+        ends = binomtest(round(value * n), n).proportion_ci(level, method="wilson")
+        return Interval(value, float(ends.low), float(ends.high), n)
+    variance = (
+        np.var(rows + columns, ddof=1) / len(a) if paired else np.var(rows, ddof=1) / len(a) + np.var(columns, ddof=1) / len(b)
+    )
+    half = float(norm.isf((1 - level) / 2)) * math.sqrt(variance) / (value * (1 - value))
+    middle = math.log(value / (1 - value))
+    low, high = (1 / (1 + math.exp(-(middle + sign * half))) for sign in (-1, 1))
+    return Interval(value, low, high, min(len(a), len(b)))
