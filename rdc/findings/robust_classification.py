@@ -262,7 +262,7 @@ CLAIMS = (
         lab("log p(z)", ("small steps", *MAIN), ALL, MOST), page=LM,
     ),
     Claim(
-        "A28", "Figure 3", "Bits per dimension tell blurred and noisy images from clean ones …",
+        "A28", "Figure 3", "Bits per dimension tell blurred and noisy images from clean ones.",
         "the rank by bits among clean images rises by over a quarter from an image to its corruption, severities 3 and 5",
         tuple(Evidence(corrupted(name), corrupted("none"), bound=0.25) for name in ("gaussian-noise", "gaussian-blur")),
         page=OOD,
