@@ -19,9 +19,12 @@ from rdc.cli import train as cli_train
 from rdc.data import Images, load
 from rdc.defend.randomised import MeanOverNoise, RandomNoise, RandomResize
 from rdc.denoise.checkpoints import CheckpointError, read_checkpoint
+from rdc.experiments.baselines import ROWS
 from rdc.models import build
 from rdc.randomness import randomness
 from rdc.rng import generator
+from rdc.runs.record import book_folder
+from rdc.runs.store import Store
 from rdc.train.baselines import objective_of, recipe_for, train, train_baseline
 from rdc.train.jem import Langevin, langevin
 from rdc.train.objectives import climbed, divergence, mart_loss, trades_loss
@@ -205,3 +208,16 @@ def test_without_the_package_a_line_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "robustbench", None)
     with pytest.raises(ValueError, match="RobustBench is not installed; run 'pip install robustbench'"):
         build("robustbench", "cifar10-20")
+
+
+# What was measured
+
+
+def test_adversarial_training_keeps_three_fifths_of_the_images():
+    """PGD on all 512, and the union with the other attacks at 8/255 on the images that they were run on."""
+    store = Store.read(book_folder("results") / "baselines.jsonl")
+    rows = {row.about["attack"]: row for row in ROWS if row.model == "at-linf" and row.about["eps"] in (None, "8/255")}
+    kept = {name: store.of(rows[name]).outcome("robust") for name in ("pgd", "targeted", "square")}
+    assert len(kept["pgd"]) == 512 and sum(kept["pgd"].values()) >= 0.6 * 512, "else the training is weak"
+    for bits in kept.values():
+        assert sum(kept["pgd"][i] and right for i, right in bits.items()) >= 0.6 * len(bits)

@@ -13,6 +13,7 @@ from rdc.classify import NearestNeighbor
 from rdc.data import load
 from rdc.evaluate import predict
 from rdc.experiments import experiment
+from rdc.quantities import number
 from rdc.rng import generator
 from rdc.runs.record import book_folder
 from rdc.runs.store import Store
@@ -71,6 +72,22 @@ def test_an_attack_never_breaks_what_is_certified_and_the_cells_say_so():
     least = float(min(found.value("radius Linf")[i] for i in chosen))
     assert bool((predict(model, pgd(model, x, y, eps=0.99 * least, steps=10)) == y).all())
     assert not bool((predict(model, pgd(model, x, y, eps=10 * least, steps=10)) == y).all()), "the attack finds something"
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_no_stored_attack_finds_anything_inside_a_stored_radius(norm):
+    """All attacks on 1-NN of the experiment ``baselines``, image by image, at every radius."""
+    results = book_folder("results")
+    radius = Store.read(results / "nearest.jsonl").of(experiment("nearest").rows[0]).value(f"radius {norm}")
+    store, seen = Store.read(results / "baselines.jsonl"), 0
+    for row in experiment("baselines").rows:
+        if row.model == "1-nn" and row.about["norm"] == norm:
+            kept = store.of(row).outcome("robust")
+            eps = number(row.about["eps"], "eps")
+            inside = [i for i in kept if (radius.get(i) or 0.0) > eps]
+            assert all(kept[i] for i in inside), row
+            seen += len(inside)
+    assert seen > 50, "some images with a radius were attacked inside"
 
 
 def test_ties_and_a_wrong_norm():
