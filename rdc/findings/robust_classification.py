@@ -166,7 +166,8 @@ CLAIMS = (
     Claim(
         "A12", "Section 3.5", "One random noise level a step makes LM far more robust than all levels.",
         "one level against the mean of four, all gradients",
-        (Evidence(setting(table="timesteps", timesteps="one"), setting(table="timesteps", timesteps="all"), effect=0.69),), page=LM,
+        (Evidence(setting(table="timesteps", timesteps="one"), setting(table="timesteps", timesteps="all"), effect=0.69),),
+        page=LM,
     ),
     Claim(
         "A13", "Figure 2b", "Robust accuracy rises with the budget of LM and then falls; 8/255 is good.",
