@@ -241,7 +241,7 @@ glue("optimal-clean-train", 100 * clean["train"].value)
 # Already without any attack: an image that lies in $\mathcal D$ is at distance zero from its own class, and the classifier
 # is right. On images that are not in $\mathcal D$ its accuracy is {glue:text}`optimal-clean-train:.1f` %.
 #
-# ### A certificate, before the attack
+# ## A certificate, before the attack
 #
 # By {eq}`eq-optimal-one-hot` we are attacking something close to 1-NN, and 1-NN can be certified with pencil and paper.
 #
@@ -300,7 +300,7 @@ if inside["Linf"] < 8 / 255 or inside["L2"] < 0.5:
 # {glue:text}`optimal-inside-linf:.1f`/255 in $\ell_\infty$ and {glue:text}`optimal-inside-l2:.2f` in $\ell_2$. Compare with
 # the radii of the usual benchmark, 8/255 and 0.5. The outcome of the attack is known before it starts.
 #
-# ### The attack
+# ## The attack
 #
 # PGD on the margin of the logits, from a random start, with exact gradients, at radii up to where things break. 1-NN is attacked
 # directly, and also with the images found against the optimal classifier; an image counts only if it survives both.
@@ -366,7 +366,7 @@ glue("optimal-n-attack", n_attack)
 # {glue:text}`optimal-break-linf:.0f` % and {glue:text}`optimal-break-l2:.0f` %. So the 100 % is not an effect of masked gradients.
 # The certificate, which knows nothing of the attack, explains where each curve starts to fall.
 #
-# ### AutoAttack
+# ## AutoAttack
 #
 # The standard ensemble (APGD-CE, APGD-T, FAB-T, Square) at a small budget, on fewer images. The accuracy printed is that of the
 # images that survive PGD *and* AutoAttack.
