@@ -68,13 +68,13 @@ document.body.textContent = JSON.stringify(found);
 """
 
 
-def in_browser(folder: Path, scripts: list[str], program: str) -> str:
-    """The text of a page after it has run scripts and a program."""
+def in_browser(folder: Path, scripts: list[str], program: str, body: str = "", place: str = "") -> str:
+    """The body of a page after it has run scripts and a program, opened at a place."""
     loads = "".join(f'<script src="{FOLDER.as_uri()}/{name}"></script>' for name in scripts)
     page = folder / "page.html"
-    page.write_text(f'<meta charset="utf-8"><body>{loads}<script>{program}</script></body>', encoding="utf8")
+    page.write_text(f'<meta charset="utf-8"><body>{body}{loads}<script>{program}</script></body>', encoding="utf8")
     profile = f"--user-data-dir={folder / 'profile'}"
-    command = [CHROMIUM, *QUIET, profile, "--virtual-time-budget=60000", "--dump-dom", page.as_uri()]
+    command = [CHROMIUM, *QUIET, profile, "--virtual-time-budget=60000", "--dump-dom", page.as_uri() + place]
     dom = subprocess.run(command, capture_output=True, text=True, timeout=240).stdout
     return unescape(re.search(r"<body[^>]*>(.*)</body>", dom, re.DOTALL).group(1).strip())
 
@@ -211,3 +211,18 @@ def test_five_steps_of_every_attack_are_the_packages(browser, optimal, digits):
                 value, slope = value_and_gradient(lambda p, m=model, label=y: margin(m(p), label), same)
                 assert close(at["value"], value) and close(at["slope"], slope[0])
             assert close(case["worst"], worst[0])
+
+
+SAYS = {  # what book/laboratory.md says one sees in its experiments
+    1: r"takes the 7 for a 3\. LM does not repair it: RDC says 3, and the exact log-odds of 7 fall",
+    2: r"takes the 6 for an 8\. LM repairs it: RDC says 6, .*RDC, BPDA\S*<td>\S+</td><td>\d[\d.]*</td><td>step \d+</td>",
+    3: r"The classifier holds against this attack.*keeps 4 for certain within Linf radius 0\.2[0-9]+",
+}
+
+
+@needs_chromium
+@pytest.mark.parametrize("number", SAYS)
+def test_the_guided_experiments_show_what_the_page_says(number, tmp_path):
+    page = '<div class="lab" data-lab="full"></div>'
+    seen = in_browser(tmp_path, ["digits.js", "mathematics.js", "page.js"], "", page, f"#lab-{number}")
+    assert re.search(SAYS[number], seen, re.DOTALL), re.findall(r'role="status".*?</p>', seen)
