@@ -273,13 +273,13 @@
       };
       box.replaceChildren(
         element("div", { class: "lab-controls", role: "group", "aria-label": "Guided experiments" }, ...tries),
-        element("h3", {}, "1. Choose or draw a digit"), row, drawer(labels.host),
-        element("h3", {}, "2. Attack it"), attacks,
+        element("h2", {}, "1. Choose or draw a digit"), row, drawer(labels.host),
+        element("h2", {}, "2. Attack it"), attacks,
         element("div", { class: "lab-controls" }, radius.host, method.host, press), status, shown,
         element("div", { class: "lab-controls" }, steps.host, sigma.host), key,
         element("div", { class: "lab-charts" }, charts.odds, charts.own, charts.all, charts.margin),
         table("What each attack reaches", ["attack on", "margin before", "largest margin", "broken"], rows), radii, everyone(),
-        element("h3", {}, "3. Look inside: one denoising step"), denoiser(),
+        element("h2", {}, "3. Look inside: one denoising step"), denoiser(),
       );
     }
 
