@@ -45,7 +45,7 @@ from rdc.classify import DiffusionClassifier
 from rdc.data import load
 from rdc.denoise import OptimalDenoiser
 from rdc.denoise.checkpoints import load_denoiser
-from rdc.evaluate import predict
+from rdc.evaluate import Accuracy, predict
 from rdc.findings.claim import Evidence, Side, compared
 from rdc.notebook import (
     check_parameters,
@@ -54,7 +54,6 @@ from rdc.notebook import (
     show_verdicts,
     stored_cells,
     stored_rows,
-    stored_table,
 )
 from rdc.plots import plot_accuracy, style
 from rdc.rng import randn
@@ -152,8 +151,9 @@ plt.show()
 # :label: prop-floor-slope
 # With $\delta_{kl}$ the largest distance between an image of class $k$ and one of class $l$, and $C_k$ the posterior covariance,
 #
-# $$\nabla \Lambda_s = \frac{\mathbb E [D_y - D_j]}{s^2}, \quad \lVert \nabla \Lambda_s \rVert \le \frac{\delta_{yj}}{s^2}, \qquad
-# \nabla^2 \Lambda_s = \frac{\mathbb E [C_y - C_j]}{s^4}, \quad \lVert \nabla^2 \Lambda_s \rVert \le \frac{\max(\delta_{yy}, \delta_{jj})^2}{4 s^4} .$$
+# $$\nabla \Lambda_s = \frac{\mathbb E [D_y - D_j]}{s^2}, \qquad \lVert \nabla \Lambda_s \rVert \le \frac{\delta_{yj}}{s^2},$$
+#
+# $$\nabla^2 \Lambda_s = \frac{\mathbb E [C_y - C_j]}{s^4}, \qquad \lVert \nabla^2 \Lambda_s \rVert \le \frac{\max(\delta_{yy}, \delta_{jj})^2}{4 s^4} .$$
 #
 # If the nearest image $z_k$ of each class is the only nearest one, then as $s \to 0$
 #
@@ -200,7 +200,7 @@ for s in (0.1, 0.5, 1.5, 5.0, 20.0):
             "radius": float((255 * odds / slope.norm(p=1, dim=1)).median()),
         }
     )
-show_table(rows, f"The exact classifier above a floor, medians of {n} images")
+show_table(rows, f"The exact classifier above a floor, {n} images")
 
 # %% [markdown]
 # While $s^2$ changes by a factor of 40 000, the radius changes little. Being flat is no source of robustness, and a floor can add
@@ -283,14 +283,20 @@ show_verdicts(
 # %% tags=["hide-input"]
 names = ("DC floor", "RDC floor", "DC", "RDC")
 chosen = [
-    r
+    {
+        "model": r["model"],
+        "gradient": r["gradient"],
+        "attack": r["attack"],
+        "clean": r["clean"]["correct"],
+        "robust": str(Accuracy(**r["robust"])),
+    }
     for r in stored_rows("floor-judged", "rdc-gradient")
     if r["model"] in names
     and abs(r["eps"] - 8 / 255) < 1e-9
     and r["noise"] == "fixed"
     and r.get("lm") in (None, "released")
 ]
-stored_table(chosen, "With a floor and without")
+show_table(chosen, "Linf 8/255, RDC as released, fixed noise")
 
 # %% [markdown]
 # Is the gain a masked gradient ({ref}`nb-adaptive`)? The checks are adaptive steps (APGD), all nine target classes, an attack
@@ -319,7 +325,7 @@ said = {k: decide_all([v[0]])[0] for k, v in made.items() if v}
 if said:
     show_verdicts(said, "By the one rule, on the images of both sides")
 open_ = [k for k, v in made.items() if not v]
-print(f"not run here yet: {', '.join(open_) or 'nothing'}")
+print("not run here yet:", *open_ or ["nothing"], sep="\n  ")
 
 # %% [markdown]
 # ## Choose, then judge
