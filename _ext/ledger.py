@@ -34,7 +34,7 @@ def table(title: str, widths: str, head: tuple[str, ...], rows: list[tuple[str, 
 
 def linked(page: str) -> str:
     """A link to a page of the book; empty if there is none."""
-    return f" [Page](/{page})." if page else ""
+    return f" {{doc}}`Page </{page}>`." if page else ""
 
 
 class Table(SphinxDirective):
@@ -64,7 +64,7 @@ class Ledger(Table):
     def markdown(self, name: str) -> str:
         """One row an entry."""
         found = [entry for entry in entries().values() if entry.id.rpartition("-")[0] == name]
-        return table(SECTIONS[name], "14 22 30 34", ("entry", "paper", "released code", "here"), [self.row(e) for e in found])
+        return table(SECTIONS[name], "16 22 29 33", ("entry", "paper", "released code", "here"), [self.row(e) for e in found])
 
     def row(self, entry: Entry) -> tuple[str, ...]:
         """The four cells."""
@@ -81,15 +81,14 @@ class Checklist(Table):
     def markdown(self, name: str) -> str:
         """One row an experiment."""
         found = [item for item in ITEMS if item.id[0] == name]
-        head = ("", "experiment", "status", "what there is")
-        return table(f"{len(found)} experiments", "7 30 13 50", head, [self.row(item) for item in found])
+        head = ("id", "experiment", "status", "what there is")
+        return table(f"{len(found)} experiments", "9 29 13 49", head, [self.row(item) for item in found])
 
     def row(self, item: Item) -> tuple[str, ...]:
         """The four cells."""
         state, words = status(item, self.folder)
         judged = [f"{name} {judge(claims()[name], self.folder).verdict}" for name in item.claims]
-        parts = [f"`{words}`" if words and state == "done here" else words, item.note, ", ".join(judged)]
-        said = "".join(f"{part[0].upper()}{part[1:]}. " for part in parts if part)
+        said = "".join(f"{part}. " for part in (words, item.note, ", ".join(judged)) if part)
         commands = "\n$ ".join(item.command.split("; "))
         files = f"\n\nWith {item.files}:\n\n```console\n$ {commands}\n```" if commands else ""
         return f"**{item.id}**", f"{item.what} ({item.place})", state, f"{said}{linked(item.page)}{files}".strip()

@@ -55,7 +55,7 @@ class Item:
 
 
 def status(item: Item, folder: str | Path | None = None) -> tuple[State, str]:
-    """Return what there is of an item, and how much: rows with results of all rows, and cells of images.
+    """Return what there is of an item, and how much in Markdown: how many of the rows have results, or the tests.
 
     Arguments:
         item: The experiment.
@@ -66,11 +66,11 @@ def status(item: Item, folder: str | Path | None = None) -> tuple[State, str]:
     for name in item.experiments:
         store, rows = stored(place / f"{name}.jsonl"), experiment(name).rows
         begun = sum(store.of(row).n > 0 for row in rows)
-        counted += [f"{name}: {begun} of {len(rows)} rows"] if begun else []
+        counted += [f"`{name}` {begun} of {len(rows)} rows"] if begun else []
     if counted:
         return "at our size", "; ".join(counted)
     if item.tests:
-        return "done here", "; ".join(item.tests)
+        return "done here", ", ".join(f"`{test}`" for test in item.tests)
     return ("needs files" if item.command else "absent"), ""
 
 
