@@ -36,7 +36,7 @@ ALLOWED = {
     rf"(?:[Ss]ections?|Theorems?|Corollar(?:y|ies)|Appendix|Tables?|Figures?|Python|text of) {SEVERAL}": "a place, or a version",
     r"95 % (?:\w+ )?intervals?|interval of 95 %|intervals are of 95 %|fall with 95 %|certify 95 % of it": "a level of confidence",
     rf"(?:radius|radii|[Rr]ates?(?: of)?|L2|Linf|steps of|noise of|share\W*) {SEVERAL}": "a parameter",
-    rf"(?:from|near|between|floors?(?: of)?) {SEVERAL}": "a range of noise levels",
+    rf"(?:from|near|between|floors?(?: of)?|noise level to) {FRACTION}(?:(?: and to| to| and|,) {FRACTION})*": "noise levels",
     rf"in which {FRACTION} is usual|best scale is {FRACTION} for|below {FRACTION} %|{FRACTION}/255": "a parameter",
     r"a stated 5 %|9900 of 10 000|more than 9[05] %|must reach 0 %": "a definition, a question or a rule of choice",
     r"nearest distance|within 10 % of|less than 1 %|is 2\.3 nats|that is 1\.5 for all": "arithmetic that the sentence makes",
