@@ -301,7 +301,7 @@ show_table(chosen, "Linf 8/255, RDC as released, fixed noise")
 # %% [markdown]
 # Is the gain a masked gradient ({ref}`nb-adaptive`)? The checks are adaptive steps (APGD), all nine target classes, an attack
 # without gradients, and images made against the classifier without a floor. A masked gradient shows as an attack that finds what
-# PGD did not. Until these rows are there, the gain is one under PGD. What speaks for it: the exact classifier, whose gradient is
+# PGD did not. Until all these rows are there, the gain is one under PGD. What speaks for it: the exact classifier, whose gradient is
 # exact, keeps as many; and slopes and margins of {numref}`fig-floor` predict it.
 
 # %%

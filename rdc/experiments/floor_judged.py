@@ -6,7 +6,7 @@ The floor was chosen on other images (experiment floor). The classifiers without
 from rdc.experiments._rows import lm, row
 
 ROWS = (
-    row("floor", "DC floor", n=96, priority=-2),
+    row("floor", "DC floor", n=48, priority=-2),
     *(lm("floor", g, "released", model="RDC floor", n=32, priority=-1) for g in ("exact", "smoothed 0.3", "bpda")),
     *(row("floor", "DC floor", attack=a, n=32, priority=-1) for a in ("apgd", "pgd-targets", "square")),
     row("floor", "DC floor", "transfer", n=32),
