@@ -121,10 +121,10 @@ rows = []
 for model in clean:
     union = kept(model, "pgd", "targeted", "square")
     rows.append({
-        "model": model, "clean": str(clean[model].accuracy("clean")), "Linf 8/255, union": share(union),
-        "L2 0.5": share(kept(model, "pgd", eps="0.5")), "StAdv 0.05": share(kept(model, "stadv", eps="0.05")),
+        "model": model, "clean": str(clean[model].accuracy("clean")), "Linf 8/255, PGD": share(kept(model, "pgd")),
+        "union": share(union), "L2 0.5": share(kept(model, "pgd", eps="0.5")), "StAdv 0.05": share(kept(model, "stadv", eps="0.05")),
     })  # fmt: skip
-show_table(rows, "Right on clean images, and after attacks; union: PGD, nine targets and Square where they were run")
+show_table(rows, "Right on clean images, and after attacks; union: PGD, nine targets and Square, on the images that all that were run have seen")
 
 # %% tags=["remove-cell"]
 strongest, other = kept("at-linf", "pgd", "targeted", "square"), kept("at-l2", "pgd")
