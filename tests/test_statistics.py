@@ -85,10 +85,10 @@ def test_the_auroc_is_mann_whitneys_and_its_interval_covers_its_truth(share):
     for _ in range(400):
         a, b = rng.normal(1, 1, 40), rng.normal(0, 1, 40)
         a = a if share is None else 1 + share * b + np.sqrt(1 - share**2) * (a - 1)
-        found = auroc(a, b, paired=share is not None)
+        found = auroc(a.tolist(), b.tolist(), paired=share is not None)
         assert found.value == pytest.approx(mannwhitneyu(a, b).statistic / 1600) and found.low < found.value < found.high
         hits += found.low <= truth <= found.high
-        turned = auroc(b, a, paired=share is not None)
+        turned = auroc(b.tolist(), a.tolist(), paired=share is not None)
         assert (1 - turned.high, 1 - turned.low) == pytest.approx((found.low, found.high))
     assert 366 <= hits <= 393  # three standard deviations, and DeLong is a little short
 

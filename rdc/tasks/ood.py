@@ -94,6 +94,7 @@ def roots(row: Row) -> Sequence[str]:
 
 def toy(row: Row) -> Row:
     """Return a row at toy size."""
-    arguments = {**row.arguments, **({"reference": [300, 302]} if "reference" in row.arguments else {})}
+    arguments = {**row.arguments, "severity": 3 if row.arguments["severity"] else 0}
+    arguments |= {"reference": [300, 302]} if "reference" in row.arguments else {}
     small = attack.toy(replace(row, arguments={}))
     return replace(small, arguments=arguments)
