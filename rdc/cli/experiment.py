@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from rdc.cli.forecast import forecast
 from rdc.cli.options import Device, Quiet, pick_device
 from rdc.experiments import Experiment, experiment, names
 from rdc.runs.campaign import Campaign, campaign_state, run_campaign
@@ -47,6 +48,8 @@ def experiment_command(
       rdc experiment status rdc-gradient
       rdc experiment run rdc-gradient --minutes 9 --device cuda --out run1
       rdc experiment merge run1 run2
+
+    The experiments paper-... need published denoisers, and say which; before they start they print what they cost here.
     """
     if action == "merge":
         return merge_folders([Path(name) for name in what], out)
@@ -64,6 +67,8 @@ def experiment_command(
             print_state(one, campaign, files(one.name, out))
         else:
             *known, path = files(one.name, out)
+            if (line := forecast(one.name, rows, pick_device(device))) is not None:
+                print(line, flush=True)
             execute = None if ray is None else partial(on_ray, address=None if ray == "local" else ray, cpus=cpus, gpus=gpus)
             done, left = run_campaign(campaign, path, () if toy_size else known, left_over, workers, quiet, execute)
             print(f"{one.name}: {done} cells done, {left} left; {path}")

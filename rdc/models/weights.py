@@ -16,10 +16,10 @@ IMPLIED = {"lm-cnn": "cnn"}
 def checkpoints_of(name: str, data: str, options: Mapping[str, Any]) -> dict[str, str]:
     """Return the first 12 digits of the hash of the tensors of every file of weights behind a model, by its name.
 
-    What is trained on the spot, or follows from the data, has none.
+    What is trained on the spot, or follows from the data, has none; a file that is not here is ``missing``.
 
     Raises:
-        ValueError: if there is no such model or file.
+        ValueError: if there is no such model, or a file is no checkpoint.
     """
     from rdc.classify.baselines import BASELINES
     from rdc.classify.reference import KINDS
@@ -38,7 +38,7 @@ def checkpoints_of(name: str, data: str, options: Mapping[str, Any]) -> dict[str
         values["denoiser"] = name
     files = [denoiser_file(values[o], data) for o in DENOISERS if values.get(o)]
     files += [network_file(values[o], data) for o in NETWORKS if values.get(o)]
-    return {path.stem: digest_of(path, kind) for path, kind in filter(None, files)}
+    return {path.stem: digest_of(path, kind) if path.exists() else "missing" for path, kind in filter(None, files)}
 
 
 def denoiser_file(name: str, data: str) -> tuple[Path, str] | None:
