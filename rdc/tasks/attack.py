@@ -207,5 +207,6 @@ def toy(row: Row) -> Row:
     own = {**row.options, **{name: value for name, value in TOY_OPTIONS.items() if name in fewer}}
     own |= {name: "single-head" for name in ("denoiser", "unconditional") if str(own.get(name)).endswith(".safetensors")}
     given = {**row.arguments, **{name: value for name, value in TOY.items() if name in row.arguments}}
+    given |= {"version": "custom", "attacks": ["apgd-dlr"]} if given.get("version") == "standard" else {}
     n = 1 if own.get("noise") == "fresh" else 2  # each is judged twenty times
     return replace(row, data="digits", n=n, start=0, block=n, options=own, arguments=given)
