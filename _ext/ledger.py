@@ -89,8 +89,7 @@ class Checklist(Table):
         state, words = status(item, self.folder)
         judged = [f"{name} {judge(claims()[name], self.folder).verdict}" for name in item.claims]
         said = "".join(f"{part}. " for part in (words, item.note, ", ".join(judged)) if part)
-        commands = "\n$ ".join(item.command.split("; "))
-        files = f"\n\nWith {item.files}:\n\n```console\n$ {commands}\n```" if commands else ""
+        files = f"\n\nWith {item.files}:\n\n```console\n$ {item.command}\n```" if item.command else ""
         return f"**{item.id}**", f"{item.what} ({item.place})", state, f"{said}{linked(item.page)}{files}".strip()
 
 

@@ -54,7 +54,7 @@ def baseline_network(kind: str, data: str = "fashion-mini", device: str | torch.
     """Load a network that comes with the package, in evaluation mode, its parameters frozen.
 
     Arguments:
-        kind: One of :data:`BASELINES`.
+        kind: One of ``BASELINES``.
         data: ``digits`` or ``fashion-mini``; that of ``fashion-mini`` serves ``fashion``, too.
         device: Where the network shall live.
 

@@ -19,8 +19,7 @@ from rdc.findings.robust_classification import DC, HEADS, LM, OOD, OPTIMAL, RAND
 from rdc.runs.record import book_folder
 
 State = Literal["done here", "at our size", "needs files", "absent"]
-EDM = "rdc convert edm-cifar10-32x32-cond-vp.pkl runs/edm.safetensors"
-ATTACK = "rdc attack --model runs/edm.safetensors --data cifar10 --norm Linf --eps 8/255 --n 512 --rows runs/edm.jsonl"
+RDC, NDC, FILES = "rdc experiment run paper-rdc", "rdc experiment run paper-ndc", "CIFAR-10 and the published EDM checkpoints"
 FOLDER = "rdc accuracy --model runs/mine.safetensors --data folder:PATH"
 CERTIFY = "rdc certify --model epndc --denoiser runs/mine.safetensors --data folder:PATH"
 
@@ -83,10 +82,10 @@ ITEMS = (
     Item("R3", "Table 1", "The generative baselines SBGC, HybViT and JEM", ("flow", "baselines"), claims=("A6",),
          note="no HybViT", page=OOD),
     Item("R4", "Table 1", "Likelihood maximisation before a network", ("rdc-suite",), claims=("A10",), page=PARTS),
-    Item("R5", "Table 1", "The diffusion classifier", ("dc-settings", "rdc-gradient", "cifar10"), command=f"{EDM}; {ATTACK}",
-         files="the published EDM checkpoint and CIFAR-10", claims=("A7",), page=DC),
-    Item("R6", "Table 1", "RDC (N+T)", ("rdc-gradient", "rdc-suite", "union"), claims=("A8", "A9", "A16b"),
-         note="the published network with heads was not released", page=ATTACKS),
+    Item("R5", "Table 1", "The diffusion classifier", ("dc-settings", "rdc-gradient", "cifar10"), command=RDC, files=FILES,
+         claims=("A7",), page=DC),
+    Item("R6", "Table 1", "RDC (N+T)", ("rdc-gradient", "rdc-suite", "union"), command=RDC, files=FILES,
+         claims=("A8", "A9", "A16b"), note="the published network with heads was not released", page=ATTACKS),
     Item("R7", "Table 2", "BPDA, exact gradient and Lagrange attack", ("rdc-gradient", "rdc-attacks"),
          claims=("A16", "A16a", "A17"), page=ATTACKS),
     Item("R8", "Figure 2a", "Cosines of gradients against averaging", ("gradient-randomness",), claims=("A18",), page=RANDOM),
@@ -131,7 +130,8 @@ ITEMS = (
     Item("G11", "Appendix B", "Functions added to the logits", tests=("tests/test_guide_align.py",), claims=("C1",), page=GUIDED),
     Item("G12", "Section 5.1", "Training of the guide", ("guidance-audit", "guidance-threats"), claims=("C6a", "C6b"),
          note="short trainings", page=METHODS),
-    Item("N1", "Table 1", "Certified accuracy of APNDC, CIFAR-10", ("certificates-curves",), claims=("B3", "B5"), page=CERTIFIED),
+    Item("N1", "Table 1", "Certified accuracy of APNDC, CIFAR-10", ("certificates-curves",), command=NDC, files=FILES,
+         claims=("B3", "B5"), page=CERTIFIED),
     Item("N2", "Table 1", "EPNDC against APNDC", ("certificates-curves", "certificates-levels"), claims=("B3",), page=CERTIFIED),
     Item("N3", "Section 3.2", "The Lipschitz certificate", ("certificates-lipschitz",), ("tests/test_lipschitz.py",),
          claims=("B1", "B1a"), page=CERTIFIED),

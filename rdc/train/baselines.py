@@ -91,7 +91,7 @@ def recipe_for(kind: str, data: str) -> BaselineRecipe:
     """Return the recipe of a baseline.
 
     Arguments:
-        kind: One of :data:`rdc.classify.baselines.BASELINES`.
+        kind: One of ``rdc.classify.baselines.BASELINES``.
         data: ``digits`` or ``fashion-mini``.
 
     Raises:
