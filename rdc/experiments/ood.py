@@ -2,8 +2,8 @@
 
 Fashion-MNIST. The bits are those of the density at a noise of 0.1 (model units), without a label: by the probability flow of the
 trained denoiser and of the optimal one, by the bound, and for the optimal one exact. They are ranked among those of 128 clean
-images that are not corrupted here. The flow of the optimal denoiser is stiff off the data and has not converged with its 32 steps:
-of those rows only ``exact`` and ``elbo`` are used.
+images that are not corrupted here. The flow of the optimal denoiser is stiff off the data and has not converged in 32 steps: of
+those rows only ``exact`` and ``elbo`` are used.
 """
 
 from typing import Any
