@@ -91,7 +91,8 @@ OPTIMAL, GAP, NEAREST, STORED = (
 )
 LM = "notebooks/06_likelihood_maximization"
 OOD, BY_PGD = "notebooks/13_out_of_distribution", {"data": "digits", "attack": "pgd"}
-DC, HEADS, RANDOM = "notebooks/04_diffusion_classifier", "notebooks/07_multihead", "notebooks/08_gradient_randomness"
+DC, STEPS, LOSS = (f"notebooks/04{page}" for page in ("_diffusion_classifier", "c_time_steps", "e_large_loss"))
+HEADS, RANDOM = "notebooks/07_multihead", "notebooks/08_gradient_randomness"
 FLOOR = "notebooks/12_floor"
 
 CLAIMS = (
@@ -120,7 +121,7 @@ CLAIMS = (
     ),
     Claim(
         "A5", "Section 3.3", "On adversarial images the trained model's loss is much larger than the optimal one's.",
-        "compared on a few images in the chapter; no record has it", page=DC,
+        "compared on a few images in the chapter; no record has it", page=LOSS,
     ),
     Claim(
         "A6", "Table 1", "The diffusion classifier is far more robust than earlier generative classifiers (JEM, SBGC).",
@@ -181,7 +182,7 @@ CLAIMS = (
             Evidence(time_steps(8, "none"), time_steps(64, "none"), bound=MARGIN),
             Evidence(time_steps(8, "pgd"), time_steps(2, "pgd")),
         ),
-        page=DC,
+        page=STEPS,
     ),
     Claim(
         "A15", "Section 4.5", "More draws of the noise, or noise shared by the classes, make the classifier no more robust.",

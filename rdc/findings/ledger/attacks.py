@@ -8,7 +8,7 @@ from rdc.findings.claim import Side
 from rdc.findings.ledger import Effect, Entry
 from rdc.findings.robust_classification import HEADS, LM, RANDOM, compared, heads, rdc, suite, trained
 
-ATTACKS, PARTS, AUDITED = "notebooks/06b_rdc_attacks", "notebooks/06c_rdc_parts", "notebooks/05_adaptive_attacks"
+ATTACKS, PARTS, AUDITED = "notebooks/06b_rdc_attacks", "notebooks/06c_rdc_parts", "notebooks/05e_audit"
 
 
 def on_rdc(attack: str, gradient: str = "smoothed 0.3") -> Side:
