@@ -67,6 +67,7 @@ if device == "auto":
     device = "cuda" if torch.cuda.is_available() else "cpu"
 train, test = load(data, "train"), load(data, "test")
 x, y = test.x[:n].to(device), test.y[:n].to(device)
+own = torch.nn.functional.one_hot(y, int(train.y.max()) + 1).bool()
 optimal = OptimalDenoiser(train.x, train.y).to(device)
 
 # %% tags=["hide-input"]
@@ -177,7 +178,7 @@ plt.show()
 # %%
 with torch.no_grad():
     at_one = optimal.log_density(2 * x - 1, 1.0)
-rival = at_one.scatter(1, y[:, None], -torch.inf).argmax(1)
+rival = at_one.masked_fill(own, -torch.inf).argmax(1)
 
 
 def odds_and_slope(s: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -29,7 +29,7 @@
 seed: int = 0  # seed of all random numbers
 severity: int = 3  # of the corruptions that are drawn and compared
 image: int = 3  # the test image that is drawn
-steps: list[int] = [8, 16, 32, 64, 128]  # steps of the flow in the check
+flow_steps: list[int] = [8, 16, 32, 64, 128]  # steps of the flow in the check
 n_signs: int = 3  # images of the check of the signs
 
 # %% tags=["hide-input"]
@@ -101,7 +101,7 @@ optimal = OptimalDenoiser(points, torch.tensor([0, 0, 0, 0, 0]))
 z = 2 * rand((20, 1, 1, 2), seed, "z").double() - 1
 exact, signs = optimal.log_density(z, 0.2)[:, 0], probes((1, 1, 2), 0, seed, z)
 errors = {}
-for count in steps:
+for count in flow_steps:
     grid = flow_grid(count, 0.2, 20.0)
     found = flow_log_density(
         optimal,
@@ -114,7 +114,7 @@ for count in steps:
     print(f"{count:4d} steps: largest error {errors[count]:.4f} nats")
 
 # %% tags=["remove-cell"]
-claim(3 < errors[steps[-2]] / errors[steps[-1]] < 5)
+claim(3 < errors[flow_steps[-2]] / errors[flow_steps[-1]] < 5)
 
 # %% [markdown]
 # In bits per dimension, $-\log_2 p / n + \log_2 \tfrac{255}2$, a density at $\sigma = 0.1$ (not at 0: most
