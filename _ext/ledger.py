@@ -37,34 +37,32 @@ def linked(page: str) -> str:
     return f" {{doc}}`Page </{page}>`." if page else ""
 
 
-class Table(SphinxDirective):
-    """A table; ``markdown`` of the argument is parsed as a part of the page."""
-
-    required_arguments = 1
-    folder: Path
-
-    def run(self) -> list[nodes.Node]:
-        """Parse the table."""
-        self.folder = Path(self.env.srcdir, "results")
-        for file in sorted(self.folder.glob("*.jsonl")):
-            self.env.note_dependency(str(file))
-        box = nodes.container()
-        text = self.markdown(*self.arguments or [""])
-        self.state.nested_parse(StringList(text.split("\n"), self.env.docname), 0, box)
-        return list(box.children)
-
-    def markdown(self, name: str) -> str:
-        """Return the table in MyST."""
-        raise NotImplementedError
+def results(directive: SphinxDirective) -> Path:
+    """Return the folder of the results, on which the page depends from now on."""
+    folder = Path(directive.env.srcdir, "results")
+    for file in sorted(folder.glob("*.jsonl")):
+        directive.env.note_dependency(str(file))
+    return folder
 
 
-class Ledger(Table):
+def parsed(directive: SphinxDirective, text: str) -> list[nodes.Node]:
+    """Return a table in MyST as a part of the page."""
+    box = nodes.container()
+    directive.state.nested_parse(StringList(text.split("\n"), directive.env.docname), 0, box)
+    return list(box.children)
+
+
+class Ledger(SphinxDirective):
     """A section of the ledger."""
 
-    def markdown(self, name: str) -> str:
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
         """One row an entry."""
+        self.folder, name = results(self), self.arguments[0]
         found = [entry for entry in entries().values() if entry.id.rpartition("-")[0] == name]
-        return table(SECTIONS[name], "16 22 29 33", ("entry", "paper", "released code", "here"), [self.row(e) for e in found])
+        head = ("entry", "paper", "released code", "here")
+        return parsed(self, table(SECTIONS[name], "16 22 29 33", head, [self.row(e) for e in found]))
 
     def row(self, entry: Entry) -> tuple[str, ...]:
         """The four cells."""
@@ -75,14 +73,17 @@ class Ledger(Table):
         return f"**{entry.id}** ({SIZES[entry.size]})\n\n{entry.title}", entry.paper, entry.code, here
 
 
-class Checklist(Table):
+class Checklist(SphinxDirective):
     """The experiments of one paper."""
 
-    def markdown(self, name: str) -> str:
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
         """One row an experiment."""
+        self.folder, name = results(self), self.arguments[0]
         found = [item for item in ITEMS if item.id[0] == name]
         head = ("id", "experiment", "status", "what there is")
-        return table(f"{len(found)} experiments", "9 29 13 49", head, [self.row(item) for item in found])
+        return parsed(self, table(f"{len(found)} experiments", "9 29 13 49", head, [self.row(item) for item in found]))
 
     def row(self, item: Item) -> tuple[str, ...]:
         """The four cells."""
@@ -93,17 +94,15 @@ class Checklist(Table):
         return f"**{item.id}**", f"{item.what} ({item.place})", state, f"{said}{linked(item.page)}{files}".strip()
 
 
-class Planted(Table):
+class Planted(SphinxDirective):
     """What the audit says of each planted defence, from the stored words."""
 
-    required_arguments = 0
-
-    def markdown(self, name: str) -> str:
+    def run(self) -> list[nodes.Node]:
         """One row a model."""
         found = experiment("planted")
-        store, head = Store.read(self.folder / "planted.jsonl"), ("model", "what it is", "checks that fail", "all checks")
+        store, head = Store.read(results(self) / "planted.jsonl"), ("model", "what it is", "checks that fail", "all checks")
         rows = [self.row(row, store.of(row)) for row in found.rows]
-        return table(f"Audits of PGD, {found.rows[0].n} images", "22 22 40 16", head, rows)
+        return parsed(self, table(f"Audits of PGD, {found.rows[0].n} images", "22 22 40 16", head, rows))
 
     def row(self, row: Row, found: Found) -> tuple[str, ...]:
         """The four cells."""

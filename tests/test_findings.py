@@ -117,6 +117,10 @@ def test_the_figure_of_the_readme_shows_the_counts_of_the_results():
     assert set(re.findall(r">(\d+ of \d+)<", text)) == counts, "run: rdc findings --figure book/headline.svg"
 
 
+def test_the_bars_of_the_headline_are_of_the_same_images():
+    assert len({value.n for value in headline().values()}) == 1
+
+
 def test_a_figure_needs_all_its_results(tmp_path):
     with pytest.raises(ValueError, match="no results for cnn, dc, .*rdc experiment run"):
         headline(tmp_path)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rdc.findings.claim import Side, rate
+from rdc.findings.claim import Side, outcomes
 from rdc.findings.robust_classification import alone, rdc, trained
 from rdc.runs.statistics import Accuracy
 
@@ -26,16 +26,19 @@ GREY, BLUE, ORANGE = "#949494", "#0173b2", "#de8f05"  # of seaborn's colour-blin
 def headline(folder: str | Path | None = None) -> dict[str, Accuracy]:
     """Return how many of the first test images of Fashion-MNIST each defence keeps under Linf 8/255, by short name.
 
+    The images are those that all of them have met, so that the rates compare.
+
     Arguments:
         folder: Where the results are; by default those of the book.
 
     Raises:
         ValueError: if one of them was not run.
     """
-    found = {name: rate(side, folder) for name, (_, side) in BARS.items()}
-    if missing := [name for name, value in found.items() if value is None]:
+    found = {name: outcomes(side, folder) for name, (_, side) in BARS.items()}
+    if missing := [name for name, images in found.items() if not images]:
         raise ValueError(f"no results for {', '.join(missing)}; run: rdc experiment run rdc-gradient reference nearest")
-    return {name: value for name, value in found.items() if value is not None}
+    shared = set.intersection(*map(set, found.values()))
+    return {name: Accuracy.of(sum(images[i] for i in shared), len(shared)) for name, images in found.items()}
 
 
 def draw_headline(ax: Any, folder: str | Path | None = None, color: str = "black") -> None:
