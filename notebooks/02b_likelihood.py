@@ -34,10 +34,10 @@ nodes: int = 128  # quadrature nodes per axis in the toy
 import math
 
 import matplotlib.pyplot as plt
-import numpy as np
 import torch
 from torch import Tensor
 
+from rdc.certify.grid import averages, gaussian_grid, legendre
 from rdc.denoise import OptimalDenoiser
 from rdc.notebook import check_parameters, glue
 from rdc.plots import style
@@ -57,53 +57,18 @@ corners = torch.rand(
 toy_labels = torch.arange(8) % 2
 toy = OptimalDenoiser(corners, toy_labels)
 
-
-def gaussian_grid(count: int, dims: int = 2) -> tuple[Tensor, Tensor]:
-    """Nodes ``(count^dims, 1, 1, dims)`` and weights of the trapezoid rule
-    for a standard normal, on [-7, 7] per axis.
-    """
-    line = torch.linspace(-7, 7, count, dtype=torch.float64)
-    density = torch.exp(-(line**2) / 2)
-    points = torch.cartesian_prod(*[line] * dims).reshape(-1, 1, 1, dims)
-    return points, torch.cartesian_prod(
-        *[density / density.sum()] * dims
-    ).reshape(len(points), -1).prod(dim=1)
-
-
-def average(
-    model: OptimalDenoiser, z: Tensor, sigma: float, count: int = nodes
-) -> tuple[Tensor, Tensor]:
-    """``J`` and ``m`` at one point ``z`` ``(1, 1, dims)`` for every class, by
-    quadrature: two tensors ``(K,)``.
-    """
-    eps, w = (v.to(z) for v in gaussian_grid(count, z.shape[-1]))
-    noisy = z + sigma * eps
-    loss = (model.all_classes(noisy, sigma) - z).square().flatten(2).sum(dim=2)
-    return w @ model.log_density(noisy, sigma), w @ loss
-
-
-def legendre(low: float, high: float, count: int) -> tuple[list[float], Tensor]:
-    """Gauss-Legendre rule for ``d sigma`` on [low, high], in ``log sigma``:
-    nodes and weights.
-    """
-    u, w = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(count))
-    span = math.log(high / low)
-    sigma = low * torch.exp(span * (u + 1) / 2)
-    return sigma.tolist(), w * sigma * span / 2
-
-
 # %% tags=["hide-input"]
 low, high = 0.25, 20.0
 spot = torch.tensor(
     [[[0.3, -0.4]]], dtype=torch.float64
 )  # any point will do; this one is no data point
 print("levels   J(low) from the integral    error (nats), class 0 and 1")
-truth, ceiling = average(toy, spot, low)[0], average(toy, spot, high)[0]
+truth, ceiling = (averages(toy, spot, s, nodes)[0] for s in (low, high))
 errors = {}
 for count in (4, 8, 16, 32, 64):
     sigma, weight = legendre(low, high, count)
     area = sum(
-        w * average(toy, spot, s)[1] / s**3
+        w * averages(toy, spot, s, nodes)[1] / s**3
         for s, w in zip(sigma, weight, strict=True)
     )
     estimate = ceiling + 2 * math.log(high / low) - area
@@ -239,7 +204,7 @@ plt.show()
 
 # %%
 area = sum(
-    w * average(toy, spot, s)[1] / s**3
+    w * averages(toy, spot, s, nodes)[1] / s**3
     for s, w in zip(*legendre(low, high, 64), strict=True)
 )
 by_losses = ceiling + 2 * math.log(high / low) - area
@@ -261,7 +226,7 @@ tau = 0.3
 
 def smooth_loss(z: Tensor, u: float, count: int) -> Tensor:
     """``m(u)`` of the smooth density ``p_tau`` at ``z``, for every class."""
-    eps, w = (v.to(z) for v in gaussian_grid(count))
+    eps, w = (v.to(z) for v in gaussian_grid(count, 7.0))
     noisy, s = z + u * eps, math.hypot(tau, u)
     mean = (u**2 * toy.all_classes(noisy, s) + tau**2 * noisy[:, None]) / s**2
     return w @ (mean - z).square().flatten(2).sum(dim=2)

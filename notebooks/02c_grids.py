@@ -38,6 +38,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rdc.certify.grid import averages, gaussian_grid
 from rdc.denoise import OptimalDenoiser, to_model
 from rdc.notebook import check_parameters, claim, glue
 from rdc.plots import style
@@ -55,36 +56,11 @@ low, high = 0.25, 20.0
 spot = torch.tensor([[[0.3, -0.4]]], dtype=torch.float64)
 
 
-def gaussian_grid(count: int, dims: int = 2) -> tuple[Tensor, Tensor]:
-    """Nodes ``(count^dims, 1, 1, dims)`` and weights of the trapezoid rule
-    for a standard normal, on [-7, 7] per axis.
-    """
-    line = torch.linspace(-7, 7, count, dtype=torch.float64)
-    density = torch.exp(-(line**2) / 2)
-    points = torch.cartesian_prod(*[line] * dims).reshape(-1, 1, 1, dims)
-    return points, torch.cartesian_prod(
-        *[density / density.sum()] * dims
-    ).reshape(len(points), -1).prod(dim=1)
-
-
-def average(
-    model: OptimalDenoiser, z: Tensor, sigma: float, count: int = nodes
-) -> tuple[Tensor, Tensor]:
-    """``J`` and ``m`` at one point ``z`` ``(1, 1, dims)`` for every class, by
-    quadrature: two tensors ``(K,)``.
-    """
-    eps, w = (v.to(z) for v in gaussian_grid(count, z.shape[-1]))
-    noisy = z + sigma * eps
-    loss = (model.all_classes(noisy, sigma) - z).square().flatten(2).sum(dim=2)
-    return w @ model.log_density(noisy, sigma), w @ loss
-
-
 def log_grid(low: float, high: float, count: int) -> Tensor:
     """``count + 1`` levels, evenly spaced in ``log sigma``."""
     return low * (high / low) ** (
         torch.arange(count + 1, dtype=torch.float64) / count
     )
-
 
 # %% [markdown]
 # **A classifier has a handful of noise levels. What does its sum bound?** Not what one would think: with few steps it can rate a point between two images higher than the data does.
@@ -121,7 +97,6 @@ def chain_log_density(grid: Tensor, at: Tensor) -> Tensor:
         density = kernel @ mass
     return density.log()
 
-
 # %% mystnb={"figure": {"caption": "Density at level $\\sigma_0 = 0.25$ of two images at $\\pm 1$: of the data, and of chains with $T$ steps and the optimal denoiser.", "name": "fig-diffusion-chain"}, "image": {"alt": "The data density has two peaks and almost nothing between; the chain of two steps is one broad hump, and more steps come closer to the data", "width": "60%"}} tags=["hide-input"]
 fig, ax = plt.subplots(figsize=(6.8, 3.4))
 line = torch.linspace(-2, 2, 401, dtype=torch.float64)
@@ -139,7 +114,6 @@ ax.set(xlabel="$z_0$ (model units)", ylabel="density")
 ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 fig.tight_layout()
 plt.show()
-
 
 # %% [markdown]
 # ## What finite grids do
@@ -167,7 +141,6 @@ plt.show()
 # Averaged over the data, $m$ is the minimal mean square error of the class. More noise cannot make that smaller, so the gap is not negative.
 # Its size falls like $1/T$. The trapezoid rule is symmetric in the interval, and its error falls like $1/T^2$.
 
-
 # %%
 def sums(
     ceiling: float, losses: Tensor, grid: Tensor, rule: str, dims: int
@@ -191,7 +164,8 @@ for z_atom, k in atoms:
     j, m = (
         torch.stack(v)[:, k]
         for v in zip(
-            *[average(toy, z_atom, s) for s in fine.tolist()], strict=True
+            *[averages(toy, z_atom, s, nodes) for s in fine.tolist()],
+            strict=True,
         )
     )
     for rule in gaps:
@@ -260,15 +234,21 @@ glue("diffusion-trapezoid-gap", abs(gaps["trapezoid"][counts.index(32)]))
 # %%
 # NBVAL_CHECK_OUTPUT
 middle = torch.zeros(1, 1, 1, dtype=torch.float64)
-eps_line, mass_line = gaussian_grid(nodes, dims=1)
-data_j = float(average(pair, middle, low)[0])
+eps_line, mass_line = gaussian_grid(nodes, 7.0, 1)
+data_j = float(averages(pair, middle, low, nodes)[0])
 table = {}
 print("at z = 0:   T   bound B_T   E log p_chain   J of the data")
 for t in (2, 4, 8, 16, 32):
     grid_t = log_grid(low, high, t)
-    losses = torch.cat([average(pair, middle, v)[1] for v in grid_t.tolist()])
+    losses = torch.cat(
+        [averages(pair, middle, v, nodes)[1] for v in grid_t.tolist()]
+    )
     bound = sums(
-        float(average(pair, middle, high)[0]), losses, grid_t, "chain", dims=1
+        float(averages(pair, middle, high, nodes)[0]),
+        losses,
+        grid_t,
+        "chain",
+        dims=1,
     )
     table[t] = (
         bound,
@@ -309,7 +289,7 @@ print(
 )
 tails = {}
 for last in (1.0, 2.0, 3.0, 5.0, 20.0):
-    j, m = average(toy, spot, last)
+    j, m = averages(toy, spot, last, nodes)
     tail, guess = (
         -j - math.log(2 * math.pi * math.e * last**2),
         m / (2 * last**2),

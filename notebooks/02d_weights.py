@@ -39,6 +39,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rdc.certify.grid import averages, legendre
 from rdc.data import load
 from rdc.denoise import OptimalDenoiser, to_model
 from rdc.notebook import check_parameters, claim, glue
@@ -59,50 +60,14 @@ digits = load("digits", "train")
 exact = OptimalDenoiser(digits.x.double(), digits.y)
 
 
-def gaussian_grid(count: int, dims: int = 2) -> tuple[Tensor, Tensor]:
-    """Nodes ``(count^dims, 1, 1, dims)`` and weights of the trapezoid rule
-    for a standard normal, on [-7, 7] per axis.
-    """
-    line = torch.linspace(-7, 7, count, dtype=torch.float64)
-    density = torch.exp(-(line**2) / 2)
-    points = torch.cartesian_prod(*[line] * dims).reshape(-1, 1, 1, dims)
-    return points, torch.cartesian_prod(
-        *[density / density.sum()] * dims
-    ).reshape(len(points), -1).prod(dim=1)
-
-
-def average(
-    model: OptimalDenoiser, z: Tensor, sigma: float, count: int = nodes
-) -> tuple[Tensor, Tensor]:
-    """``J`` and ``m`` at one point ``z`` ``(1, 1, dims)`` for every class, by
-    quadrature: two tensors ``(K,)``.
-    """
-    eps, w = (v.to(z) for v in gaussian_grid(count, z.shape[-1]))
-    noisy = z + sigma * eps
-    loss = (model.all_classes(noisy, sigma) - z).square().flatten(2).sum(dim=2)
-    return w @ model.log_density(noisy, sigma), w @ loss
-
-
-def legendre(low: float, high: float, count: int) -> tuple[list[float], Tensor]:
-    """Gauss-Legendre rule for ``d sigma`` on [low, high], in ``log sigma``:
-    nodes and weights.
-    """
-    u, w = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(count))
-    span = math.log(high / low)
-    sigma = low * torch.exp(span * (u + 1) / 2)
-    return sigma.tolist(), w * sigma * span / 2
-
-
 def log_grid(low: float, high: float, count: int) -> Tensor:
     """``count + 1`` levels, evenly spaced in ``log sigma``."""
     return low * (high / low) ** (
         torch.arange(count + 1, dtype=torch.float64) / count
     )
 
-
 # %% [markdown]
 # **Trained networks rarely come with the weight of the likelihood. What do their losses say?** {numref}`fig-diffusion-weights` shows the weights of this book beside it.
-
 
 # %% tags=["hide-input"]
 def relative_weight(kind: str) -> tuple[np.ndarray, np.ndarray]:
@@ -213,14 +178,14 @@ kinds = {
 }
 kinds["vp"] = kinds["vp"][kinds["vp"].sigma > low]
 ratio = torch.stack(
-    [average(toy, s, low, 64)[0] for s in spots]
+    [averages(toy, s, low, 64)[0] for s in spots]
 ) @ torch.tensor([1.0, -1.0], dtype=torch.float64)
 logit_ratio = {}
 for kind, chosen in kinds.items():
     m = torch.stack(
         [
             torch.stack(
-                [average(toy, s, v, 48)[1] for v in chosen.sigma.tolist()]
+                [averages(toy, s, v, 48)[1] for v in chosen.sigma.tolist()]
             )
             for s in spots
         ]
@@ -327,13 +292,13 @@ claim(sum(same_class) >= len(same_class) - 1)
 
 # %%
 sigma, weight = legendre(low, high, 64)
-pairs = [average(toy, spot, s) for s in sigma]
+pairs = [averages(toy, spot, s, nodes) for s in sigma]
 left = -sum(
     w * m / s**2 for (_, m), s, w in zip(pairs, sigma, weight, strict=True)
 )
 right = (
-    low * average(toy, spot, low)[0]
-    - high * average(toy, spot, high)[0]
+    low * averages(toy, spot, low, nodes)[0]
+    - high * averages(toy, spot, high, nodes)[0]
     + sum(w * j for (j, _), w in zip(pairs, weight, strict=True))
     - 2 * (high - low)
 )
