@@ -133,7 +133,7 @@ style()
 # probabilities under noise are two integrals on a grid, so we know the smoothed classifier and its true radius.
 
 
-# %%
+# %% tags=["hide-input"]
 class Bayes(nn.Module):
     """The best classifier of noisy images: log p_tau(z_tau | y) of a finite data set with equally many images a class."""
 
@@ -335,7 +335,7 @@ plt.show()
 # For $m = 1$ that is $\alpha$ by {eq}`eq-cert-cp`. For $k = n$ it is $(\alpha^{1/(mn)})^n = \alpha^{1/m}$.
 
 
-# %%
+# %% tags=["hide-input"]
 def error_of_claims(n: int, m: int) -> np.ndarray:
     """For every count that certifies something, the largest probability that its claim is false."""
     k = np.arange(n // 2 + 1, n + 1)
@@ -374,7 +374,7 @@ assert abs(errors["1000 draws, times 10"][-1] - alpha**0.1) < 1e-6
 #
 # Not with the bound of a single look. Here the truth is a $p$ that equals the target, and a run that ever claims more is false.
 
-# %%
+# %% tags=["hide-input"]
 p_target = float(norm.cdf(1.0))  # radius sigma
 uniform = torch.rand(peek_runs, peek_n, generator=generator(seed, "certify", "peek")).numpy()
 k_all = (uniform < p_target).cumsum(axis=1)
@@ -460,7 +460,7 @@ claim(all(ever[name].low <= toy_alpha for name in list(ever)[1:]))
 #
 # A bound that may be looked at any time is lower than one for a single look. In units of $\sigma$:
 
-# %%
+# %% tags=["hide-input"]
 rows = []
 for share in (1.0, 0.99, 0.9):
     for n in (1000, 10_000):
@@ -485,7 +485,7 @@ claim(0 < cost < 0.05)
 # counts, with the same random numbers for every $p$, and ask for a radius of $\sigma$ and of $2 \sigma$.
 
 
-# %%
+# %% tags=["hide-input"]
 def simulate(plan: Plan, p: float, u: np.ndarray) -> tuple[float, float]:
     """Mean number of draws, and share of runs that meet the target, when the probability of success is p."""
     k_at = (u < p).cumsum(axis=1, dtype=np.int32)[:, np.array(plan.looks) - 1]

@@ -190,7 +190,7 @@ print(
 # $\log p_\tau(z_\tau \mid y)$, as a bound and as a classifier.
 
 
-# %%
+# %% tags=["hide-input"]
 def expected_losses(model: OptimalDenoiser, z: Tensor, steps: Steps) -> Tensor:
     """Weighted losses with the exact expectation over the noise, less what classes share, ``(N, K)``."""
     eps, chance = (v.to(z) for v in gaussian_grid())
@@ -304,7 +304,7 @@ def noisy_digits(count: int, sigma: float) -> Tensor:
     return x + sigma * randn_each(tuple(x.shape[1:]), keys, like=x)
 
 
-# %%
+# %% tags=["hide-input"]
 x_noise = noisy_digits(n_noise, sigmas[0])
 exact_odds = digits.log_density(to_model(x_noise), 2 * sigmas[0])
 pair = exact_odds.topk(2, dim=1).indices
@@ -406,7 +406,7 @@ glue("cert-shared", f"{shared_gain:.1f}")
 #
 # The variants classify noisy digits, beside the exact posterior.
 
-# %%
+# %% tags=["hide-input"]
 variants: dict[str, Any] = {
     "EPNDC, 16 levels, one draw": partial(EPNDC, count=16, antithetic=False),
     "EPNDC, 8 levels, mirror images": partial(EPNDC),

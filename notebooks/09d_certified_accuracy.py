@@ -159,7 +159,7 @@ glue("cert-released-constant", f"{constants['rigorous'] / constants['released']:
 # Is the bound ever exceeded? We climb the slope on random data sets of two pixels, where the expectation is a sum over a grid.
 
 
-# %%
+# %% tags=["hide-input"]
 class Exact(nn.Module):
     """The diffusion classifier of two pixels with the exact expectation over the noise."""
 

@@ -230,7 +230,7 @@ glue("guide-form-many", f"{form_gap['posterior'][-1]:.2f}")
 # The function $q$ cancels, in the gradient as in the loss. And if the loss is the same *at every point*, so is its gradient, every step of the attack, and
 # the adversarial loss. Here is the check, with a $q$ that is a large wave.
 
-# %%
+# %% tags=["hide-input"]
 x_rip, y_rip = test.x[:n_ripple].double().to(device), test.y[:n_ripple].to(device)
 eps_rip = torch.stack(
     [randn(tuple(test.x.shape[1:]), seed, "guide", "appendix", i) for i in range(n_ripple)]
@@ -290,7 +290,7 @@ glue("guide-raw", f"{min(v['raw'] for v in shifted.values()):.0f}")
 # We measure: the loss, the adversarial loss by the attack on the rippled classifier itself, the loss at the points that the attack found for the calm one,
 # and the change of the gradient relative to its length.
 
-# %%
+# %% tags=["hide-input"]
 class Rippled(nn.Module):
     """A classifier with a ripple on each logit."""
 

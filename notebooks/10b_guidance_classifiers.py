@@ -251,7 +251,7 @@ plt.show()
 # attack of the training, and with a stronger one: three times the steps and no early stop. Beside them stands the exact posterior of the training images,
 # which shows what is possible where the noise is high: an attack may be too strong for *any* classifier.
 
-# %%
+# %% tags=["hide-input"]
 known = OptimalDenoiser(train.x, train.y).to(device)
 attackers = {"clean": None, "as trained": threat, "stronger": Threat(steps=21, stop=False)}
 survived: dict[tuple[str, str, float], Tensor] = {}
