@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 N ?=
 
-.PHONY: help book test notebooks bench lint student poster clean
+.PHONY: help book test notebooks bench lint student wheel poster clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -35,6 +35,10 @@ lint: $(READY) ## check style and types
 student: $(READY) ## write the book without solutions to _build/student
 	@rm -rf _build/student && mkdir -p _build
 	@$(PY) tools/student_edition.py _build/student
+
+wheel: $(READY) ## write the package, with data, weights, pages and results, as one file to _build/dist
+	@rm -rf build && $(PY) -m pip --disable-pip-version-check wheel -q --no-deps --no-build-isolation -w _build/dist . && rm -rf build
+	@ls -sh _build/dist/rdc-*.whl
 
 poster: $(READY) ## write a page for a talk to _build/poster.html, and poster.pdf if Chromium is found
 	@$(PY) tools/poster.py _build

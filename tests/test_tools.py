@@ -1,5 +1,7 @@
 """The laws of the book's tools and of rdc.notebook."""
 
+import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import nbformat
 import pytest
 import run_notebooks
 import student_edition
+import yaml
 
 from rdc import notebook
 from rdc.runs.code import Program
@@ -191,6 +194,38 @@ def test_a_missing_executed_notebook_is_named(tmp_path):
     if run_notebooks.find([]):
         with pytest.raises(SystemExit, match="is missing; run: python tools/run_notebooks.py"):
             build_book.stage(tmp_path / "nowhere", tmp_path / "stage")
+
+
+def test_the_repository_is_one_setting(monkeypatch):
+    """Nothing but pyproject.toml names it: without it there are no buttons, with it the settings and the cell name it."""
+    monkeypatch.syspath_prepend(ROOT / "_ext")
+    import start_cell
+
+    text = (ROOT / "_config.yml").read_text(encoding="utf8")
+    plain, url = yaml.safe_load(text), "https://example.org/a/book"
+    assert not plain["repository"]["url"] and "launch_buttons" not in plain and build_book.config(text, "") == text
+    found = yaml.safe_load(build_book.config(text, url))
+    buttons = {"use_repository_button", "use_issues_button", "use_edit_page_button"}
+    assert found["repository"]["url"] == url and {k for k in found["html"] if found["html"][k] is True} == buttons
+    assert {k: v for k, v in found.items() if k not in ("repository", "html", "launch_buttons")} == {
+        k: v for k, v in plain.items() if k not in ("repository", "html")
+    }
+    assert url in start_cell.start_cell(url) and "wheel" in start_cell.start_cell("")
+    named = build_book.repository()
+    declared = re.findall(r'^Repository = "(.*)"$', (ROOT / "pyproject.toml").read_text(encoding="utf8"), re.M)
+    assert declared == ([named] if named else [])
+    for name in ("CITATION.cff", "finding.bib", "README.md"):
+        assert not re.search("repository-code|rdc-book", (ROOT / name).read_text(encoding="utf8")), name
+
+
+def test_containers_use_what_there_is():
+    container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text(encoding="utf8"))
+    assert container["postCreateCommand"] == "make .venv/.ready"
+    makefile = (ROOT / "Makefile").read_text(encoding="utf8")
+    assert "\n$(READY): " in makefile and "READY := $(VENV)/.ready" in makefile
+    binder = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf8"))["dependencies"]
+    python = next(one.split("=")[1] for one in binder if isinstance(one, str) and one.startswith("python="))
+    assert container["image"] == f"python:{python}" and {"pip": ["-r requirements.txt", "-e ."]} in binder
 
 
 def test_no_registry_or_machine_path_in_the_configuration():

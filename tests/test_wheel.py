@@ -8,18 +8,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from rdc.runs.record import book_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("rdc", "notebooks", "profiles", "results", "pyproject.toml", "setup.py", "README.md", "LICENSE", "NOTICE", "MANIFEST.in")
-#: Hides the packages that the wheel does not ask for, as if they were not installed.
+#: Hides the packages that the wheel does not ask for, as if they were not installed, unless a test has the extra of the book.
 HIDE = """
-import sys
+import os, sys
 class Hidden:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {hidden!r}:
+        if "RDC_EXTRA" not in os.environ and name.partition(".")[0] in {hidden!r}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Hidden())
 """
@@ -101,6 +102,16 @@ def test_the_package_is_that_of_the_wheel_and_brings_the_book(wheel, tmp_path):
 def test_a_command_ends_well(wheel, tmp_path, command):
     found = rdc(wheel, tmp_path, command)
     assert found.returncode == 0 and found.stdout, found.stderr
+
+
+@pytest.mark.slow
+def test_a_page_runs_in_an_empty_folder(wheel, tmp_path):
+    """It finds data, weights and stored results in the wheel; nothing else is written than the page."""
+    found = rdc(wheel | {"RDC_EXTRA": "book"}, tmp_path, "run 11 -p n 2 -q")
+    assert found.returncode == 0, found.stderr
+    assert [file.relative_to(tmp_path) for file in tmp_path.rglob("*.*")] == [Path("runs/11_baselines.ipynb")]
+    cells = nbformat.read(tmp_path / "runs/11_baselines.ipynb", 4).cells
+    assert all(c.execution_count for c in cells if c.cell_type == "code") and any(c.get("outputs") for c in cells)
 
 
 @pytest.mark.slow

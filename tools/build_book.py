@@ -5,18 +5,39 @@ python tools/build_book.py --committed   with the outputs that are stored in not
 """
 
 import argparse
+import importlib.metadata
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import check_html
+import yaml
 from run_notebooks import find
 
 ROOT = Path(__file__).parents[1]
-FILES = ("_config.yml", "_toc.yml", "references.bib", "finding.bib", "CHANGELOG.md")
+FILES = ("_toc.yml", "references.bib", "finding.bib", "CHANGELOG.md")
 FOLDERS = ("book", "_ext", "_static", "results", "examples")
+
+
+def repository() -> str:
+    """The address of the repository, from the metadata of the package (``urls`` in pyproject.toml); empty if none is set."""
+    urls = dict(line.split(", ", 1) for line in importlib.metadata.metadata("rdc").get_all("Project-URL") or [])
+    return urls.get("Repository", "")
+
+
+def config(text: str, url: str) -> str:
+    """Return the settings of the book with the buttons that lead to the repository ``url``; as they are if it is empty."""
+    if not url:
+        return text
+    settings: dict[str, Any] = yaml.safe_load(text)
+    settings["repository"] = {"url": url, "branch": "main"}
+    settings["html"] |= {f"use_{kind}_button": True for kind in ("repository", "issues", "edit_page")}
+    hosts = {"binderhub_url": "https://mybinder.org", "colab_url": "https://colab.research.google.com"}
+    settings["launch_buttons"] = {"notebook_interface": "jupyterlab", **hosts}
+    return yaml.safe_dump(settings, sort_keys=False)
 
 
 def copy(source: Path, to: Path) -> None:
@@ -36,10 +57,14 @@ def stage(executed: Path, to: Path) -> None:
         if not source.exists():
             sys.exit(f"error: {source} is missing; run: python tools/run_notebooks.py {py.stem}")
         wanted[Path("notebooks", source.name)] = source
-    for old in [f for f in to.rglob("*") if f.is_file() and f.relative_to(to) not in wanted]:
+    settings = to / "_config.yml"
+    for old in [f for f in to.rglob("*") if f.is_file() and f != settings and f.relative_to(to) not in wanted]:
         old.unlink()
     for name, source in wanted.items():
         copy(source, to / name)
+    text = config((ROOT / settings.name).read_text(encoding="utf8"), repository())
+    if not settings.exists() or settings.read_text(encoding="utf8") != text:
+        settings.write_text(text, encoding="utf8")
 
 
 def build(source: Path, out: Path) -> Path:

@@ -8,6 +8,7 @@ python tools/model_card.py fashion-mini-trades-linf    # and the other baselines
 
 import hashlib
 import sys
+from pathlib import Path
 from typing import Any
 
 from rdc.classify import baselines
@@ -29,6 +30,18 @@ LICENCES = {
     "digits": "Optical Recognition of Handwritten Digits, UCI, CC BY 4.0",
     "cifar10": "CIFAR-10, Krizhevsky (2009), https://www.cs.toronto.edu/~kriz/cifar.html",
 }
+
+
+def page(path: Path, meta: dict[str, Any], rows: dict[str, str], limits: str = "") -> str:
+    """A card of these rows, and those that every card has, in Markdown."""
+    every = {
+        "file": f"{path.name}, {path.stat().st_size / 1e6:.2f} MB, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}",
+        **({"limits": limits} if limits else {}),
+        "use": "teaching and research on robustness; not for decisions about people",
+        "licence": f"{meta['licence']}; data: {meta['source']}" if "licence" in meta else "MIT",
+    }
+    table = "\n".join(f"| {key} | {value} |" for key, value in {**rows, **every}.items())
+    return f"# Model card: {path.stem}\n\n| | |\n|---|---|\n{table}\n"
 
 
 def card(name: str) -> str:
@@ -54,12 +67,8 @@ def card(name: str) -> str:
         "device": "one core of a shared x86-64 CPU (fashion-mini: a few dozen steps on two); other devices round differently",
         "wall time": f"{meta['seconds'] / 60:.0f} minutes",
         "loss": f"{sum(last) / len(last):.4f}, mean of the last {len(last)} recorded batches",
-        "file": f"{path.name}, {path.stat().st_size / 1e6:.2f} MB, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}",
-        "use": "teaching and research on robustness; not for decisions about people",
-        "licence": "MIT",
     }
-    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
-    return f"# Model card: {name}\n\n| | |\n|---|---|\n{table}\n"
+    return page(path, meta, rows)
 
 
 def smaller_card(name: str) -> str:
@@ -81,13 +90,9 @@ def smaller_card(name: str) -> str:
         "wall time": f"{meta['seconds'] / 60:.0f} minutes, and 6 for the cut",
         "loss": f"{sum(last) / len(last):.4f}, mean of the last {len(last)} recorded ones on images not seen before",
         f"clean, first {found.n} exact test images": f"{found.accuracy('clean')}, Wilson 95 %; {words(row.options)}",
-        "file": f"{path.name}, {path.stat().st_size / 1e6:.2f} MB, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}",
-        "limits": "not trained without a class, nor for sigma outside the range; copies in JPEG are a distribution of their own",
-        "use": "teaching and research on robustness; not for decisions about people",
-        "licence": "MIT",
     }
-    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
-    return f"# Model card: {name}\n\n| | |\n|---|---|\n{table}\n"
+    limits = "not trained without a class, nor for sigma outside the range; copies in JPEG are a distribution of their own"
+    return page(path, meta, rows, limits)
 
 
 def classifier_card(name: str) -> str:
@@ -113,12 +118,8 @@ def classifier_card(name: str) -> str:
         "device": "one core of a shared x86-64 CPU; other devices round differently",
         "wall time": f"{meta['seconds'] / 60:.0f} minutes",
         "held-out images": f"{'; '.join(table)} (attack: {probe})",
-        "file": f"{path.name}, {path.stat().st_size / 1e6:.2f} MB, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}",
-        "use": "teaching and research on robustness; not for decisions about people",
-        "licence": "MIT",
     }
-    lines = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
-    return f"# Model card: {name}\n\n| | |\n|---|---|\n{lines}\n"
+    return page(path, meta, rows)
 
 
 def reference_card(name: str) -> str:
@@ -146,12 +147,8 @@ def reference_card(name: str) -> str:
         **{f"{key}, {norm} {eps}": f"{found[key].accuracy('robust')}" for key in ATTACKS},
         f"union, {norm} {eps}": f"{Accuracy.of(sum(union), len(union))}",
         "attacks": "; ".join(f"{key}: {words(arguments)}" for key, (_, arguments) in ATTACKS.items()),
-        "file": f"{path.name}, {path.stat().st_size / 1e6:.2f} MB, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}",
-        "use": "teaching and research on robustness; not for decisions about people",
-        "licence": f"{meta['licence']}; data: {meta['source']}",
     }
-    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
-    return f"# Model card: {name}\n\n| | |\n|---|---|\n{table}\n"
+    return page(path, meta, rows)
 
 
 def baseline_card(name: str) -> str:
@@ -170,12 +167,8 @@ def baseline_card(name: str) -> str:
         "device": f"{meta['environment']['device']}, {words(meta['environment']['versions'])}; other devices round differently",
         "wall time": f"{meta['seconds'] / 60:.1f} minutes, of a share of a core",
         "measured in": "the experiment `baselines`" if data == "fashion-mini" else "nothing: for tests",
-        "file": f"{path.name}, {path.stat().st_size / 1e6:.2f} MB, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}",
-        "use": "teaching and research on robustness; not for decisions about people",
-        "licence": f"{meta['licence']}; data: {meta['source']}",
     }
-    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
-    return f"# Model card: {name}\n\n| | |\n|---|---|\n{table}\n"
+    return page(path, meta, rows)
 
 
 def measured(kind: str, data: str) -> dict[str, Found]:

@@ -11,6 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from build_book import repository
+
 from rdc.findings import claims, judge
 from rdc.findings.figure import headline, save_figure
 from rdc.findings.panels import PANELS
@@ -65,7 +67,7 @@ def page() -> str:
         f"<title>Robust diffusion classifiers</title><style>{STYLE}</style></head><body>"
         f"<h1>Robust diffusion classifiers, audited</h1><p>{lead}</p><main>{''.join(map(section, PANELS))}</main>"
         "<p><small>95 % intervals; verdicts by one rule from the records named; small networks, so that other data may differ. "
-        "An executable book: https://github.com/rdc-book/rdc-book</small></p></body></html>\n"
+        f"{html.escape(': '.join(filter(None, ('An executable book', repository()))))}</small></p></body></html>\n"
     )
 
 
