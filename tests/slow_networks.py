@@ -12,9 +12,9 @@ def silu(x):
     return x / (1 + np.exp(-x))
 
 
-def group_norm(x, p, name, eps):
+def group_norm(x, p, name, eps, groups=0):
     """Mean 0 and variance 1 in each group of channels of each image, then a scale and a shift by channel."""
-    out, groups = np.empty_like(x), min(32, x.shape[1] // 4)
+    out, groups = np.empty_like(x), groups or min(32, x.shape[1] // 4)
     size = x.shape[1] // groups
     for n in range(len(x)):
         for g in range(groups):
@@ -159,21 +159,21 @@ def adm(p, x, noise, label, heads=None):
 # ADM with the names of guided-diffusion
 
 
-def guided_block(x, e, p, name, way=""):
+def guided_block(x, e, p, name, way="", groups=0):
     """Its ``out_layers`` and ``in_layers`` are lists with an activation, and a dropout, in between."""
-    h = conv(resampled(silu(group_norm(x, p, f"{name}.in_layers.0", 1e-5)), way, (1, 1)), p, f"{name}.in_layers.2")
+    h = conv(resampled(silu(group_norm(x, p, f"{name}.in_layers.0", 1e-5, groups)), way, (1, 1)), p, f"{name}.in_layers.2")
     scale, shift = np.split(linear(silu(e), p, f"{name}.emb_layers.1")[:, :, None, None], 2, axis=1)
-    h = conv(silu(group_norm(h, p, f"{name}.out_layers.0", 1e-5) * (1 + scale) + shift), p, f"{name}.out_layers.3")
+    h = conv(silu(group_norm(h, p, f"{name}.out_layers.0", 1e-5, groups) * (1 + scale) + shift), p, f"{name}.out_layers.3")
     x = resampled(x, way, (1, 1))
     return h + (conv(x, p, f"{name}.skip_connection") if f"{name}.skip_connection.weight" in p else x)
 
 
-def guided_attention(x, p, name, heads, new):
+def guided_attention(x, p, name, heads, new, groups=0):
     """By head q, k and v follow each other; in the new order first q of all heads, then k, then v."""
     n, c, h, w = x.shape
     size = c // heads
     inside = {f"{name}.qkv.weight": p[f"{name}.qkv.weight"][..., None], f"{name}.qkv.bias": p[f"{name}.qkv.bias"]}
-    qkv = conv(group_norm(x, p, f"{name}.norm", 1e-5), inside, f"{name}.qkv").reshape(n, 3 * c, h * w)
+    qkv = conv(group_norm(x, p, f"{name}.norm", 1e-5, groups), inside, f"{name}.qkv").reshape(n, 3 * c, h * w)
     out = np.empty((n, c, h * w))
     for i in range(n):
         for head in range(heads):
@@ -239,3 +239,32 @@ def guided_shapes(classes, c=128, images=2):
     layer("out.0", c)
     layer("out.2", 2 * images, c, 3, 3)
     return found
+
+
+
+def guided_classifier(p, x, time):
+    """Four levels of two blocks, the second and third with attention, in heads of 64 channels; all norms have 32 groups."""
+    half = p["time_embed.0.weight"].shape[1] // 2
+    angle = np.outer(time, np.exp(-math.log(10000) * np.arange(half) / half))
+    e = linear(silu(linear(np.concatenate([np.cos(angle), np.sin(angle)], axis=1), p, "time_embed.0")), p, "time_embed.2")
+    x, number = conv(x, p, "input_blocks.0.0"), 1
+    for level in range(4):
+        for way in [*(["down"] if level else []), "", ""]:
+            x = guided_block(x, e, p, f"input_blocks.{number}.0", way, 32)
+            if f"input_blocks.{number}.1.qkv.weight" in p:
+                x = guided_attention(x, p, f"input_blocks.{number}.1", x.shape[1] // 64, False, 32)
+            number += 1
+    x = guided_block(x, e, p, "middle_block.0", groups=32)
+    x = guided_attention(x, p, "middle_block.1", x.shape[1] // 64, False, 32)
+    x = silu(group_norm(guided_block(x, e, p, "middle_block.2", groups=32), p, "out.0", 1e-5, 32))
+    n, c = x.shape[:2]
+    tokens, out = x.reshape(n, c, -1), []
+    for one in tokens:
+        one = np.concatenate([one.mean(axis=1, keepdims=True), one], axis=1) + p["out.2.positional_embedding"]
+        q, k, v = np.split(p["out.2.qkv_proj.weight"][:, :, 0] @ one + p["out.2.qkv_proj.bias"][:, None], 3)
+        heads = []
+        for at in range(0, c, 64):
+            score = np.exp(q[at : at + 64, 0] @ k[at : at + 64] / 8)
+            heads.append(v[at : at + 64] @ (score / score.sum()))
+        out.append(p["out.2.c_proj.weight"][:, :, 0] @ np.concatenate(heads) + p["out.2.c_proj.bias"])
+    return np.array(out)

@@ -2,20 +2,29 @@
 
 import importlib.util
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
+import slow_networks
+import torch
 
 from rdc.cli import main
 from rdc.cli.forecast import evaluations, files_of, forecast
-from rdc.denoise.checkpoints import save_denoiser
+from rdc.denoise.checkpoints import CheckpointError, save_denoiser
 from rdc.denoise.edm import EDMConfig, build
+from rdc.denoise.parameterisation import log_sigma_of, schedule_of
+from rdc.denoise.published import PublishedConfig, build_published, save_published
+from rdc.denoise.published_unet import PublishedUNet
 from rdc.denoise.unet import UNetConfig
 from rdc.experiments import experiment
 from rdc.experiments._paper import CONDITIONAL, UNCONDITIONAL
+from rdc.guide.published import SIZES, Encoder, load_published_classifier, names_of
 from rdc.models.weights import checkpoints_of
+from rdc.rng import randn
 from rdc.runs.cell import Row
-from rdc.tasks import measure, toy
+from rdc.tasks import measure, toy, weights_of
+from rdc.tasks.sampled import blocks
 
 FOOLBOX = pytest.mark.skipif(importlib.util.find_spec("foolbox") is None, reason="foolbox is not installed")
 
@@ -66,6 +75,121 @@ def test_a_forecast_says_evaluations_and_hours(here):
     total = sum(row.n * evaluations(row, 10) for row in rows)
     assert f"paper-ndc: {total:.3g} network evaluations at most" in line and "hours at" in line
     assert forecast("x", [Row("dc")], "cpu") is None and files_of([Row("dc", {"denoiser": "heads"})]) == []
+
+
+def test_missing_files_of_guidance_are_said_with_their_origins(here):
+    with pytest.raises(ValueError, match="needs adm-imagenet-128.safetensors .'rdc convert'.* inception.py .yours") as caught:
+        forecast("paper-guidance", experiment("paper-guidance").rows, "cpu")
+    said = str(caught.value)
+    assert "\n" not in said and said.count("cifar10-l2-0.5-7.pt") == 1 and CONDITIONAL not in said
+
+
+def test_the_cost_of_samples_is_that_of_their_steps():
+    free, guided = (next(r for r in experiment("paper-guidance").rows if (r.model == "none") == one) for one in (True, False))
+    assert evaluations(free, 1000) == 50_000 * 250 and evaluations(guided, 1000) == 4 * 50_000 * 250
+
+
+def test_the_tables_of_guidance_are_complete():
+    rows = experiment("paper-guidance").rows
+    of = {t: [r for r in rows if t in r.about["table"].split(", ")] for t in "1456"}
+    assert {t: len(found) for t, found in of.items()} == {"1": 3, "4": 15, "5": 9, "6": 11}
+    assert len({r.key() for r in rows}) == len(rows) and {r.options["scale"] for r in of["4"]} == {0.25}
+    assert {r.options["steps"] for r in rows} == {250}
+
+
+def random_classifier(path, data="cifar10"):
+    """A state dict of guided-diffusion with random weights, in its own names and shapes."""
+    encoder = Encoder(*SIZES[data])
+    tensors = {}
+    for name, old in names_of(encoder).items():
+        like = encoder.state_dict()[name]
+        flat = "norm" not in name and old.endswith(("qkv.weight", "proj_out.weight", "qkv_proj.weight", "c_proj.weight"))
+        value = randn(tuple(like.shape), "classifier", old) / max(1.0, float(np.prod(like.shape[1:]))) ** 0.5
+        tensors[old] = value.flatten(1) if flat and value.ndim == 4 else value
+        tensors[old] = tensors[old][..., None] if flat else tensors[old]
+    torch.save(tensors, path)
+    return {name: value.double().numpy() for name, value in tensors.items()}
+
+
+def test_the_published_classifier_is_its_equations(tmp_path):
+    p = random_classifier(tmp_path / "x.pt")
+    classifier = load_published_classifier(tmp_path / "x.pt", dtype=torch.float64)
+    time = np.array([400])
+    sigma = log_sigma_of(schedule_of("linear"))[time].exp()
+    x = randn((1, 3, 32, 32), "noisy").double()
+    wanted = slow_networks.guided_classifier(p, x.numpy(), time)
+    found = classifier(x * (1 + sigma**2).sqrt()[:, None, None, None], sigma)
+    assert np.abs(found.numpy() - wanted).max() < 1e-9 and np.abs(wanted).max() > 0.1
+    assert sum(v.numel() for v in classifier.parameters()) == 2_065_546  # counted in the released code
+    with torch.device("meta"):
+        assert sum(v.numel() for v in Encoder(*SIZES["imagenet-128"]).parameters()) == 42_568_040
+    with pytest.raises(ValueError, match="images have shape .1, 32, 32.*takes .3, 32, 32"):
+        classifier(x[:, :1], 1.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"time_embed.0.weight": None}, "no classifier of guided-diffusion"),
+        ({"time_embed.0.weight": torch.zeros(9, 7)}, "7 channels wide; known are the classifiers for imagenet-128, cifar10"),
+        ({"out.0.bias": None}, "the tensor out.0.bias is missing, of 1 in all"),
+        ({"label_emb.weight": torch.zeros(1)}, "the tensor label_emb.weight is left over"),
+        ({"out.0.bias": torch.zeros(5)}, "is .5,. torch.float32, not .128,."),
+    ],
+)
+def test_other_state_dicts_are_no_classifiers(tmp_path, changes, says):
+    random_classifier(tmp_path / "x.pt")
+    stored = torch.load(tmp_path / "x.pt", weights_only=True) | changes
+    torch.save({name: value for name, value in stored.items() if value is not None}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match=says) as said:
+        load_published_classifier(tmp_path / "x.pt")
+    assert "\n" not in str(said.value)
+
+
+FEATURES = """
+import torch
+class Mean(torch.nn.Module):
+    def forward(self, x):
+        return x.mean(dim=3).mean(dim=2)
+def network():
+    return Mean()
+"""
+
+
+@FOOLBOX
+def test_published_guides_run_on_random_weights_and_the_twenty_images(here, monkeypatch):
+    """A small ADM and the classifier of the ablation; its images are kept, and a second run reads them."""
+    config = PublishedConfig(EDMConfig(UNetConfig(32, 3, 10, 64, (1,), 1, ()), data="cifar10"), "adm", "ddpm-linear")
+    save_published(here / "adm.safetensors", config, build_published(config).model.network.state_dict())
+    random_classifier(here / "guide.pt")
+    (here / "my_features.py").write_text(FEATURES)
+    monkeypatch.syspath_prepend(here)
+    np.savez(here / "real.npz", arr_0=np.arange(6 * 32 * 32 * 3, dtype=np.uint8).reshape(6, 32, 32, 3))
+    free, row = (next(r for r in experiment("paper-guidance").rows if (r.model == "none") == one) for one in (True, False))
+    found = []
+    for each, reference in ((row, "cifar10-20"), (free, "real.npz")):
+        options = {"denoiser": "adm.safetensors", "classifier": "guide.pt" if each is row else None, "scale": 5.0, "steps": 3}
+        given = {"images": 6, "features": "my_features:network", "reference": reference, "folder": "kept"}
+        small = replace(each, options=options, arguments=given, data="cifar10-20")
+        (cell,) = small.cells()
+        values = measure(cell).values
+        assert {name: len(v) for name, v in values.items()} == {"frechet": 1, "precision": 1, "recall": 1}
+        assert set(weights_of(small)) == ({"adm", "guide"} if each is row else {"adm"})
+        found.append(torch.cat(list(blocks(small, 0, "cpu"))))
+        assert found[-1].shape == (6, 3, 32, 32) and found[-1].dtype == torch.uint8
+    assert (found[0] != found[1]).any(), "the guide does nothing"
+    kept = sorted((here / "kept").rglob("*.safetensors"))
+    before = [path.stat().st_mtime_ns for path in kept]
+    assert len(kept) == 2 and measure(cell).values == values and [path.stat().st_mtime_ns for path in kept] == before
+
+
+def test_the_published_denoiser_of_imagenet_has_its_size():
+    from rdc.cli.convert import ADM_128
+
+    with torch.device("meta"):
+        found = sum(p.numel() for p in PublishedUNet(ADM_128, "adm with 4 heads").parameters())
+    learned = (ADM_128.model_channels * 9 + 1) * 3  # the variance, which is left out
+    assert found + learned == 421_529_606, asdict(ADM_128)
 
 
 @FOOLBOX

@@ -82,7 +82,7 @@ def test_the_chapters_declare_what_they_use(path: Path) -> None:
         line.split("#")[1].count(": ") for line in source(path).splitlines() if "#" in line
     )
     check_values({name: p.default for name, p in known.items()}, known)
-    for profile in ("tutorial", "full"):
+    for profile in ("tutorial", "full", "paper"):
         check_values({k: v for k, v in profile_values(profile).items() if k in known}, known)
 
 

@@ -7,19 +7,34 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from rdc.denoise.unet import UNetConfig
+
+#: The sizes of 128x128_diffusion.pt, which a state dict does not say.
+ADM_128 = UNetConfig(128, 3, 1000, 256, (1, 1, 2, 3, 4), 2, (32, 16, 8))
+
 
 def convert_command(
-    path: Annotated[Positional[Path], arg(help="A checkpoint of EDM, *.pkl; nothing of it is run.")],
+    path: Annotated[
+        Positional[Path], arg(help="A checkpoint of EDM, *.pkl, not run, or 128x128_diffusion.pt of guided-diffusion.")
+    ],
     out: Annotated[Positional[Path], arg(help="The .safetensors file to write.")],
-    data: Annotated[str, arg(help="Name of the data set that it is for.")] = "cifar10",
+    data: Annotated[
+        str | None, arg(help="Name of the data set that it is for; by default cifar10, and imagenet-128 for the second.")
+    ] = None,
 ) -> None:
-    """Write the network of a published EDM checkpoint as a file of this package.
+    """Write the network of a published checkpoint as a file of this package.
 
     DDPM++ becomes one that every other command reads; NCSN++ and ADM are read by rdc.checkpoints.load_denoiser.
 
     For example:
       rdc convert edm-cifar10-32x32-cond-vp.pkl cifar10.safetensors
+      rdc convert 128x128_diffusion.pt adm-imagenet-128.safetensors
     """
+    from rdc.denoise.adapters import convert_guided_diffusion
     from rdc.denoise.published import convert
 
-    print(f"wrote {convert(path, out, data)}")
+    if path.suffix == ".pt":
+        wrote = convert_guided_diffusion(path, out, ADM_128, heads=4, data=data or "imagenet-128")
+    else:
+        wrote = convert(path, out, data or "cifar10")
+    print(f"wrote {wrote}")

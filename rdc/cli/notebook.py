@@ -14,7 +14,7 @@ from rdc.runs.record import book_folder
 
 def run_command(
     notebook: Annotated[Positional[str], arg(help="Number or path of a notebook: 03, notebooks/03_optimal_classifier.py.")],
-    profile: Annotated[str | None, arg(help="tutorial or full.")] = None,
+    profile: Annotated[str | None, arg(help="tutorial, full or paper.")] = None,
     p: Annotated[
         UseAppendAction[tuple[tuple[str, str], ...]],
         arg(aliases=["-p"], metavar="NAME VALUE", help="A parameter; may be repeated."),

@@ -32,6 +32,7 @@ TASKS = (
     "noisy",
     "ood",
     "randomness",
+    "sampled",
     "sift",
     "targeted",
     "union",
