@@ -85,7 +85,7 @@ class PublishedClassifier(nn.Module):
     def __init__(self, config: UNetConfig, classes: int) -> None:
         super().__init__()
         self.shape, self.num_classes = (config.channels, config.resolution, config.resolution), classes
-        self.model = Reparameterised(Encoder(config, classes), "ddpm-linear")
+        self.encoder, self.steps = Encoder(config, classes), Reparameterised(nn.Identity(), "ddpm-linear")
 
     def forward(self, z: Float[Tensor, "n c h w"], sigma: Float[Tensor, "*n"] | float) -> Float[Tensor, "n k"]:
         """Logits ``(N, K)`` of noisy images ``z_sigma``, in the type of ``z``.
@@ -96,9 +96,8 @@ class PublishedClassifier(nn.Module):
         if tuple(z.shape[1:]) != self.shape:
             raise ValueError(f"images have shape {tuple(z.shape[1:])}, the classifier takes {self.shape}")
         sigma = expand_sigma(sigma, z)
-        encoder = self.model.network
-        time = self.model.condition(sigma.flatten().log())
-        return encoder((z / (1 + sigma**2).sqrt()).to(encoder.pool.c_proj.weight.dtype), time).to(z.dtype)
+        dtype = self.encoder.pool.c_proj.weight.dtype
+        return self.encoder((z / (1 + sigma**2).sqrt()).to(dtype), self.steps.condition(sigma.flatten().log())).to(z.dtype)
 
 
 def load_published_classifier(
@@ -125,7 +124,7 @@ def load_published_classifier(
     if found is None:
         raise CheckpointError(f"{path} is {width} channels wide; known are the classifiers for {', '.join(SIZES)}")
     classifier = PublishedClassifier(*found)
-    encoder = classifier.model.network
+    encoder = classifier.encoder
     names = names_of(encoder)
     if odd := sorted(given.keys() ^ set(names.values())):
         what = "left over" if odd[0] in given else "missing"
