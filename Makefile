@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 N ?=
 
-.PHONY: help book test notebooks bench lint student wheel poster clean
+.PHONY: help book notebooks pdf poster wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -14,6 +14,22 @@ book: $(READY) ## execute every notebook (tutorial profile), render the book, pr
 	@$(PY) tools/run_notebooks.py --out _build/executed
 	@$(PY) tools/build_book.py
 
+notebooks: $(READY) ## re-execute the notebooks and store their outputs (one of them: make notebooks N=03)
+	@$(PY) tools/run_notebooks.py $(N)
+
+pdf: $(READY) ## print the book, with its stored outputs, to _build/book.pdf; needs Chromium
+	@$(PY) tools/build_book.py --committed
+	@$(PY) tools/print_book.py _build/committed/_build/html _build/book.pdf
+
+poster: $(READY) ## write a page for a talk to _build/poster.html, and poster.pdf if Chromium is found
+	@$(PY) tools/poster.py _build
+
+wheel: $(READY) ## write the package, with data, weights, pages and results, as one file to _build/dist
+	@rm -rf build && $(PY) -m pip --disable-pip-version-check wheel -q --no-deps --no-build-isolation -w _build/dist . && rm -rf build
+	@ls -sh _build/dist/rdc-*.whl
+
+# <teachers>: from here to the closing line, targets that the student edition does not have
+.PHONY: test bench lint student instructor slides assignment
 test: $(READY) ## style, types, unit tests, doctests, committed notebooks (nbval), book build, page checks, access
 	@$(PY) -m ruff check -q .
 	@$(PY) -m mypy
@@ -21,9 +37,6 @@ test: $(READY) ## style, types, unit tests, doctests, committed notebooks (nbval
 	@$(PY) tools/check_notebooks.py
 	@$(PY) tools/build_book.py --committed
 	@$(PY) tools/check_access.py _build/committed/_build/html
-
-notebooks: $(READY) ## re-execute the notebooks and store their outputs (one of them: make notebooks N=03)
-	@$(PY) tools/run_notebooks.py $(N)
 
 bench: $(READY) ## measure speed; writes results/bench.json
 	@$(PY) -m benchmarks
@@ -36,13 +49,18 @@ student: $(READY) ## write the book without solutions to _build/student
 	@rm -rf _build/student && mkdir -p _build
 	@$(PY) tools/student_edition.py _build/student
 
-wheel: $(READY) ## write the package, with data, weights, pages and results, as one file to _build/dist
-	@rm -rf build && $(PY) -m pip --disable-pip-version-check wheel -q --no-deps --no-build-isolation -w _build/dist . && rm -rf build
-	@ls -sh _build/dist/rdc-*.whl
+instructor: $(READY) ## render the book with the notes for instructors to _build/instructor
+	@$(PY) tools/build_book.py --instructor
 
-poster: $(READY) ## write a page for a talk to _build/poster.html, and poster.pdf if Chromium is found
-	@$(PY) tools/poster.py _build
+slides: $(READY) ## make the slides of the four sessions, offline, in _build/slides
+	@rm -rf _build/slides
+	@$(PY) -m sphinx -q -W -b revealjs course/slides _build/slides
+	@echo "The slides are ready. Open _build/slides/index.html; key S shows the notes"
 
+assignment: student ## zip a session's notebooks without solutions, and the package, for a learning platform (N=1 ... 4)
+	@$(PY) tools/assignment.py $(or $(N),1) _build
+
+# </teachers>
 clean: ## remove what was built; .venv stays
 	rm -rf _build
 

@@ -2,6 +2,7 @@
 
 python tools/build_book.py               with the notebooks that `make book` executed (_build/executed)
 python tools/build_book.py --committed   with the outputs that are stored in notebooks/
+python tools/build_book.py --instructor  with these, and the notes of course/instructor.md
 """
 
 import argparse
@@ -20,6 +21,7 @@ from run_notebooks import find
 ROOT = Path(__file__).parents[1]
 FILES = ("_toc.yml", "references.bib", "finding.bib", "CHANGELOG.md")
 FOLDERS = ("book", "_ext", "_static", "results", "examples")
+NOTES = "\n  - caption: For instructors\n    chapters:\n      - file: book/instructor\n"
 
 
 def repository() -> str:
@@ -47,8 +49,16 @@ def copy(source: Path, to: Path) -> None:
         shutil.copyfile(source, to)
 
 
-def stage(executed: Path, to: Path) -> None:
-    """Make ``to`` hold the sources of the book with the notebooks of ``executed``, and nothing else."""
+def with_notes(folder: Path) -> dict[Path, Path]:
+    """What the edition for instructors adds: its notes, and a table of contents that lists them, written to ``folder``."""
+    contents = folder / "_toc.yml"
+    folder.mkdir(parents=True, exist_ok=True)
+    contents.write_text((ROOT / "_toc.yml").read_text(encoding="utf8").rstrip() + NOTES, encoding="utf8")
+    return {Path("_toc.yml"): contents, Path("book", "instructor.md"): ROOT / "course" / "instructor.md"}
+
+
+def stage(executed: Path, to: Path, more: dict[Path, Path] | None = None) -> None:
+    """Make ``to`` hold the sources of the book with the notebooks of ``executed`` and the files ``more``, and nothing else."""
     wanted = {Path(f): ROOT / f for f in FILES}
     for folder in FOLDERS:
         wanted |= {f.relative_to(ROOT): f for f in (ROOT / folder).rglob("*") if f.is_file() and "__pycache__" not in f.parts}
@@ -57,6 +67,7 @@ def stage(executed: Path, to: Path) -> None:
         if not source.exists():
             sys.exit(f"error: {source} is missing; run: python tools/run_notebooks.py {py.stem}")
         wanted[Path("notebooks", source.name)] = source
+    wanted |= more or {}
     settings = to / "_config.yml"
     for old in [f for f in to.rglob("*") if f.is_file() and f != settings and f.relative_to(to) not in wanted]:
         old.unlink()
@@ -83,13 +94,13 @@ def build(source: Path, out: Path) -> Path:
 if __name__ == "__main__":
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--committed", action="store_true", help="use the stored outputs; the pages go to _build/committed")
-    build_dir = ROOT / "_build"
-    if ap.parse_args().committed:
-        executed, staged, out = ROOT / "notebooks", build_dir / "committed" / "stage", build_dir / "committed"
-    else:
-        executed, staged, out = build_dir / "executed", build_dir / "stage", ROOT
+    ap.add_argument("--instructor", action="store_true", help="add the notes; the pages go to _build/instructor")
+    build_dir, args = ROOT / "_build", ap.parse_args()
+    name = "instructor" if args.instructor else "committed" if args.committed else ""
+    executed, out = (ROOT / "notebooks", build_dir / name) if name else (build_dir / "executed", ROOT)
+    staged = build_dir / name / "stage"
     print("Rendering the book ...", flush=True)
-    stage(executed, staged)
+    stage(executed, staged, with_notes(build_dir / name) if args.instructor else None)
     pages = build(staged, out)
     if problems := check_html.check(pages):
         sys.exit("\n".join(["error: the pages have problems", *problems]))

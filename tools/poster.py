@@ -5,13 +5,12 @@ python tools/poster.py FOLDER    writes poster.html, which needs no network, and
 
 import html
 import re
-import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from build_book import repository
+from print_book import print_page
 
 from rdc.findings import claims, judge
 from rdc.findings.figure import headline, save_figure
@@ -77,14 +76,7 @@ def main(folder: Path) -> None:
     target = folder.resolve() / "poster.html"
     target.write_text(page(), encoding="utf8")
     print(f"wrote {target}")
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if browser is None:
-        return
-    with tempfile.TemporaryDirectory() as profile:
-        options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer", f"--user-data-dir={profile}"]
-        printed = target.with_suffix(".pdf")
-        run = subprocess.run([browser, *options, f"--print-to-pdf={printed}", target.as_uri()], capture_output=True, timeout=120)
-    print(f"wrote {printed}" if run.returncode == 0 and printed.exists() else f"{browser} printed no PDF")
+    print(f"wrote {printed}" if print_page(target, printed := target.with_suffix(".pdf")) else "There is no Chromium that prints")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Copy the book without its solutions: python tools/student_edition.py OUT
+"""Copy the book for students: python tools/student_edition.py OUT
 
-Exercises stay; what a solution directive holds, in prose or between the cells of a notebook, does not. Nothing is
-written to OUT unless every solution could be taken out.
+Exercises, hints and checks stay. What a solution holds, in prose or between the cells of a notebook, does not, nor what stands
+between a line with ``<teachers>`` and one with ``</teachers>``, nor the notes and slides of ``course/``, nor the tests. Its
+README is course/student.md. Nothing is written to OUT unless every solution could be taken out.
 """
 
 import re
@@ -14,16 +15,18 @@ import jupytext
 from run_notebooks import digest
 
 ROOT = Path(__file__).parents[1]
-SKIP = "_build .git .venv runs __pycache__ *.egg-info .*_cache .ipynb_checkpoints .hypothesis *.state".split()
+SKIP = "_build .git .ci .venv runs __pycache__ *.egg-info .*_cache .ipynb_checkpoints .hypothesis *.state".split()
+TEACHERS = ("course", "tests", "benchmarks", "CONTRIBUTING.md", *(f"tools/{n}.py" for n in ("student_edition", "assignment")))
 PLAIN = re.compile(r"^(?P<f>:{3,}|`{3,})\s*\{solution\}.*?^(?P=f)\s*?$\n?", re.M | re.S)
 GATED = re.compile(r"^(:{3,}|`{3,})\s*\{solution-start\}.*?^(:{3,}|`{3,})\s*\{solution-end\}\s*\n\2\s*?$\n?", re.M | re.S)
 START = re.compile(r"^(:{3,}|`{3,})\s*\{solution-start\}", re.M)
 END = re.compile(r"^(:{3,}|`{3,})\s*\{solution-end\}\s*\n\1\s*?$\n?", re.M)
+ONLY = re.compile(r"^[^\n]*<teachers>.*?</teachers>[^\n]*\n?", re.M | re.S)
 
 
 def strip_text(text: str) -> str:
-    """Prose without its solutions."""
-    return PLAIN.sub("", GATED.sub("", text))
+    """Prose without its solutions, and without what is for teachers."""
+    return PLAIN.sub("", GATED.sub("", ONLY.sub("", text)))
 
 
 def strip_notebook(nb: Any) -> Any:
@@ -52,8 +55,8 @@ def strip_notebook(nb: Any) -> Any:
 
 def check(name: str, text: str) -> None:
     """Refuse text that still holds a solution."""
-    if "{solution" in text:
-        raise ValueError(f"{name}: a solution is left; is its block closed?")
+    if left := re.search(r"\{solution|</?teachers>", text):
+        raise ValueError(f"{name}: {left[0]!r} is left; is its block closed?")
 
 
 def main(out: Path) -> None:
@@ -64,7 +67,10 @@ def main(out: Path) -> None:
     shutil.rmtree(part, ignore_errors=True)
     try:
         shutil.copytree(ROOT, part, ignore=shutil.ignore_patterns(*SKIP, part.name, out.name))
-        for f in (part / "book").rglob("*.md"):
+        (part / "course" / "student.md").rename(part / "README.md")
+        for name in TEACHERS:
+            shutil.rmtree(part / name) if (part / name).is_dir() else (part / name).unlink(missing_ok=True)
+        for f in [*(part / "book").rglob("*.md"), part / "Makefile"]:
             text = strip_text(f.read_text(encoding="utf8"))
             check(f.name, text)
             f.write_text(text, encoding="utf8")
