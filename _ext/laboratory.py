@@ -1,7 +1,7 @@
 """The laboratory in the browser, ``{laboratory}``, whole or with the option ``small``.
 
 The place of it holds a still picture, computed by the package, until _static/lab/page.js fills it; without a script it stays.
-Pages without a laboratory do not load its scripts.
+Pages without a laboratory do not load its scripts, those without a figure that moves (:mod:`moving`) not theirs.
 """
 
 from functools import cache
@@ -12,6 +12,7 @@ import torch
 from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
 from torch import Tensor
 
@@ -66,16 +67,22 @@ class Laboratory(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Put the picture there, and remember the page."""
-        self.env.metadata[self.env.docname]["laboratory"] = "yes"
+        keep(self.env, "lab")
         kind = "small" if "small" in self.options else "full"
         return [nodes.raw("", f'<div class="lab" data-lab="{kind}">{still()}</div>', format="html")]
 
 
+def keep(env: BuildEnvironment, folder: str) -> None:
+    """Remember that the page at hand needs the scripts of a folder of _static."""
+    env.metadata[env.docname][f"scripts-{folder}"] = "yes"
+
+
 def lighten(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
-    """Take the scripts of the laboratory from a page that has none."""
-    if "laboratory" not in app.env.metadata.get(page, {}):
-        scripts = context.get("script_files", [])
-        context["script_files"] = [s for s in scripts if not str(getattr(s, "filename", s)).startswith(("lab/", "_static/lab/"))]
+    """Take the scripts of laboratory and moving figures from a page that has none."""
+    idle = [folder for folder in ("lab", "moving") if f"scripts-{folder}" not in app.env.metadata.get(page, {})]
+    away = tuple(f"{root}{folder}/" for folder in idle for root in ("", "_static/"))
+    scripts = context.get("script_files", [])
+    context["script_files"] = [s for s in scripts if not away or not str(getattr(s, "filename", s)).startswith(away)]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

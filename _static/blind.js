@@ -3,8 +3,7 @@
 "use strict";
 
 (() => {
-  const PAPER = { robust: 40.4, vanilla: 32.4, none: 27.2 }; // shares of 5018 answers in percent; the last is what remains
-  const NAMES = { robust: "robust", vanilla: "vanilla", none: "no preference" };
+  const NAMES = { right: "right", wrong: "wrong", none: "cannot tell" };
   const KEYS = { ArrowLeft: "left", ArrowRight: "right", n: "none", N: "none" };
 
   // Wilson's 95 % interval of the share k / n.
@@ -42,23 +41,26 @@
     return Array.from({ length: n }, (_, i) => Boolean((bytes[i >> 3] >> (7 - (i & 7))) & 1));
   }
 
-  // How often each guide was chosen. An answer is {pair, cell}: the chosen place in the sprite, or null for no preference.
+  // What an answer is. It is {pair, cell}: the place in the sprite that is said to be the guided one, or null for "cannot tell".
+  function judged({ pair, cell }, data) {
+    if (cell === null) return "none";
+    return (cell === data.pairs[pair].cells[0]) === unseal(data.sealed, data.pairs.length)[pair] ? "right" : "wrong";
+  }
+
+  // How many answers are right, wrong, or none.
   function tally(answers, data) {
-    const firstIsRobust = unseal(data.sealed, data.pairs.length), count = { robust: 0, vanilla: 0, none: 0 };
-    for (const { pair, cell } of answers) {
-      const first = cell === data.pairs[pair].cells[0];
-      count[cell === null ? "none" : first === firstIsRobust[pair] ? "robust" : "vanilla"] += 1;
-    }
+    const count = { right: 0, wrong: 0, none: 0 };
+    for (const answer of answers) count[judged(answer, data)] += 1;
     return count;
   }
 
   const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)}\u00a0%`;
 
-  // One row of the result: what was chosen, how often, its share with the interval, and the paper's share.
+  // One row of the result: what the answers were, how many, and their share with its interval.
   function resultRow(side, count, n) {
     const [low, high] = wilson(count, n), row = document.createElement("tr");
     const range = `${Math.round(100 * low)} to ${percent(high, 0)}`;
-    const texts = [NAMES[side], String(count), percent(count / n), range, percent(PAPER[side] / 100)];
+    const texts = [NAMES[side], String(count), percent(count / n), range];
     texts.forEach((text, i) => {
       const cell = row.appendChild(document.createElement(i ? "td" : "th"));
       if (!i) cell.scope = "row";
@@ -67,21 +69,20 @@
     return row;
   }
 
-  // What the sign test says of the pairs on which a side was taken.
-  function verdict({ robust, vanilla }) {
-    const n = robust + vanilla;
-    if (!n) return "You took no side, so there is nothing to test.";
-    const p = signTest(robust, vanilla), text = p < 0.001 ? "below 0.001" : `= ${p.toFixed(3)}`;
+  // What the sign test says of the pairs that were answered: could this be guessing?
+  function verdict({ right, wrong }) {
+    const n = right + wrong;
+    if (!n) return "You answered none, so there is nothing to test.";
+    const p = signTest(right, wrong), text = p < 0.001 ? "below 0.001" : `= ${p.toFixed(3)}`;
     const pairs = n === 1 ? "the one pair" : `the ${n} pairs`;
-    return `Of ${pairs} on which you took a side, ${robust} went to the robust guide: two-sided sign test, p ${text}.`;
+    return `Of ${pairs} that you answered, ${right} are right: two-sided sign test against guessing, p ${text}.`;
   }
 
   // How the images were made, and how much there was to see.
-  function source({ guides, denoiser, sampler, conditional, difference, environment }) {
-    const scales = `robust ${guides.robust.scale}, vanilla ${guides.vanilla.scale}`;
+  function source({ guide, denoiser, sampler, conditional, difference, environment }) {
     const how = `${conditional ? "conditional" : "unconditional"} denoiser ${denoiser.name}, sampler "${sampler}"`;
     const seen = `${difference.median} of 255 grey levels on average (median pair; at most ${difference.max})`;
-    const made = `The images: ${how}, scales of the guides ${scales}; made on ${environment.date}.`;
+    const made = `The images: ${how}, guide ${guide.name} with scale ${guide.scale}; made on ${environment.date}.`;
     return `${made} The two images of a pair differ by ${seen}.`;
   }
 
@@ -101,18 +102,21 @@
       element.style.backgroundPosition = `${100 * x}% ${100 * y}%`;
     }
 
+    const SAID = { right: "Right. ", wrong: "Wrong. ", none: "" };
+
     function showPair() {
       const { pair, left, right } = onShow();
       paint(part("left"), left);
       paint(part("right"), right);
       part("class").textContent = data.pairs[pair].class;
-      part("progress").textContent = `Pair ${answers.length + 1} of ${data.pairs.length}: ${data.pairs[pair].class}`;
+      const last = answers.length ? SAID[judged(answers.at(-1), data)] : "";
+      part("progress").textContent = `${last}Pair ${answers.length + 1} of ${data.pairs.length}: ${data.pairs[pair].class}`;
       part("show").disabled = !answers.length;
     }
 
     function showResult() {
       const count = tally(answers, data), n = answers.length;
-      part("rows").replaceChildren(...["robust", "vanilla", "none"].map((side) => resultRow(side, count[side], n)));
+      part("rows").replaceChildren(...["right", "wrong", "none"].map((side) => resultRow(side, count[side], n)));
       part("test").textContent = verdict(count);
       part("source").textContent = source(data.provenance);
       part("progress").textContent = `Result after ${n} of ${data.pairs.length} pairs`;
