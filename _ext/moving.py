@@ -14,8 +14,8 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 CAPTIONS = {
-    "radius": "Four classifiers and one image, as the attack grows. Margins are those of the logits, divided by that of the clean "
-    "image: 1 is untouched, and below 0 the image is lost. PGD with 20 steps; of RDC through the gradient that you choose.",
+    "radius": "Four classifiers and one image, as the attack grows. Margins are those of the logits, divided by that of the "
+    "clean image: 1 is untouched, and below 0 the image is lost. PGD with 20 steps; of RDC through the gradient that you choose.",
     "levels": "A test image with noise, denoised as each of the ten classes. Below each is the squared error: the diffusion "
     "classifier chooses the class with the least, summed over levels.",
     "certificate": "From counts to a certified radius. The curve holds for one number of draws, noise and error.",
@@ -31,7 +31,11 @@ def still(name: str, data: dict[str, Any]) -> str:
         return f'<img src="data:image/png;base64,{data["sprite"]}" alt="{escape(alt)}" class="moving-sprite">'
     if name == "radius":
         at = data["radii"].index(8)
-        head = ["classifier", "attack", *(f"image {i}, {data['classes'][y]}" for i, y in zip(data["index"], data["labels"], strict=True))]
+        head = [
+            "classifier",
+            "attack",
+            *(f"image {i}, {data['classes'][y]}" for i, y in zip(data["index"], data["labels"], strict=True)),
+        ]
         rows = [[s["model"], s["attack"], *(data["classes"][said[at]] for said in s["said"])] for s in data["series"]]
         return table("What the classifiers say at radius 8/255", head, rows)
     if name == "scale":
@@ -40,14 +44,16 @@ def still(name: str, data: dict[str, Any]) -> str:
                 for r in data["rows"]]  # fmt: skip
         return table("Means over repetitions", head, show)
     head = ["draws", *(f"{100 * share:g} % of them right" for share in data["shares"])]
-    return table("Certified radius, in units of sigma, at alpha 0.001", head, [[n, *(f"{r:.2f}" for r in row)] for n, row in data["radii"]])
+    rows = [[n, *(f"{r:.2f}" for r in row)] for n, row in data["radii"]]
+    return table("Certified radius, in units of sigma, at alpha 0.001", head, rows)
 
 
 def table(caption: str, head: list[str], rows: list[list[Any]]) -> str:
     """A table as HTML."""
     top = "".join(f'<th scope="col">{escape(str(cell))}</th>' for cell in head)
     lines = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="moving-wide"><table class="table"><caption>{escape(caption)}</caption><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table></div>'
+    inside = f"<caption>{escape(caption)}</caption><thead><tr>{top}</tr></thead><tbody>{lines}</tbody>"
+    return f'<div class="moving-wide"><table class="table">{inside}</table></div>'
 
 
 def certificate() -> dict[str, Any]:
@@ -58,25 +64,25 @@ def certificate() -> dict[str, Any]:
     return {"shares": shares, "radii": [[n, [radius_from_counts(round(s * n), n, 1.0, 0.001) for s in shares]] for n in draws]}
 
 
+def html(name: str, content: str) -> str:
+    """A figure for the page, with its data: the text of its file, empty for that of certificates, which has none."""
+    data = json.loads(content) if content else certificate()
+    place = f'<div data-part="place">{still(name, data)}</div><figcaption>{escape(CAPTIONS[name])}</figcaption>'
+    script = f'<script type="application/json">{content or "{}"}</script>'
+    return f'<figure class="moving" data-moving="{name}">{place}{script}</figure>'
+
+
 class Moving(SphinxDirective):
     """The place of a figure."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        """Put data, caption and still there, and remember the page."""
-        name = self.arguments[0]
+        """Put the figure there, and remember the page."""
         keep(self.env, "moving")
-        if name == "certificate":
-            content, data = "{}", certificate()
-        else:
-            self.env.note_dependency(str(file := Path(self.env.srcdir, "book", "moving", f"{name}.json")))
-            content = file.read_text(encoding="utf8")
-            data = json.loads(content)
-        script = f'<script type="application/json">{content}</script>'
-        place = f'<div data-part="place">{still(name, data)}</div>'
-        html = f'<figure class="moving" data-moving="{name}">{place}<figcaption>{escape(CAPTIONS[name])}</figcaption>{script}</figure>'
-        return [nodes.raw("", html, format="html")]
+        file = Path(self.env.srcdir, "book", "moving", f"{(name := self.arguments[0])}.json")
+        self.env.note_dependency(str(file))
+        return [nodes.raw("", html(name, file.read_text(encoding="utf8") if file.exists() else ""), format="html")]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

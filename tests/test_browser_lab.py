@@ -2,14 +2,11 @@
 
 import json
 import re
-import shutil
-import subprocess
-from html import unescape
-from pathlib import Path
 
 import make_lab
 import pytest
 import torch
+from browser import in_browser, needs_chromium
 from torch import Tensor, nn
 
 from rdc.analyse.laboratory import QUANTITIES, likelihoods
@@ -24,9 +21,6 @@ from rdc.denoise import OptimalDenoiser
 from rdc.rng import generator
 
 FOLDER = make_lab.SCRIPT.parent
-CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="the laboratory is compared in Chromium, which is not there")
-QUIET = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
 IMAGES, SIGMAS, EPS, STEPS = (0, 3, 4), (0.1, 0.5, 2.0), 0.15, 5
 METHODS, GRADIENTS = ("sign", "adam"), ("bpda", "exact", "smoothed")
 PROGRAM = """
@@ -67,24 +61,12 @@ for (const i of IMAGES) {
 document.body.textContent = JSON.stringify(found);
 """
 
-
-def in_browser(folder: Path, scripts: list[str], program: str, body: str = "", place: str = "") -> str:
-    """The body of a page after it has run scripts and a program, opened at a place."""
-    loads = "".join(f'<script src="{FOLDER.as_uri()}/{name}"></script>' for name in scripts)
-    page = folder / "page.html"
-    page.write_text(f'<meta charset="utf-8"><body>{body}{loads}<script>{program}</script></body>', encoding="utf8")
-    profile = f"--user-data-dir={folder / 'profile'}"
-    command = [CHROMIUM, *QUIET, profile, "--virtual-time-budget=60000", "--dump-dom", page.as_uri() + place]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=240).stdout
-    return unescape(re.search(r"<body[^>]*>(.*)</body>", dom, re.DOTALL).group(1).strip())
-
-
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     """What the script says of some digits."""
     names = {"IMAGES": IMAGES, "SIGMAS": SIGMAS, "EPS": EPS, "STEPS": STEPS, "METHODS": METHODS, "GRADIENTS": GRADIENTS}
     head = "".join(f"const {name} = {json.dumps(value)};" for name, value in names.items())
-    return json.loads(in_browser(tmp_path_factory.mktemp("lab"), ["digits.js", "mathematics.js"], head + PROGRAM))
+    return json.loads(in_browser(tmp_path_factory.mktemp("lab"), ["lab/digits.js", "lab/mathematics.js"], head + PROGRAM))
 
 
 @pytest.fixture(scope="module")
@@ -224,5 +206,5 @@ SAYS = {  # what book/laboratory.md says one sees in its experiments
 @pytest.mark.parametrize("number", SAYS)
 def test_the_guided_experiments_show_what_the_page_says(number, tmp_path):
     page = '<div class="lab" data-lab="full"></div>'
-    seen = in_browser(tmp_path, ["digits.js", "mathematics.js", "page.js"], "", page, f"#lab-{number}")
+    seen = in_browser(tmp_path, ["lab/digits.js", "lab/mathematics.js", "lab/page.js"], "", page, f"#lab-{number}")
     assert re.search(SAYS[number], seen, re.DOTALL), re.findall(r'role="status".*?</p>', seen)

@@ -89,7 +89,8 @@ def levels() -> dict[str, Any]:
     test = load(DATA, "test")
     found = [denoised(i) for i in range(DENOISED)]
     return {
-        "classes": test.classes, "sigmas": SIGMAS, "labels": test.y[:DENOISED].tolist(), "errors": short(torch.stack([e for _, e in found])),
+        "classes": test.classes, "sigmas": SIGMAS, "labels": test.y[:DENOISED].tolist(),
+        "errors": short(torch.stack([e for _, e in found])),
         "columns": 11, "sprite": sprite(torch.cat([t for t, _ in found])),
         "weights": {DATA: read_checkpoint(locate(DATA), "denoiser")[1]["tensors_sha256"]},
     }  # fmt: skip
@@ -118,7 +119,9 @@ def attacked(one: Row, x: Tensor, y: Tensor, eps: float, index: Tensor) -> Tenso
     return pgd(model_of(one), x, y, **{**one.arguments, "eps": eps}, index=index)
 
 
-def by_radius(move: Callable[..., Tensor], judges: Sequence[Row], x: Tensor, y: Tensor, index: Tensor) -> tuple[Tensor, list[Any]]:
+def by_radius(
+    move: Callable[..., Tensor], judges: Sequence[Row], x: Tensor, y: Tensor, index: Tensor
+) -> tuple[Tensor, list[Any]]:
     """Tiles ``(N, radii, H, W)``, and for each judge what it says and its margins, both ``(N, radii)``."""
     moved = [x if not r else move(judges[0], x, y, r / 255, index) for r in RADII]
     found = [[seen(judge, one, y) for one in moved] for judge in judges]
@@ -147,8 +150,8 @@ def radius() -> dict[str, Any]:
         pictures.append(tiles)
         rows.append({"model": name, "attack": gradient, "row": number, "said": said, "margin": margins})
     return {
-        "classes": test.classes, "radii": RADII, "index": index.tolist(), "labels": y.tolist(), "columns": len(RADII), "series": rows,
-        "rows": len(pictures), "sprite": sprite(torch.stack(pictures, dim=1).flatten(0, 1)),
+        "classes": test.classes, "radii": RADII, "index": index.tolist(), "labels": y.tolist(),
+        "series": rows, "columns": len(RADII), "rows": len(pictures), "sprite": sprite(torch.stack(pictures, dim=1).flatten(0, 1)),
         "weights": dict(sorted(item for _, one in MODELS for item in weights(one).items())),
     }  # fmt: skip
 
