@@ -40,9 +40,11 @@ def still(name: str, data: dict[str, Any]) -> str:
         return table("What the classifiers say at radius 8/255", head, rows)
     if name == "scale":
         head = ["guide", "class known", "scale", "agreement", "recall", "Frechet distance"]
-        show = [[r["guide"], "yes" if r["conditional"] else "no", r["scale"], *(f"{r[k][0]:g}" for k in ("agreement", "recall", "frechet"))]
-                for r in data["rows"]]  # fmt: skip
-        return table("Means over repetitions", head, show)
+        shown = ("agreement", "recall", "frechet")
+        rows = [
+            [r["guide"], "yes" if r["conditional"] else "no", r["scale"], *(f"{r[k][0]:g}" for k in shown)] for r in data["rows"]
+        ]
+        return table("Means over repetitions", head, rows)
     head = ["draws", *(f"{100 * share:g} % of them right" for share in data["shares"])]
     rows = [[n, *(f"{r:.2f}" for r in row)] for n, row in data["radii"]]
     return table("Certified radius, in units of sigma, at alpha 0.001", head, rows)
