@@ -87,6 +87,11 @@ plt.show()
 
 
 # %% [markdown]
+# Move the noise level: at which levels do the errors tell the classes apart?
+#
+# ```{moving} levels
+# ```
+#
 # ## From the theorem to code
 #
 # :::{prf:theorem} Theorem 3.1 of the paper, with a weaker hypothesis

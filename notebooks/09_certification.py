@@ -65,8 +65,7 @@ style()
 # %% [markdown]
 # ## What a certificate says
 #
-# An attack that fails proves nothing about the next attack. A certificate does: *no* image within the L2 distance $R(x)$ of $x$ gets another answer, whoever
-# looks for it.
+# An attack that fails proves nothing about the next attack. A certificate does: *no* image within the L2 distance $R(x)$ of $x$ gets another answer.
 #
 # The answer is that of a *smoothed* classifier. A base classifier $f$ takes noisy images, and
 #
@@ -291,6 +290,9 @@ plt.show()
 # ### What $n$ draws can certify at most
 #
 # Even if all draws agree, $R \le \sigma\, \Phi^{-1}(\alpha^{1/n})$.
+#
+# ```{moving} certificate
+# ```
 
 # %%
 rows = []

@@ -288,8 +288,7 @@ for a, b in pairs:
     print(f"{a} - {b}: {found:+.3f}, 95 % bootstrap interval")
 
 # %% [markdown]
-# A hundred images are few: where an interval holds 0, this page cannot tell, and the agreement of a guided set may pass that of real images. The record has
-# more.
+# A hundred images are few: where an interval holds 0, this page cannot tell, and the agreement of a guided set may pass that of real images.
 #
 # (sec-guide-record)=
 # ## The tables, larger
@@ -297,6 +296,9 @@ for a, b in pairs:
 # From here on the numbers are those of the experiments. Three settings occur: `heun` is the sampler of this page with fewer levels; `ddpm` is the paper's chain
 # and form of guidance with 25 steps; and either denoiser, the one that knows the class (*class known*) and the unconditional one. Scales are chosen on seeds of their own.
 # Intervals are Student's t over repetitions with other seeds.
+#
+# ```{moving} scale
+# ```
 
 # %% mystnb={"figure": {"caption": "The scale sweep (Tables 5 and 6 of the paper), from the record: Frechet distance in plain features, precision, recall and agreement by scale, less those without a guide on the same seeds, with 95 % intervals. One row for each setting.", "name": "fig-guide-scales"}, "image": {"alt": "Rows of four panels with lines for the vanilla and the robust guide against the scale, around a dotted line at zero"}} tags=["hide-input"]
 METRICS = ("frechet", "precision", "recall", "agreement")

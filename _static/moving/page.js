@@ -104,7 +104,7 @@
     const image = choice("Image", data.labels.map((y, i) => [i, `${i + 1}: ${data.classes[y]}`]), show);
     const attacks = [["noise", "random signs"], ["bpda", "PGD; RDC by BPDA"], ["exact", "PGD; RDC exact"], ["smoothed 0.3", "PGD; RDC smoothed"]];
     const attack = choice("Attack", attacks.reverse(), show);
-    const at = slider("Radius", 0, top, 3, (i) => `${data.radii[i]}/255`, show);
+    const at = slider("Radius", 0, top, 2, (i) => `${data.radii[i]}/255`, show);
     const parts = frame(place, [image, attack, at]);
     function show() {
       const i = Number(image.value), of = (m) => data.series.find((s) => s.model === m && (s.attack === attack.value || (s.attack === "pgd" && attack.value !== "noise")));
