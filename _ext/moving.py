@@ -14,8 +14,9 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 CAPTIONS = {
-    "radius": "Four classifiers and one image, as the attack grows. Margins are those of the logits, divided by that of the "
-    "clean image: 1 is untouched, and below 0 the image is lost. PGD with 20 steps; of RDC through the gradient that you choose.",
+    "radius": "Four classifiers and one digit, as the attack grows. Margins are those of the logits, divided by that of the "
+    "clean image: 1 is untouched, and below 0 the image is lost. PGD with 20 steps; of RDC through the gradient "
+    "that you choose.",
     "levels": "A test image with noise, denoised as each of the ten classes. Below each is the squared error: the diffusion "
     "classifier chooses the class with the least, summed over levels.",
     "certificate": "From counts to a certified radius. The curve holds for one number of draws, noise and error.",
@@ -30,14 +31,14 @@ def still(name: str, data: dict[str, Any]) -> str:
         alt = f"A row for each image and level: the noisy image, and what the denoiser makes of it as {names}"
         return f'<img src="data:image/png;base64,{data["sprite"]}" alt="{escape(alt)}" class="moving-sprite">'
     if name == "radius":
-        at = data["radii"].index(8)
+        at = data["radii"].index(0.1)
         head = [
             "classifier",
             "attack",
             *(f"image {i}, {data['classes'][y]}" for i, y in zip(data["index"], data["labels"], strict=True)),
         ]
         rows = [[s["model"], s["attack"], *(data["classes"][said[at]] for said in s["said"])] for s in data["series"]]
-        return table("What the classifiers say at radius 8/255", head, rows)
+        return table("What the classifiers say at Linf radius 0.1", head, rows)
     if name == "scale":
         head = ["guide", "class known", "scale", "agreement", "recall", "Frechet distance"]
         shown = ("agreement", "recall", "frechet")

@@ -1,8 +1,8 @@
-// Long tables can be sorted by a click on the head of a column; heads say that they are heads. Nothing is stored, sent or loaded.
+// Long tables can be sorted by a click on the head of a column, wide ones scroll within; heads say that they are heads. Nothing is stored, sent or loaded.
 "use strict";
 
 document.addEventListener("DOMContentLoaded", () => {
-  const LONG = 6; // rows
+  const LONG = 6, WIDE = 6; // rows that are sorted, columns that need no scrolling
 
   // The number with which a cell begins; NaN without one.
   const number = (text) => parseFloat(text.trim().replace(/[\u2212\u2013]/g, "-").replace(/(\d)[\s\u202f\u00a0](?=\d{3}\b)/g, "$1"));
@@ -24,9 +24,24 @@ document.addEventListener("DOMContentLoaded", () => {
     body.append(...order.map(([row]) => row));
   }
 
+  // Put a wide table into a box that scrolls, by keyboard too, unless it is in one.
+  function box(table) {
+    let outside = table.parentElement;
+    while (outside && !["auto", "scroll"].includes(getComputedStyle(outside).overflowX)) outside = outside.parentElement;
+    if (!outside || outside === document.body || outside === document.documentElement) {
+      outside = document.createElement("div");
+      outside.className = "table-wide";
+      table.replaceWith(outside);
+      outside.append(table);
+    }
+    if (outside.scrollWidth <= outside.clientWidth) return;
+    Object.assign(outside, { tabIndex: 0, role: "region", ariaLabel: table.caption?.textContent.trim() || "Wide table" });
+  }
+
   for (const table of document.querySelectorAll("article table")) {
     const heads = table.tHead ? [...table.tHead.querySelectorAll("th")] : [];
     for (const head of heads) if (!head.scope) head.scope = "col";
+    if (heads.length > WIDE) box(table);
     if (table.tHead?.rows.length !== 1 || !table.tBodies[0] || table.tBodies[0].rows.length < LONG) continue;
     const cells = [...table.tHead.rows[0].cells], even = (row) => row.cells.length === cells.length && [...row.cells].every((c) => c.colSpan * c.rowSpan === 1);
     if (cells.length !== heads.length || ![...table.tBodies[0].rows].every(even)) continue;

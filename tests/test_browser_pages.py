@@ -4,7 +4,7 @@ import json
 import re
 
 import blind_pairs
-from browser import in_browser, needs_chromium
+from browser import STATIC, in_browser, needs_chromium
 
 ROWS = [("b", "10 of 48"), ("a", "9 of 48"), ("c", "-"), ("d", "\u22121.5"), ("e", "1 397"), ("f", "2")]
 TABLE = f"""<article><table><thead><tr><th><p>name</p></th><th>value</th></tr></thead><tbody>
@@ -25,6 +25,15 @@ document.addEventListener("DOMContentLoaded", () => {
 def test_long_tables_sort_by_number_or_word(tmp_path):
     found = json.loads(in_browser(tmp_path, ["tables.js"], CLICKS, TABLE))
     assert found == ["dfabec", "ebafdc", "abcdef", [["col", "ascending"], ["col", None]]]
+
+
+@needs_chromium
+def test_a_wide_table_scrolls_in_a_box_of_its_own(tmp_path):
+    cells = "".join(f"<th>a&nbsp;rather&nbsp;long&nbsp;head&nbsp;number&nbsp;{i}</th>" for i in range(12))
+    wide = f"<article><table><caption>Counts</caption><thead><tr>{cells}</tr></thead></table></article>"
+    style = f'<link rel="stylesheet" href="{(STATIC / "book.css").as_uri()}">'
+    seen = in_browser(tmp_path, ["tables.js"], "", style + wide)
+    assert '<div class="table-wide" tabindex="0" role="region" aria-label="Counts"><table>' in seen
 
 
 @needs_chromium

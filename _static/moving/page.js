@@ -104,20 +104,20 @@
     const image = choice("Image", data.labels.map((y, i) => [i, `${i + 1}: ${data.classes[y]}`]), show);
     const attacks = [["noise", "random signs"], ["bpda", "PGD; RDC by BPDA"], ["exact", "PGD; RDC exact"], ["smoothed 0.3", "PGD; RDC smoothed"]];
     const attack = choice("Attack", attacks.reverse(), show);
-    const at = slider("Radius", 0, top, 2, (i) => `${data.radii[i]}/255`, show);
+    const at = slider("Radius", 0, top, 2, (i) => String(data.radii[i]), show);
     const parts = frame(place, [image, attack, at]);
     function show() {
       const i = Number(image.value), of = (m) => data.series.find((s) => s.model === m && (s.attack === attack.value || (s.attack === "pgd" && attack.value !== "noise")));
       const found = MODELS.map(of), right = (s) => s.said[i][at.value] === data.labels[i];
       const part = (s, r) => s.margin[i][r] / s.margin[i][0];
       const series = found.map((s) => ({ name: s.model, kind: s.model, points: data.radii.map((r, n) => ({ x: r, y: part(s, n) })) }));
-      chart(parts.chart, { x: { low: 0, high: data.radii[top], label: "radius (255ths)" }, y: { low: -1.5, high: 1.25, label: "margin / clean margin" }, series, now: data.radii[at.value], base: 0 });
+      chart(parts.chart, { x: { low: 0, high: data.radii[top], label: "Linf radius" }, y: { low: -1.5, high: 1.25, label: "margin / clean margin" }, series, now: data.radii[at.value], base: 0 });
       parts.pictures.replaceChildren(...found.map((s) => {
         const words = data.classes[s.said[i][at.value]], sign = right(s) ? "\u2713" : "\u2717";
         return tile(data, i * data.rows + s.row, at.value, data.rows * data.labels.length, [s.model, `${sign} ${words}`], `what ${s.model} sees`);
       }));
       const kept = found.filter(right).map((s) => s.model);
-      parts.said.textContent = `At radius ${data.radii[at.value]}/255, ${kept.length ? kept.join(", ") : "none of the four"} still ${kept.length > 1 ? "say" : "says"} ${data.classes[data.labels[i]]}. Margins below \u22121.5 lie on the lower edge.`;
+      parts.said.textContent = `At radius ${data.radii[at.value]}, ${kept.length ? kept.join(", ") : "none of the four"} still ${kept.length > 1 ? "say" : "says"} ${data.classes[data.labels[i]]}. Margins below \u22121.5 lie on the lower edge.`;
     }
     return show;
   }
