@@ -164,10 +164,11 @@
     }
     function show() {
       const [n, sigma, alpha, k] = [Number(draws.value), Number(noise.value), Number(error.value), count.value];
-      const curve = (m) => Array.from({ length: 51 }, (_, i) => ({ x: 50 + i, y: Moving.radius(Math.round((m * (50 + i)) / 100), m, sigma, alpha) }));
+      const point = (c, m) => ({ x: (100 * c) / m, y: Moving.radius(c, m, sigma, alpha) });
+      const curve = (m) => Array.from({ length: 51 }, (_, i) => point(Math.round(m * (1 - 0.5 * (1 - i / 50) ** 2)), m)); // closer at the end
       const series = [n, ...DRAWS.filter((m) => m !== n)].map((m, i) => ({ name: `n = ${grouped(m)}`, kind: i ? "none" : "DC", points: curve(m), dashed: i > 0 }));
       const high = Moving.radius(100000, 100000, sigma, alpha);
-      series.push({ name: "your counts", kind: "RDC", points: [{ x: (100 * k) / n, y: Moving.radius(k, n, sigma, alpha) }] });
+      series.push({ name: "your counts", kind: "RDC", points: [point(k, n)] });
       chart(parts.chart, { x: { low: 50, high: 100, label: "share of the draws (%)" }, y: { low: 0, high, label: "certified L2 radius" }, series, now: (100 * k) / n });
       const p = Moving.lower(k, n, alpha), r = Moving.radius(k, n, sigma, alpha), all = Moving.radius(n, n, sigma, alpha);
       const found = r ? `the radius is ${r.toFixed(4)}` : "the classifier abstains";
