@@ -19,7 +19,7 @@
 #
 # :::{admonition} What you will be able to do
 # :class: tip
-# - Move between the two ways of adding noise, and between the forms of a denoiser.
+# - Move between the two ways of adding noise, and between the forms of a {term}`denoiser`.
 # - Show that the best denoiser is a posterior mean, and read a score off it.
 # - Sample from a trained denoiser with twenty lines of code.
 # :::
@@ -62,7 +62,7 @@ device = (
 )
 
 # %% [markdown]
-# **What does a network see of a noisy image, and what does it make of it?** A diffusion classifier scores a label by how well a denoiser, told that label, removes noise from
+# **What does a network see of a noisy image, and what does it make of it?** A {term}`diffusion classifier` scores a label by how well a denoiser, told that label, removes noise from
 # the image. Here are the noise, the denoiser and the images that it can make.
 
 # %% tags=["hide-input"]
@@ -238,7 +238,7 @@ assert gap < 1e-5
 # \qquad \lambda(\sigma) = \frac{\sigma^2 + \sigma_d^2}{(\sigma \sigma_d)^2} ,
 # ```
 #
-# where $\ln \sigma$ is drawn from a normal distribution. The weight $\lambda$ is $1 / c_\text{out}^2$, so by the last row of the table every noise level asks the raw network for an output of unit size.
+# where $\ln \sigma$ is drawn from a normal distribution. The weight $\lambda$ is $1 / c_\text{out}^2$, so by the last row of the table every {term}`noise level` asks the raw network for an output of unit size.
 # In one of ten cases the label is hidden, so the network also denoises without a label.
 #
 # How good is the network? The closed form over the training images of `data` gives a yardstick.
@@ -340,7 +340,7 @@ claim(
 # \frac{d z}{d \sigma} = -\sigma\, \nabla \log p_\sigma(z) = \frac{z - D(z, \sigma, y)}{\sigma} .
 # ```
 #
-# It is an ordinary differential equation. Start at $\sigma_\text{max} \varepsilon$, take Heun steps (predict with the slope here, correct with the slope there), and
+# It is an ordinary differential equation. Start at $\sigma_\text{max} \varepsilon$, take {term}`Heun` steps (predict with the slope here, correct with the slope there), and
 # place the levels evenly in $\sigma^{1/7}$, so that steps are short where images form {cite}`karras2022elucidating`.
 
 
@@ -418,7 +418,7 @@ claim(inside > 0.95)
 # :::{exercise-start}
 # :label: ex-diffusion-memory
 # :::
-# **A sampler with a perfect memory.** Feed the optimal denoiser of the digits to `sample`. What do you get? Measure the distance of each sample to the nearest training image. (10 minutes)
+# **A sampler with a perfect memory.** Feed the {term}`optimal denoiser` of the digits to `sample`. What do you get? Measure the distance of each sample to the nearest training image. (10 minutes)
 #
 # :::{admonition} Hint
 # :class: dropdown tip

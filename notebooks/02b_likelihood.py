@@ -99,7 +99,7 @@ plt.show()
 # \frac{\sigma_t^2 (\sigma_{t+1}^2 - \sigma_t^2)}{\sigma_{t+1}^2} I \Big) .
 # ```
 #
-# The *model chain* walks back without knowing $z$. It puts the denoiser in its place:
+# The *model chain* walks back without knowing $z$. It puts the {term}`denoiser` in its place:
 #
 # ```{math}
 # :label: eq-chain
@@ -140,7 +140,7 @@ plt.show()
 # :::
 #
 # With $p(z_T) = \mathcal N(0, \sigma_T^2 I)$ the first term is $-\norm{z}^2 / (2 \sigma_T^2)$.
-# Then only the sum depends on the label: $-\sum_t w_t \E \norm{D - z}^2$ is the logit of a diffusion classifier, and the rest cancels in a softmax.
+# Then only the sum depends on the label: $-\sum_t w_t \E \norm{D - z}^2$ is the logit of a {term}`diffusion classifier`, and the rest cancels in a softmax.
 #
 # Note where things are evaluated. The weight is an interval's, and the loss is taken at its *right* end.
 #
@@ -194,7 +194,7 @@ plt.show()
 #
 # (As $\sigma_0 \to 0$, $J \to \log p(z \mid y)$. As $\sigma_T \to \infty$, $J(\sigma_T) + \tfrac D2 \log(2 \pi e \sigma_T^2) \to 0$. The added term has the integral $-D \log \sigma_0$ in these limits.)
 #
-# The second term of the integrand has no label in it. So *for the optimal denoiser, integrated losses are log-likelihoods, exactly*.
+# The second term of the integrand has no label in it. So *for the {term}`optimal denoiser`, integrated losses are log-likelihoods, exactly*.
 #
 # ### The laboratory
 #

@@ -131,7 +131,7 @@ plt.show()
 # To see the grid alone, give the chain the exact prior, $p(z_T \mid y) = p_{\sigma_T}$. Then the bound of {prf:ref}`thm-chain` reads
 # $B_T = J(\sigma_T) + D \log (\sigma_T / \sigma_0) - \sum_t w_t\, m(\sigma_{t+1})$: the identity, with a sum for the integral.
 #
-# How far is each rule from $J(\sigma_0)$, for the optimal denoiser? For `chain` we know the sign, on average: from {prf:ref}`thm-identity`,
+# How far is each rule from $J(\sigma_0)$, for the {term}`optimal denoiser`? For `chain` we know the sign, on average: from {prf:ref}`thm-identity`,
 #
 # ```{math}
 # :label: eq-grid-gap
@@ -267,7 +267,7 @@ glue("diffusion-excess-32", table[32][0] - data_j)
 # The bound lies *below* the chain's log density in every row, as it must, and *above* that of the data:
 # by {glue:text}`diffusion-excess-2:.2f` nats with two steps, {glue:text}`diffusion-excess-32:.2f` with 32.
 #
-# Why here? Formula {eq}`eq-grid-gap` has the wrong sign where $m$ *decreases*. At $z = 0$ and low noise the denoiser is sure that the image is $-1$ or $1$,
+# Why here? Formula {eq}`eq-grid-gap` has the wrong sign where $m$ *decreases*. At $z = 0$ and low noise the {term}`denoiser` is sure that the image is $-1$ or $1$,
 # and wrong by one; with more noise it says "somewhere in the middle", which is right.
 # An adversarial example may well be such a point between the classes. A finite grid can rate it higher than the data does.
 #

@@ -158,12 +158,12 @@ glue(
 #
 # {numref}`fig-diffusion-weights` shows $g$, scaled to 1 at $\sigma = 1$.
 #
-# Two curves are flat: the ELBO weight by definition, and the VP weight as it follows from the chain, by calculation ({ref}`ex-diffusion-vp`).
+# Two curves are flat: the {term}`ELBO` weight by definition, and the VP weight as it follows from the chain, by calculation ({ref}`ex-diffusion-vp`).
 # (At its very first steps the VP schedule is coarse compared with $\sigma$, and a weight over a spacing is not quite a density.)
-# The EDM weight peaks at $\sigma =$ {glue:text}`diffusion-peak-edm:.1f`, its released form at {glue:text}`diffusion-peak-released:.2f`:
+# The {term}`EDM` weight peaks at $\sigma =$ {glue:text}`diffusion-peak-edm:.1f`, its released form at {glue:text}`diffusion-peak-released:.2f`:
 # the exponent of the log-normal is multiplied by $P_\text{std}^2$ where it should be divided.
 #
-# What does that do to logits? On the toy we know the true log-likelihood ratio of the two classes.
+# What does that do to {term}`logits`? On the toy we know the true log-likelihood ratio of the two classes.
 
 # %%
 spots = to_model(
@@ -212,7 +212,7 @@ claim(fits["edm"] < 0.8 and fits["vp"] < 0.5, "other units")
 # ## The same on images
 #
 # In 64 dimensions quadrature is out of reach and noise takes its place. Does the identity hold for real images?
-# The data are the training digits; the images are test digits, which the denoiser has not seen. Every draw of noise serves all levels, so that each draw gives one
+# The data are the training digits; the images are test digits, which the {term}`denoiser` has not seen. Every draw of noise serves all levels, so that each draw gives one
 # difference between the two sides, and the mean of the differences has a standard error.
 
 # %% tags=["hide-input"]

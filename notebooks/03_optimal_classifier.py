@@ -19,7 +19,7 @@
 #
 # :::{admonition} What you will be able to do
 # :class: tip
-# - Derive the best possible denoiser of a finite data set, its density and its score, and check them to rounding error.
+# - Derive the best possible {term}`denoiser` of a finite data set, its density and its score, and check them to rounding error.
 # - Turn it into a classifier (Corollary 3.3).
 # :::
 #
@@ -62,7 +62,7 @@ train, test = (
 )
 
 # %% [markdown]
-# **What is the best that a denoiser can do, and what classifier does it make?** A diffusion classifier compares how well a denoiser explains
+# **What is the best that a denoiser can do, and what classifier does it make?** A {term}`diffusion classifier` compares how well a denoiser explains
 # an image under each label. Before we trust a *trained* denoiser, we study the *best* one. For a finite set of images it has a closed
 # form, so every quantity of the theory can be computed instead of bounded.
 #
@@ -275,7 +275,7 @@ for step in (50, 200, 500, 900):
 #
 # :::{prf:corollary} Optimal diffusion classifier (Corollary 3.3 of the paper)
 # :label: cor-optimal-classifier
-# With the optimal denoiser, the loss at level $t$ for any image $z$ and class $y$ is
+# With the {term}`optimal denoiser`, the loss at level $t$ for any image $z$ and class $y$ is
 # ```{math}
 # :label: eq-optimal-classifier
 # \norm{\hat\varepsilon(x_t, t, y) - \varepsilon}^2 = \frac{\alpha_t}{\sigma_t^2}\, \Big\| \sum_i s_i\, (z - z_i) \Big\|^2,

@@ -19,7 +19,7 @@
 #
 # :::{admonition} What you will be able to do
 # :class: tip
-# - Say what the loss of one noise level knows about an image, and why the weights of the levels hardly matter.
+# - Say what the loss of one {term}`noise level` knows about an image, and why the weights of the levels hardly matter.
 # - Compute the optimal classifier of a whole training set with one matrix product an image.
 # :::
 #
@@ -190,7 +190,7 @@ claim(vote_low > 0.85 and vote_high < 0.85 and one_hot_share[0] > 0.95)
 # The factor $p$ knows the image but not the noise. The factor $u$ knows the noise but not the image, so it is computed once for
 # all images. Every sum over $i$ is a thin product $p \cdot u$ of a row and a few columns.
 #
-# **Stein's identity removes the denoised image.** Put $g(\varepsilon) = D(z + \sigma\varepsilon)$. For the optimal denoiser
+# **Stein's identity removes the denoised image.** Put $g(\varepsilon) = D(z + \sigma\varepsilon)$. For the {term}`optimal denoiser`
 # $\operatorname{div}_z D = \sigma^{-2} \sum_i s_i \norm{z_i - D}^2$, and Stein's lemma says
 # $\E[\varepsilon \cdot g] = \sigma\, \E[\operatorname{div} D]$. Now
 #

@@ -65,7 +65,7 @@ x_clean, y_clean = test.x[:n_clean], test.y[:n_clean]
 
 
 # %% [markdown]
-# **Is the softmax of the losses a posterior?** The paper's Theorem 3.1 says when. With the optimal denoiser the distance between loss and
+# **Is the softmax of the losses a posterior?** The paper's Theorem 3.1 says when. With the {term}`optimal denoiser` the distance between loss and
 # likelihood is computed, not bounded:
 
 
@@ -312,8 +312,8 @@ claim(residual < 0.2 * spread_here)
 # %% [markdown]
 # ### Weights that are not those of the bound
 #
-# The weights of EDM training and $w_t = 1$ in VP form make another score of the losses. Its unit is not the nat. We regress
-# the differences of logits between classes on the differences of the exact $\log p_{s_0}(z \mid y)$.
+# The weights of {term}`EDM` training and $w_t = 1$ in VP form make another score of the losses. Its unit is not the nat. We regress
+# the differences of {term}`logits` between classes on the differences of the exact $\log p_{s_0}(z \mid y)$.
 
 
 # %%
@@ -383,7 +383,7 @@ glue("optimal-slope-vp", calibration["vp"][0])
 # :label: ex-optimal-prior
 # :::
 # **Unbalanced classes.** The paper assumes a uniform prior. Let the test images come with the class frequencies of an unbalanced
-# data set, from 400 images of the first class down to 40 of the last. What has to be added to the logits? Check that the result is the exact posterior, and find a noise level at
+# data set, from 400 images of the first class down to 40 of the last. What has to be added to the logits? Check that the result is the exact posterior, and find a {term}`noise level` at
 # which the prior changes decisions. (15 minutes)
 #
 # :::{admonition} Hint

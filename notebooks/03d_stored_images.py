@@ -19,8 +19,8 @@
 #
 # :::{admonition} What you will be able to do
 # :class: tip
-# - Certify a nearest-neighbour rule, and predict from the certificate which attacks must fail.
-# - Say what "the optimal diffusion classifier is 100 % robust" shows, and what it does not show.
+# - Certify a nearest-neighbour rule, and predict from the {term}`certificate` which attacks must fail.
+# - Say what "the optimal {term}`diffusion classifier` is 100 % robust" shows, and what it does not show.
 # :::
 #
 # **Time** 30 minutes · **Needs** {ref}`nb-optimal-nearest` and {ref}`nb-first-attack`. Covers section 3.3 and Table 1
@@ -88,7 +88,7 @@ needs(
 
 # %% [markdown]
 # **The optimal diffusion classifier is 100 % robust. What does this show?** Section 3.3 of the paper introduces the optimal model as the one with minimal
-# loss "over both the training set and the test set", and reports 100 % robust accuracy ($\ell_\infty$ 8/255 and $\ell_2$ 0.5, AutoAttack,
+# loss "over both the training set and the test set", and reports 100 % {term}`robust accuracy` ($\ell_\infty$ 8/255 and $\ell_2$ 0.5, {term}`AutoAttack`,
 # CIFAR-10). The script of the released code (commit 8a82504) takes as $\mathcal D$ the first 100 *test* images, which are also the attacked ones.
 # {numref}`fig-optimal-robust` shows three choices of $\mathcal D$; the verdict comes from larger runs.
 
@@ -302,7 +302,7 @@ if inside["Linf"] < 8 / 255 or inside["L2"] < 0.5:
 #
 # ## The attack
 #
-# PGD on the margin of the logits, from a random start, with exact gradients, at radii up to where things break. 1-NN is attacked
+# {term}`PGD` on the {term}`margin` of the {term}`logits`, from a random start, with exact gradients, at radii up to where things break. 1-NN is attacked
 # directly, and also with the images found against the optimal classifier; an image counts only if it survives both.
 
 # %%
@@ -482,7 +482,7 @@ for found in proofs:
 #
 # :::{admonition} Hint
 # :class: dropdown tip
-# The denoiser no longer depends on its input. In which direction is Hölder's inequality an equality?
+# The {term}`denoiser` no longer depends on its input. In which direction is Hölder's inequality an equality?
 # :::
 
 # %%

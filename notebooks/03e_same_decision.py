@@ -240,7 +240,7 @@ glue(
 #
 # 1. The softmax divides by $2\sigma_t$ where the formula has $2\sigma_t^2$: its temperature is too high by $1/\sigma_t$.
 # 2. It sums the squares, $\sum_i s_i^2 \norm{x - x_i}^2$, where the formula has the square of the sum.
-# 3. Images stay in [0, 1] where the model's are in [-1, 1], so every noise level is effectively twice as high.
+# 3. Images stay in [0, 1] where the model's are in [-1, 1], so every {term}`noise level` is effectively twice as high.
 #
 # Does it matter? First for decisions, with the training set as $\mathcal D$, on clean images and on attacked ones.
 
@@ -317,7 +317,7 @@ claim(all(v.value == 1 for v in released_robust["attacked"].values()))
 # %% [markdown]
 # With {glue:text}`optimal-agree-released:.0f` % of the decisions shared with 1-NN, three errors in one line change few of them. They sit
 # inside a softmax that is nearly one-hot anyway at the low levels that carry most of the weight. With the attacked images in
-# $\mathcal D$ the robust accuracy does not change at all.
+# $\mathcal D$ the {term}`robust accuracy` does not change at all.
 #
 # They do change the loss at high noise. For flat weights $s_i = 1/N_y$ the sum of squares is
 # $\frac{1}{N_y}$ times the mean of $\norm{x - x_i}^2$: the loss shrinks with the size of the class, and a large class wins. To see

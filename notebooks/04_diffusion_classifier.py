@@ -71,7 +71,7 @@ main = levels("elbo", count, sigma_min=sigma_min)
 
 # %% [markdown]
 # **How does a denoiser that nobody trained to classify tell garments apart?** It explains the image under every label; the label with the smallest
-# error wins. The denoiser of this chapter is a network. It was trained on the training split only, once, for all classes together.
+# error wins. The {term}`denoiser` of this chapter is a network. It was trained on the training split only, once, for all classes together.
 
 # %% mystnb={"figure": {"caption": "A test image, the same with noise at $\\sigma = 1$, and what the denoiser makes of it under each of the ten labels, with the squared error. The diffusion classifier compares these errors, at many noise levels.", "name": "fig-dc-labels"}, "image": {"alt": "Twelve small pictures: a T-shirt, the T-shirt in noise, and ten estimates; those told other labels look like garments of those classes, blurred"}} tags=["hide-input"]
 z = to_model(x[:1]).expand(10, -1, -1, -1)
@@ -87,7 +87,7 @@ plt.show()
 
 
 # %% [markdown]
-# Move the noise level: at which levels do the errors tell the classes apart?
+# Move the {term}`noise level`: at which levels do the errors tell the classes apart?
 #
 # ```{moving} levels
 # ```
@@ -111,7 +111,7 @@ plt.show()
 # :::
 #
 # The paper asks for $d \to 0$. That is more than is needed: constants cancel. What hurts is the part of the gap that
-# differs between classes. {ref}`nb-optimal-gap` computes it exactly for the optimal denoiser.
+# differs between classes. {ref}`nb-optimal-gap` computes it exactly for the {term}`optimal denoiser`.
 #
 # Here is the whole classifier.
 
@@ -162,7 +162,7 @@ print(
 #
 # ### The gradient in two passes
 #
-# An attack needs $\nabla_x \ell(f(x))$ for a loss $\ell$ of the logits. Autograd through all evaluations keeps every
+# An attack needs $\nabla_x \ell(f(x))$ for a loss $\ell$ of the {term}`logits`. Autograd through all evaluations keeps every
 # activation of every one of them. The chain rule offers something better. With $g_k = \partial \ell / \partial f_k$,
 #
 # ```{math}
@@ -175,7 +175,7 @@ print(
 # pass differentiates one chunk after the other and adds up. It uses the same noise, and it leaves out every class with
 # $g_k = 0$. Nothing is approximated.
 #
-# The margin $\max_{j \ne y} f_j - f_y$ touches two classes of ten. Its gradient costs $2T$ evaluations with gradient on top
+# The {term}`margin` $\max_{j \ne y} f_j - f_y$ touches two classes of ten. Its gradient costs $2T$ evaluations with gradient on top
 # of the $KT$ without.
 
 
@@ -243,7 +243,7 @@ assert (counter.plain, counter.graded) == (80, 16)
 #
 # With independent noise for each class the covariance is zero. With the same noise the two losses rise and fall together: both
 # ask the network about the *same* noisy image, and most of the error has nothing to do with the class. These are common random
-# numbers, as old as Monte Carlo itself, and they cost nothing.
+# numbers, as old as {term}`Monte Carlo` itself, and they cost nothing.
 #
 # The paper tries more draws, the same noise across classes and the same noise across levels. It reports that none of them
 # improves accuracy or robustness (section 4.5). With `share_noise` on, the released evaluation shares the noise across
@@ -342,7 +342,7 @@ plt.show()
 #
 # ## What to remember
 #
-# - A diffusion classifier is $-\sum_t w_t \norm{z - D}^2$ for each class: $T \cdot R \cdot K$ evaluations of the network an image.
+# - A {term}`diffusion classifier` is $-\sum_t w_t \norm{z - D}^2$ for each class: $T \cdot R \cdot K$ evaluations of the network an image.
 # - Its exact gradient needs two passes and only the classes that the loss touches.
 # - Share the noise across classes, always; do not share it across levels.
 #

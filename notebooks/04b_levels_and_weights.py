@@ -153,9 +153,9 @@ plt.show()
 #   \sigma \sim \mathcal N(P_\text{mean}, P_\text{std}^2)$.
 # - **EDM as released**: the same, but with another $p$, and only up to $\sigma = 3$. We add the correct weight with the same
 #   end, to tell the two differences apart.
-# - **VP**: a mean over the steps of a DDPM, with $w_t = 1$ or with the $w_t$ of the paper's Eq. 4.
+# - **VP**: a mean over the steps of a {term}`DDPM`, with $w_t = 1$ or with the $w_t$ of the paper's Eq. 4.
 #
-# Only the ELBO weight, and the $w_t$ derived below, belong to a bound on $\log p(x \mid y)$. The softmax of the others is a
+# Only the {term}`ELBO` weight, and the $w_t$ derived below, belong to a bound on $\log p(x \mid y)$. The softmax of the others is a
 # score, not a posterior.
 #
 # **Operator precedence.** In the released code the exponent of the log-normal ends in `** 2) / 2 * P_std**2`. Python reads this
@@ -278,7 +278,7 @@ plt.show()
 # %% [markdown]
 # ### Sum or mean over pixels
 #
-# The theorem sums the squared error over pixels. The released code takes the mean. The decision is the same, since all logits
+# The theorem sums the squared error over pixels. The released code takes the mean. The decision is the same, since all {term}`logits`
 # are divided by one number. The softmax is not, and with it everything that uses probabilities: the cross-entropy of an
 # attack, or a threshold on confidence.
 
@@ -326,7 +326,7 @@ glue("dc-clean", str(clean["ELBO (main)"]))
 # %% [markdown]
 # ## What to remember
 #
-# - The released EDM weight differs from the intended one by an operator's precedence, and the printed $w_t$ of Eq. 4 from the
+# - The released {term}`EDM` weight differs from the intended one by an operator's precedence, and the printed $w_t$ of Eq. 4 from the
 #   derived one by $\sigma_t / \beta_t^2$.
 # - One table of losses answers what each choice costs in accuracy; the ELBO weight has {glue:text}`dc-clean` on this page.
 # - A sum over pixels is in nats, a mean is not: the decision is the same, the probabilities are not.

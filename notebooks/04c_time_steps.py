@@ -73,7 +73,7 @@ main = levels("elbo", count, sigma_min=sigma_min)
 # %% [markdown]
 # **How many time steps does a diffusion classifier need?** The paper takes $T' \le T$ of the VP steps, $w = 1$: the `first` ones, $1 \dots T'$, or `uniform` ones, $i T / T'$. Its Fig.
 # 2(c) and section 4.5 claim that both choices are alike, that fewer steps hardly change clean accuracy, and that they hurt
-# robust accuracy.
+# {term}`robust accuracy`.
 
 # %% tags=["hide-input"]
 halves = [2**i for i in range(int(math.log2(timesteps)) + 1)]
@@ -210,7 +210,7 @@ for placement, pick in chosen.items():
 # Clean accuracy for every $T'$ comes from one table: the uniform placements are nested when $T'$ doubles, and the first ones
 # always.
 #
-# The same classifiers were then attacked: PGD on the margin, each classifier by itself with its exact gradient. {numref}`fig-dc-timesteps` shows both. Four remarks.
+# The same classifiers were then attacked: {term}`PGD` on the {term}`margin`, each classifier by itself with its exact gradient. {numref}`fig-dc-timesteps` shows both. Four remarks.
 #
 # - The radius is smaller than the paper's, so that some classifiers survive and can be told apart.
 # - Clean and robust points of one $T'$ use different numbers of images, so compare along a line, not across lines.

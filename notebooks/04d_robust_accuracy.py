@@ -19,7 +19,7 @@
 #
 # :::{admonition} What you will be able to do
 # :class: tip
-# - Attack a diffusion classifier so that its robust accuracy can be believed.
+# - Attack a {term}`diffusion classifier` so that its {term}`robust accuracy` can be believed.
 # - Say which loss an attack on it should climb, and why.
 # :::
 #
@@ -199,7 +199,7 @@ print(f"CNN, Linf {paper['Linf']:.4f}, {n_clean} images: {on_more}")
 #
 # A robust accuracy is an upper bound: it says what *this* attack did not find. We look for signs that it stopped early.
 #
-# First, the margin along the path of the attack above. A positive margin is a wrong verdict.
+# First, the {term}`margin` along the path of the attack above. A positive margin is a wrong verdict.
 
 # %% mystnb={"figure": {"caption": "The margin (best other logit minus true logit) at each gradient step of the first restart of PGD at the paper's Linf radius. Each thin line is an image, the thick one is the median. Above zero the image is misclassified.", "name": "fig-dc-convergence"}, "image": {"alt": "Margins rise along the steps of PGD and flatten", "width": "70%"}} tags=["hide-input"]
 calls = recorded["Linf", paper["Linf"]]
@@ -249,8 +249,8 @@ print(
 )
 
 # %% [markdown]
-# Third, AutoAttack {cite}`croce2020autoattack` with its own step sizes and targets, on images that PGD left standing. APGD-CE
-# and the targeted APGD use the gradient, Square uses none. On this page its budget is tiny; the parameters cell says how
+# Third, {term}`AutoAttack` {cite}`croce2020autoattack` with its own step sizes and targets, on images that {term}`PGD` left standing. APGD-CE
+# and the targeted {term}`APGD` use the gradient, Square uses none. On this page its budget is tiny; the parameters cell says how
 # small.
 
 # %% tags=["hide-input"]
@@ -289,7 +289,7 @@ print(
 # %% [markdown]
 # ## Which loss to climb
 #
-# Cross-entropy is the usual loss of an attack. On these logits it has two faults.
+# Cross-entropy is the usual loss of an attack. On these {term}`logits` it has two faults.
 #
 # - **Summed logits.** Its gradient is $g_k = p_k - \mathbf 1[k = y]$. When the right class leads by more than about 17 nats,
 #   $p_y$ rounds to 1 in float32 and the true class drops out of the gradient. When it leads by more than about 104 nats every
@@ -428,7 +428,7 @@ print("made:", *sorted(made), sep="\n    ")
 # They are Fashion-MNIST and a small network. We make no claim on CIFAR-10.
 #
 # Nor would a comparison with the paper's Table 1 be meaningful. It prints 93.55 % clean and 35.94 % under Linf 8/255 for the
-# diffusion classifier and names EDM as its network. In a public thread of the released code's repository
+# diffusion classifier and names {term}`EDM` as its network. In a public thread of the released code's repository
 # ([issue 3](https://github.com/huanranchen/DiffusionClassifier/issues/3), April 2024) an author states that the 35.94 % was
 # measured with another network, NCSN++. A reader reports there about 5 % for EDM without shared noise. Which network, which
 # levels and which noise belong to a number matter as much as the number.

@@ -85,10 +85,10 @@ table = (
 # examples the diffusion loss of the trained model is much larger than that of the optimal one. We look at the losses.
 #
 # Three denoisers: the trained one; the optimal one of the training images; the optimal one of the training images *and* the
-# clean versions of the attacked images. Never of the attacked images alone: a denoiser that knows one image returns it
+# clean versions of the attacked images. Never of the attacked images alone: a {term}`denoiser` that knows one image returns it
 # whatever it sees.
 #
-# We take the ELBO weight on a wide range of levels, $\sigma$ from 0.05 to 20, and the images that attack this classifier.
+# We take the {term}`ELBO` weight on a wide range of levels, $\sigma$ from 0.05 to 20, and the images that attack this classifier.
 
 # %% tags=["hide-input"]
 wide = levels("elbo", count, sigma_min=0.05, sigma_max=20.0)
@@ -177,7 +177,7 @@ plt.show()
 # - *Training images only*: as $\sigma \to 0$ the denoiser returns the nearest training image, so the loss tends to the
 #   squared distance to it. A new image, clean or not, pays that distance, weighted by $\sigma^{-2}$. The trained network
 #   generalises and pays far less. Here the claim is reversed: the *optimal* loss is the larger one.
-# - *Images in D*: an adversarial image pays only its distance to its clean version. That is the small loss that the paper
+# - *Images in D*: an {term}`adversarial image` pays only its distance to its clean version. That is the small loss that the paper
 #   compares with. It says that D holds the answer.
 #
 # So the claim holds against an optimal model that contains the image, and fails against one that does not. And a loss that is
@@ -249,7 +249,7 @@ print(
 #
 # ## An intervention: leave the low levels out
 #
-# If the low levels carry the attack, a classifier without them should be harder to attack. The attacker adapts, of course: PGD
+# If the low levels carry the attack, a classifier without them should be harder to attack. The attacker adapts, of course: {term}`PGD`
 # runs on the classifier that it is to break. Clean accuracy comes from the table of losses.
 
 # %%
@@ -310,7 +310,7 @@ claim(
 )
 
 # %% [markdown]
-# A floor is a choice of ours, not the paper's. It would have to be made on images that judge nothing else, and weighed
+# A {term}`floor` is a choice of ours, not the paper's. It would have to be made on images that judge nothing else, and weighed
 # against clean accuracy: the low levels carry detail. Two cautions. A classifier that is hard for one attack is not yet
 # robust, and with ever higher floors what is left is the nearest-mean classifier {eq}`eq-dc-mean`.
 #

@@ -20,7 +20,7 @@
 # :::{admonition} What you will be able to do
 # :class: tip
 # - Recognise an obfuscated gradient, and name the attack that goes around it.
-# - Attack through a step without a gradient (BPDA), and through logits of any scale.
+# - Attack through a step without a gradient ({term}`BPDA`), and through {term}`logits` of any scale.
 # :::
 #
 # **Time** 30 minutes · **Needs** {ref}`nb-first-attack` and {doc}`/book/notation`. Four pages follow: exact gradients and
@@ -145,7 +145,7 @@ claim(plain.high < accuracy(cnn, x, y).low)
 # %% [markdown]
 # ## A number is worth as much as its attack
 #
-# A robust accuracy is an upper bound ({eq}`eq-upper-bound`): it counts the images that *this attack* did not break. There are two
+# A {term}`robust accuracy` is an upper bound ({eq}`eq-upper-bound`): it counts the images that *this attack* did not break. There are two
 # ways to raise it. One is a better model. The other is a worse attack, and a defence can bring that about without meaning to.
 #
 # {cite:t}`athalye2018obfuscated` call it an *obfuscated gradient* when the defence spoils what the attack climbs. They name three
@@ -159,7 +159,7 @@ claim(plain.high < accuracy(cnn, x, y).low)
 # Their advice is not a tool but an attitude: find out *why* an attack fails, and then change the attack.
 #
 # To learn that, we need defences that we know to be broken. {py:mod}`rdc.defend.broken` plants eight. Each wraps our network,
-# changes its decisions little, and makes one known mistake. Here is what a careless evaluation says of them: PGD, with the global
+# changes its decisions little, and makes one known mistake. Here is what a careless evaluation says of them: {term}`PGD`, with the global
 # random generator seeded for the attack, as tools do, and one verdict after it.
 #
 # Nothing here is robust. Without any defence the network keeps {glue:text}`adaptive-plain`, and most wrappers "raise" that.
@@ -237,7 +237,7 @@ for name, value in broken.items():
 #
 # :::{prf:proposition} The margin does not see the scale
 # :label: prop-scale
-# Let $c > 0$ and let PGD climb the margin $m(f)$ with sign steps ($\ell_\infty$) or normalised steps ($\ell_2$), from a fixed start, and
+# Let $c > 0$ and let PGD climb the {term}`margin` $m(f)$ with sign steps ($\ell_\infty$) or normalised steps ($\ell_2$), from a fixed start, and
 # return the iterate of largest margin. In exact arithmetic it returns the same image for $f$ and for $c f$.
 # :::
 #

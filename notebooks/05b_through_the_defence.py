@@ -106,7 +106,7 @@ def purify(
 
 
 # %% [markdown]
-# **What does an attacker gain who differentiates through the defence?** Our example is a purification: it moves an image towards a denoised one before the network sees it.
+# **What does an attacker gain who differentiates through the defence?** Our example is a {term}`purification`: it moves an image towards a denoised one before the network sees it.
 
 # %% mystnb={"figure": {"caption": "Six test images (above), after one step of the purification (middle) and after four (below).", "name": "fig-adaptive-purify"}, "image": {"alt": "Three rows of six garments; from row to row they lose detail", "width": "70%"}} tags=["hide-input"]
 with torch.no_grad():
@@ -119,7 +119,7 @@ plt.show()
 # (sec-adaptive-exact)=
 # ## Through the step: exact gradients
 #
-# BPDA is a guess, and a defence that moves the image far can make it a poor one. When the process is differentiable we need not guess.
+# {term}`BPDA` is a guess, and a defence that moves the image far can make it a poor one. When the process is differentiable we need not guess.
 #
 # The purification takes $N$ steps that pull the image towards its denoised version,
 #
@@ -129,7 +129,7 @@ plt.show()
 # ```
 #
 # followed by the network. With the score $\nabla_z \log p_\sigma = (D - z) / \sigma^2$ ({ref}`nb-diffusion`) this is gradient ascent
-# on a log-likelihood, a simple relative of the likelihood maximisation of {cite:t}`chen2024rdc`.
+# on a log-likelihood, a simple relative of the {term}`likelihood maximisation` of {cite:t}`chen2024rdc`.
 #
 # Backpropagation through $N$ steps keeps the activations of $N$ networks. *Checkpointing* keeps only the $N$ images $z_i$ and runs
 # each step again when the backward pass arrives there {cite}`chen2016training`: one more forward pass, the memory of one step,
@@ -210,7 +210,7 @@ for n in purify_steps:
 
 
 # %% [markdown]
-# The mean margin is the finer measure here: positive is wrong, and it moves when the count does not. Compare the columns as $N$ grows.
+# The mean {term}`margin` is the finer measure here: positive is wrong, and it moves when the count does not. Compare the columns as $N$ grows.
 #
 # :::{admonition} A question to the paper
 # :class: note
@@ -221,7 +221,7 @@ for n in purify_steps:
 # (sec-adaptive-likely)=
 # ## Staying likely: Lagrange and feature attacks
 #
-# A purification moves an image until it is likely. An attacker may look for an adversarial image that is likely already, and will
+# A purification moves an image until it is likely. An attacker may look for an {term}`adversarial image` that is likely already, and will
 # therefore stay where it is. The *Lagrange attack* (Eq. 10 of {cite:t}`chen2024rdc`) climbs
 #
 # ```{math}
@@ -295,7 +295,7 @@ with torch.no_grad():
 # :::
 #
 # The *feature attack* {cite}`sabour2016adversarial` has another aim: an image near $x$ that the model represents like a real image
-# $x_t$ of another class. With the logits as representation,
+# $x_t$ of another class. With the {term}`logits` as representation,
 #
 # ```{math}
 # :label: eq-feature
@@ -350,7 +350,7 @@ for name in ("CNN", "optimal classifier"):
 # :::{exercise-start}
 # :label: ex-adaptive-jacobian
 # :::
-# **When is the identity fair?** One step of the purification has the Jacobian $(1 - \eta) I + \eta J_D$. What is it for a denoiser that returns a constant, and for one that returns its
+# **When is the identity fair?** One step of the purification has the Jacobian $(1 - \eta) I + \eta J_D$. What is it for a {term}`denoiser` that returns a constant, and for one that returns its
 # input? Measure the cosine of the exact gradient and of BPDA for one and for four steps. (10 minutes)
 #
 # :::{admonition} Hint

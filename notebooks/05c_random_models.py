@@ -188,7 +188,7 @@ claim(
 #
 # :::{prf:proposition} Expectation over transformation is unbiased
 # :label: prop-eot
-# Let $x \mapsto \ell(f_\omega(x))$ be Lipschitz near $x$ with a constant $C(\omega)$ of finite variance, and differentiable at $x$ for
+# Let $x \mapsto \ell(f_\omega(x))$ be {term}`Lipschitz` near $x$ with a constant $C(\omega)$ of finite variance, and differentiable at $x$ for
 # almost every $\omega$. Then $L$ is differentiable at $x$, $\E\, \hat g_R = \nabla L(x)$, and the covariance of $\hat g_R$ is that of
 # a single gradient divided by $R$.
 # :::
@@ -257,7 +257,7 @@ claim(
 # %% [markdown]
 # :::{admonition} A question to the paper
 # :class: note
-# Appendix B.2 of {cite:t}`chen2024rdc` reports that EOT does not help against their defence, because its gradients hardly differ from draw
+# Appendix B.2 of {cite:t}`chen2024rdc` reports that {term}`EOT` does not help against their defence, because its gradients hardly differ from draw
 # to draw. The gradients are one half of the matter. The other is the noise of the *values*, by which an attack chooses its best iterate and
 # a judge decides. We come to it in {ref}`sec-adaptive-verdict`.
 # :::
@@ -265,7 +265,7 @@ claim(
 # (sec-adaptive-noise)=
 # ## Noise shared or not in the gradient pass
 #
-# The diffusion classifier compares ten losses on the *same* noise ({ref}`nb-classifier`). In the released code the evaluation restarts the
+# The {term}`diffusion classifier` compares ten losses on the *same* noise ({ref}`nb-classifier`). In the released code the evaluation restarts the
 # noise for each class, and the pass that gives the gradient does not. How much does that weaken an attack?
 #
 # The judge here is the deterministic classifier with shared noise. Three attackers take their values from the judge; they differ in the noise
@@ -334,13 +334,13 @@ claim(
 
 
 # %% [markdown]
-# The cosine says how alike the gradient is to the judge's, at the clean images. The margin says what it cost. An attack on the wrong noise
+# The cosine says how alike the gradient is to the judge's, at the clean images. The {term}`margin` says what it cost. An attack on the wrong noise
 # finds fewer or weaker adversarial images, and the difference is credited to the defence.
 #
 # (sec-adaptive-verdict)=
 # ## One draw or twenty
 #
-# A randomised model has no robust accuracy until one says *who draws the noise and how often*. Four protocols are in use:
+# A randomised model has no {term}`robust accuracy` until one says *who draws the noise and how often*. Four protocols are in use:
 #
 # | protocol | an image counts as robust if | it belongs to |
 # |---|---|---|

@@ -19,7 +19,7 @@
 #
 # :::{admonition} What you will be able to do
 # :class: tip
-# - Run StAdv, and say why its accuracy needs the scale of the logits beside it.
+# - Run {term}`StAdv`, and say why its accuracy needs the scale of the {term}`logits` beside it.
 # :::
 #
 # **Time** 25 minutes · **Needs** {ref}`nb-adaptive`, {ref}`nb-optimal` and {ref}`nb-classifier`. Covers the StAdv columns of
@@ -148,7 +148,7 @@ print(
 #
 # In $\ell_\infty$ such a change can be enormous: along an edge a shift of one pixel turns black into white.
 #
-# The released attack maximises the margin minus a penalty on the roughness of the flow. That is a sum of two things in different units:
+# The released attack maximises the {term}`margin` minus a penalty on the roughness of the flow. That is a sum of two things in different units:
 # the penalty is about flows, the margin about logits. Multiply the logits by a small number, and the attack smooths the flow
 # and forgets to attack. A loss free of scale has no such fault.
 
@@ -240,7 +240,7 @@ claim(warped["margin", high].high < accuracy(cnn, xs, ys).value)
 #
 # :::{admonition} A question to the paper
 # :class: note
-# Table 1 of {cite:t}`chen2024rdc` has a diffusion classifier that loses *no* accuracy under StAdv. Its released logits are means, not sums,
+# Table 1 of {cite:t}`chen2024rdc` has a {term}`diffusion classifier` that loses *no* accuracy under StAdv. Its released logits are means, not sums,
 # over thousands of pixels, so their margins are thousands of times smaller than those of the theorem. Is it the classifier that resists,
 # or the scale?
 # :::

@@ -20,7 +20,7 @@
 # :::{admonition} What you will be able to do
 # :class: tip
 # - Run the black boxes, and say what each can and cannot find.
-# - Audit an attack, and read the audit before quoting a robust accuracy.
+# - Audit an attack, and read the audit before quoting a {term}`robust accuracy`.
 # :::
 #
 # **Time** 25 minutes · **Needs** {ref}`nb-adaptive`, {ref}`nb-optimal` and {ref}`nb-classifier`. The numbers on this page come from few images, so that the page runs in minutes. Every table says how many.
@@ -191,23 +191,23 @@ for name, report in reports.items():
 # How to read it: a `fail` says that the robust accuracy tells more about the attack than about the model, a `warn` that its reason must stand
 # beside the number, and a column of `pass` that *these* tests found nothing, which is not a proof.
 #
-# With so few images of the diffusion classifier the audit is a rehearsal: it can find a gross fault, and no small one.
+# With so few images of the {term}`diffusion classifier` the audit is a rehearsal: it can find a gross fault, and no small one.
 #
 # (sec-adaptive-audit)=
 # ## What the audit does
 #
-# Nearly everything on these pages is a test that one can run without thinking: rescale the logits, compare with a black box,
+# Nearly everything on these pages is a test that one can run without thinking: rescale the {term}`logits`, compare with a black box,
 # add steps and restarts, look at the gradient, ask twice. {py:func}`rdc.evaluate.audit.audit` runs them on any classifier. It
 # adds the binarisation test of {cite:t}`zimmermann2022increasing`, which builds small problems with a known solution and asks if the attack finds it.
 #
-# We audit PGD on three models, and on a planted defence for comparison.
+# We audit {term}`PGD` on three models, and on a planted defence for comparison.
 #
 # (sec-adaptive-black)=
 # ## No gradient at all
 #
 # A black box sees outputs only. It is the test of every suspicion on these pages: an attacker who knows less must not do better.
 #
-# - **Square** {cite}`andriushchenko2020square` changes random squares to the corners of the ball and keeps what raises the margin.
+# - **Square** {cite}`andriushchenko2020square` changes random squares to the corners of the ball and keeps what raises the {term}`margin`.
 # - **Transfer** attacks another network, trained without the defence, and hands the images over. It needs no queries.
 
 # %% tags=["hide-input"]

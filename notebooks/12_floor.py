@@ -17,7 +17,7 @@
 #
 # :::{admonition} What you will be able to do
 # :class: tip
-# - Say what is left of a diffusion classifier when its low noise levels are left out, exactly.
+# - Say what is left of a {term}`diffusion classifier` when its low noise levels are left out, exactly.
 # - Tell a classifier that is hard to attack from one that is only flat.
 # - Choose a setting on images that do not judge it, and check that a gain is no masked gradient.
 # :::
@@ -117,7 +117,7 @@ plt.show()
 
 # %% [markdown]
 # Leaving the low levels out costs the trained classifier no accuracy, and under attack it keeps almost three times as many
-# images. The exact classifier, whose denoiser is the posterior mean over the stored images, hardly cares where the floor is. Why?
+# images. The exact classifier, whose {term}`denoiser` is the posterior mean over the stored images, hardly cares where the {term}`floor` is. Why?
 #
 # ## What is left above a floor
 #
@@ -169,7 +169,7 @@ plt.show()
 # softmax over images becomes one-hot, or uniform. $\square$
 # :::
 #
-# So a tempting argument is wrong. A higher floor makes the classifier flatter, as $s^{-2}$; but its margin falls
+# So a tempting argument is wrong. A higher floor makes the classifier flatter, as $s^{-2}$; but its {term}`margin` falls
 # as $s^{-2}$, too. To first order the way to the border is margin over slope, and at both ends the factor cancels. What changes is *what is
 # compared*: two stored images at a low floor, as in {ref}`nb-optimal`, and two class means at a high one.
 #
@@ -300,9 +300,9 @@ chosen = [
 show_table(chosen, "Linf 8/255, RDC as released, fixed noise")
 
 # %% [markdown]
-# Is the gain a masked gradient ({ref}`nb-adaptive`)? The checks are adaptive steps (APGD), all nine target classes, an attack
+# Is the gain a masked gradient ({ref}`nb-adaptive`)? The checks are adaptive steps ({term}`APGD`), all nine target classes, an attack
 # without gradients, and images made against the classifier without a floor. A masked gradient shows as an attack that finds what
-# PGD did not. Until all these rows are there, the gain is one under PGD. What speaks for it: the exact classifier, whose gradient is
+# {term}`PGD` did not. Until all these rows are there, the gain is one under PGD. What speaks for it: the exact classifier, whose gradient is
 # exact, keeps as many; and slopes and margins of {numref}`fig-floor` predict it.
 
 # %%
@@ -430,7 +430,7 @@ print("right" if fine else "not yet")
 # :class: dropdown
 # :::
 # The root of $m = g r + \tfrac12 h r^2$ is $r = 2 m / (g + \sqrt{g^2 + 2 h m})$. It nears $m / g$ where $h$ is small, at a high floor; at a
-# low one $h \sim s^{-4}$ makes it useless, and the certificate of the nearest neighbour ({ref}`nb-optimal`) takes over.
+# low one $h \sim s^{-4}$ makes it useless, and the {term}`certificate` of the nearest neighbour ({ref}`nb-optimal`) takes over.
 
 # %%
 radius_of_three = safe_radius(3.0, 2.0, 8.0)
