@@ -14,7 +14,8 @@ import pytest
 from rdc.runs.record import book_folder
 
 ROOT = book_folder("results").parent
-PAGES = [*sorted((ROOT / "book").glob("*.md")), ROOT / "README.md", *sorted((ROOT / "notebooks").glob("*.py"))]
+PROSE = [page for folder in ("book", "course") for page in sorted((ROOT / folder).rglob("*.md"))]
+PAGES = [*PROSE, ROOT / "README.md", *sorted((ROOT / "notebooks").glob("*.py"))]
 NO_PROSE = re.compile(
     r"^(`{3,}|~~~).*?^\1"  # code, and directives with fences of backticks
     r"|<!--.*?-->|<[^>\n]+>|\$\$.*?\$\$|\\begin\{(\w+\*?)\}.*?\\end\{\2\}"
