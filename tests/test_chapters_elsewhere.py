@@ -37,11 +37,13 @@ TOY: dict[str, dict[str, Any]] = {
         **{"draws": 1},
     },
     "06c_rdc_parts": {"count": 2, "eps": 8 / 255, "n_static": 3, "n_purify": 1},
-    "07_multihead": {
-        **{"count": 2, "n_clean": 6, "n_heads": 4, "sigmas": [0.2, 1.6], "n_feature": 2, "n_attack": 2, "steps": 1},
-        **{"eps": [8 / 255], "train_steps": 1, "n_digits_attack": 2, "n_digits_teacher": 2, "sampler_steps": 2, "per_class": 1},
+    "07_multihead": {"count": 2, "n_heads": 4, "sigmas": [0.2, 1.6]},
+    "07b_training_heads": {"steps": 1, "train_steps": 1, "n_digits_attack": 2, "n_digits_teacher": 2},
+    "07c_heads_at_work": {
+        **{"count": 2, "n_clean": 6, "n_attack": 2, "steps": 1, "eps": [8 / 255], "sampler_steps": 2, "per_class": 1},
         **{"n_frechet": 20},
     },
+    "07d_similar_heads": {"n_heads": 4, "sigmas": [0.2, 1.6], "n_feature": 2},
     "08_gradient_randomness": {
         **{"count": 2, "n": 1, "repeats": 4, "eot": [1, 2], "level_counts": [2], "n_smooth": 1, "path_steps": 2},
         **{"draws": 2, "n_attack": 1, "steps": 1, "eps": 16 / 255, "lm_count": 1},

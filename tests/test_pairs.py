@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 PY = sorted((ROOT / "notebooks").glob("*.py"))
 LINES = 400  # of code a page
-LONG = {"07_multihead", "08_gradient_randomness"}  # to be split
+LONG = {"08_gradient_randomness"}  # to be split
 
 
 def cells(nb):

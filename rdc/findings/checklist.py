@@ -15,7 +15,7 @@ from rdc.findings.certified import CERTIFIED, FAST, NOISED
 from rdc.findings.claim import stored
 from rdc.findings.guidance import METHODS, SAMPLES
 from rdc.findings.ledger.attacks import ATTACKS, PARTS
-from rdc.findings.robust_classification import DC, HEADS, LM, OOD, OPTIMAL, RANDOM
+from rdc.findings.robust_classification import AT_WORK, DC, LM, OOD, OPTIMAL, RANDOM, TAUGHT
 from rdc.runs.record import book_folder
 
 State = Literal["done here", "at our size", "needs files", "absent"]
@@ -104,7 +104,7 @@ ITEMS = (
     Item("R17", "Table 6", "Randomised defences, quoted from others", note="quotations; nothing to run"),
     Item("R18", "Table 7", "DiffPure with the sampler of EDM", note="`sampler=\"sde\"` and `\"ddpm\"` are built, EDM's is not"),
     Item("R19", "Appendix B.2", "Averaging over 1, 5 and 10 draws", ("rdc-gradient",), claims=("A20", "A29"), page=PARTS),
-    Item("R20", "Appendix B.1", "Ways to train heads", ("heads", "multihead"), claims=("A23", "A24", "A25"), page=HEADS),
+    Item("R20", "Appendix B.1", "Ways to train heads", ("heads", "multihead"), claims=("A23", "A24", "A25"), page=TAUGHT),
     Item("R21", "Appendix B.3, Table 9", "Restricted ImageNet", command=FOLDER, note="LM with a second network is not built",
          files="the images in a folder for each class, and a denoiser of their size"),
     Item("R22", "Appendix B.4, Table 8", "CIFAR-100", command=FOLDER, note="the authors' checkpoint was not released",
@@ -112,7 +112,7 @@ ITEMS = (
     Item("R23", "Appendix B.5, Figure 3", "Bits per dimension of corrupted images", ("ood",), claims=("A28", "A28a"),
          note="corruptions of our own", page=OOD),
     Item("R24", "Figure 4", "Samples of the network with heads", claims=("A26",), note="the chapter draws some, no record",
-         page=HEADS),
+         page=AT_WORK),
     Item("R25", "Appendix A.4", "The diffusion loss as an energy", tests=("tests/test_energy.py",), claims=("A30",), page=LM),
     Item("R26", "Appendix A.5", "The gradient without the Jacobian of the network", ("laboratory",),
          ("tests/test_score_gradient.py",), claims=("A27",), page=LM),

@@ -92,7 +92,8 @@ OPTIMAL, GAP, NEAREST, STORED = (
 LM = "notebooks/06_likelihood_maximization"
 OOD, BY_PGD = "notebooks/13_out_of_distribution", {"data": "digits", "attack": "pgd"}
 DC, STEPS, LOSS = (f"notebooks/04{page}" for page in ("_diffusion_classifier", "c_time_steps", "e_large_loss"))
-HEADS, RANDOM = "notebooks/07_multihead", "notebooks/08_gradient_randomness"
+HEADS, TAUGHT, AT_WORK = (f"notebooks/07{page}" for page in ("_multihead", "b_training_heads", "c_heads_at_work"))
+RANDOM = "notebooks/08_gradient_randomness"
 FLOOR = "notebooks/12_floor"
 
 CLAIMS = (
@@ -261,19 +262,19 @@ CLAIMS = (
     Claim(
         "A23", "Section 3.5", "Heads that are trained from scratch denoise as well but classify badly.",
         "digits; a network with one head classifies better than heads from scratch with the same training",
-        (Evidence(heads("single head", "clean"), heads("wide, from scratch", "clean")),), page=HEADS, scale="digits, 8x8",
+        (Evidence(heads("single head", "clean"), heads("wide, from scratch", "clean")),), page=TAUGHT, scale="digits, 8x8",
     ),
     Claim(
         "A24", "Appendix B.1", "Heads trained with cross-entropy have no robustness.",
         "digits; heads trained with cross-entropy keep fewer images under PGD than distilled ones of the same size",
-        (Evidence(heads("wide, distilled", "robust"), heads("wide, cross-entropy", "robust")),), page=HEADS, scale="digits, 8x8",
+        (Evidence(heads("wide, distilled", "robust"), heads("wide, cross-entropy", "robust")),), page=TAUGHT, scale="digits, 8x8",
     ),
     Claim(
         "A25", "Appendix B.1", "Distilled heads keep the accuracy of their teacher, at a fraction of the cost.",
         "the shipped heads against their teacher at the same levels, less five points",
-        tuple(Evidence(compared("heads", low), compared("teacher", low), bound=MARGIN) for low in (0.1, 0.35)), page=HEADS,
+        tuple(Evidence(compared("heads", low), compared("teacher", low), bound=MARGIN) for low in (0.1, 0.35)), page=AT_WORK,
     ),
-    Claim("A26", "Figure 4", "The network with heads generates as well as its teacher.", "see the chapter", page=HEADS),
+    Claim("A26", "Figure 4", "The network with heads generates as well as its teacher.", "see the chapter", page=AT_WORK),
     Claim(
         "A27", "Appendix A.5", "Descending the diffusion loss moves an image towards higher likelihood.",
         "the exact log p(x) under the optimal denoiser rises for over 3/4 of the images, at every noise level",

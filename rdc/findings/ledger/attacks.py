@@ -6,7 +6,7 @@ from typing import Any
 
 from rdc.findings.claim import Side
 from rdc.findings.ledger import Effect, Entry
-from rdc.findings.robust_classification import HEADS, LM, RANDOM, compared, heads, rdc, suite, trained
+from rdc.findings.robust_classification import AT_WORK, HEADS, LM, RANDOM, TAUGHT, compared, heads, rdc, suite, trained
 
 ATTACKS, PARTS, AUDITED = "notebooks/06b_rdc_attacks", "notebooks/06c_rdc_parts", "notebooks/05e_audit"
 
@@ -147,7 +147,7 @@ ENTRIES = (
             Effect(("teacher:", compared("teacher", 0.1)), ("heads:", compared("heads", 0.1))),
             Effect(("teacher, levels from 0.35:", compared("teacher", 0.35)), ("heads:", compared("heads", 0.35))),
         ),
-        "Clean images, networks of our size, claim A25.", HEADS,
+        "Clean images, networks of our size, claim A25.", AT_WORK,
     ),
     Entry(
         "MH-2", "M", "Levels of the heads", "As for DC.", "All 1 000 time steps of VP with weight 1, one noise for each step.",
@@ -161,7 +161,7 @@ ENTRIES = (
             Effect(SCRATCH, ("distilled:", heads("wide, distilled", "clean"))),
             Effect(SCRATCH, ("one head:", heads("single head", "clean"))),
         ),
-        "Digits, clean, claim A23.", HEADS,
+        "Digits, clean, claim A23.", TAUGHT,
     ),
     Entry(
         "EXP-1", "M", "Numbers that are no counts", "Among others 75.67, 89.85 and 58.40 % in Tables 1 and 9.",
