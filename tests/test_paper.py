@@ -15,6 +15,7 @@ from rdc.denoise.checkpoints import CheckpointError, save_denoiser
 from rdc.denoise.edm import EDMConfig, build
 from rdc.denoise.parameterisation import log_sigma_of, schedule_of
 from rdc.denoise.published import PublishedConfig, build_published, save_published
+from rdc.denoise.published import load_denoiser as load_any
 from rdc.denoise.published_unet import PublishedUNet
 from rdc.denoise.unet import UNetConfig
 from rdc.experiments import experiment
@@ -190,6 +191,21 @@ def test_the_published_denoiser_of_imagenet_has_its_size():
         found = sum(p.numel() for p in PublishedUNet(ADM_128, "adm with 4 heads").parameters())
     learned = (ADM_128.model_channels * 9 + 1) * 3  # the variance, which is left out
     assert found + learned == 421_529_606, asdict(ADM_128)
+
+
+def test_convert_reads_a_state_dict_of_guided_diffusion(tmp_path, monkeypatch, capsys):
+    sizes = slow_networks.guided_shapes(5)
+    torch.save({name: randn(shape, "guided", name) / 30 for name, shape in sizes.items()}, tmp_path / "x.pt")
+    monkeypatch.setattr("rdc.cli.convert.ADM_128", UNetConfig(4, 2, 5, 128, (1, 1), 1, (2,)))
+    monkeypatch.setattr(sys, "argv", ["rdc", "convert", str(tmp_path / "x.pt"), str(tmp_path / "x.safetensors")])
+    main()
+    assert "wrote" in capsys.readouterr().out
+    denoiser = load_any(tmp_path / "x.safetensors", data="imagenet-128")
+    assert denoiser.shape == (2, 4, 4) and denoiser.num_classes == 5
+    (tmp_path / "x.pt").write_bytes(b"no state dict")
+    with pytest.raises(SystemExit):
+        main()
+    assert "x.pt is no state dict" in capsys.readouterr().err
 
 
 @FOOLBOX

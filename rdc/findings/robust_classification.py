@@ -36,6 +36,11 @@ def strongest(model: str, **words: Any) -> Side:
     return Side("union", {"model": model, **words})
 
 
+def colour(model: str = "RDC", gradient: Any = THREE) -> Side:
+    """A defence on CIFAR-10 under PGD with 20 steps, Linf 8/255; RDC as released, under the union of its gradients."""
+    return Side("cifar10", {"model": model, "what": "attacked", "gradient": gradient if model == "RDC" else "plain"})
+
+
 def unseen(model: str, threat: str, outcome: str = "robust") -> Side:
     """A defence under a threat, all gradients that were tried; LM as released."""
     return Side("unseen", {"model": model, "threat": threat}, outcome)

@@ -1,0 +1,220 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# (gpu)=
+# # Run it on your GPU
+#
+# :::{admonition} What you will be able to do
+# :class: tip
+# - Run the tables of the papers with their own networks, as printed and as released, with one command each.
+# - Say before it starts what it costs, and stop it where you like.
+# :::
+#
+# **Time** 15 minutes, and what the tables below say · **Needs** {ref}`nb-colour`. Covers the tables of {cite:t}`chen2024rdc`,
+# {cite:t}`chen2024ndc` and {cite:t}`kawar2023guidance`.
+#
+# The papers' networks are large, so this book measures with small ones. Whoever has the published files and a GPU can ask
+# the same questions of the originals. **None of the rows of this page was run here.** What has run in the tests, on random weights and twenty
+# images, is the path that they take.
+
+# %% tags=["parameters"]
+speed: float = 5000.0  # evaluations of the denoiser that your GPU does a second
+
+# %% tags=["hide-input"]
+from rdc.cli.forecast import evaluations, files_of
+from rdc.experiments import experiment
+from rdc.experiments._paper import ORIGINS, TRAINED
+from rdc.notebook import check_parameters, claim, show_table
+from rdc.runs.cell import Row
+
+check_parameters()
+
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Network evaluations of each experiment, at most, on a logarithmic axis: the campaign with the small network of the book (grey), and those with the published networks (orange). A gradient counts as three.", "name": "fig-gpu"}, "image": {"alt": "Four bars: the three experiments of the papers are far longer than the campaign with the small network", "width": "80%"}}
+import matplotlib.pyplot as plt
+
+from rdc.plots import style
+
+style()
+names = ("cifar10", "paper-guidance", "paper-rdc", "paper-ndc")
+
+
+def classes(row: Row) -> int:
+    """Classes of the data set of a row."""
+    return 1000 if row.data == "imagenet-128" else 10
+
+
+cost = {
+    name: sum(r.n * evaluations(r, classes(r)) for r in experiment(name).rows)
+    for name in names
+}
+fig, ax = plt.subplots(figsize=(7, 2.2))
+shades = ["#949494" if name == "cifar10" else "#de8f05" for name in cost]
+ax.barh(list(cost), list(cost.values()), color=shades)
+ax.set(xscale="log", xlim=(1e5, 2e12), xlabel="network evaluations")
+ax.grid(axis="y", visible=False)
+plt.show()
+
+# %% [markdown]
+# ## What to download
+#
+# Images of CIFAR-10 (`cifar-10-binary.tar.gz`, unpacked) lie in the folder that the variable `RDC_DATA` names; everything else
+# in the folder where you start. A command that misses a file says which, and where it comes from. Nothing of a file is run:
+# weights are read as tensors. The exception is `inception.py`, your own code.
+
+# %% tags=["hide-input"]
+needed = {name: experiment(name).rows for name in names[1:]}
+files = dict.fromkeys(
+    str(file) for rows in needed.values() for file in files_of(rows)
+)
+table = []
+for file in [f for f in files if f in ORIGINS] + ["cifar10-*.pt"]:
+    users = [
+        name
+        for name, rows in needed.items()
+        if any(f.match(file) for f in files_of(rows))
+    ]
+    origin = ORIGINS.get(file, TRAINED)
+    table.append(
+        {"file": file, "where from": origin, "for": ", ".join(users)}
+    )
+show_table(table, "Files, and the experiments that read them")
+
+# %% [markdown]
+# The features of the Frechet distance are those of a network that is yours to choose; the papers take Inception. As a TorchScript file
+# it makes a module of a few lines, `inception.py`:
+#
+# ```python
+# import torch
+#
+#
+# class Inception(torch.nn.Module):
+#     def __init__(self):
+#         super().__init__()
+#         self.net = torch.jit.load("inception-2015-12-05.pt")
+#
+#     def forward(self, x):
+#         return self.net((255 * x).byte(), return_features=True)
+#
+#
+# def network():
+#     return Inception()
+# ```
+#
+# ## Three commands
+#
+# Convert the weights, once; run for as long as you like; put the results beside those of the book:
+#
+# ```console
+# $ rdc convert edm-cifar10-32x32-cond-vp.pkl edm-cifar10-32x32-cond-vp.safetensors
+# $ rdc convert edm-cifar10-32x32-uncond-vp.pkl edm-cifar10-32x32-uncond-vp.safetensors
+# $ rdc experiment run paper-rdc --minutes 60 --device cuda --out gpu1
+# $ rdc experiment merge gpu1
+# ```
+#
+# `paper-ndc` and `paper-guidance` are started in the same way; the latter's denoiser is converted by
+# `rdc convert 128x128_diffusion.pt adm-imagenet-128.safetensors`. Before a campaign starts it measures your GPU for half a minute,
+# and prints evaluations and hours. Killed and started again, it goes on; {ref}`beyond` spreads it over several machines.
+#
+# Try the path first, without any file: `rdc experiment run paper-guidance --toy --out try`.
+#
+# ## What comes out
+#
+# One line for each cell in `gpu1/paper-rdc.jsonl`, with one bit for each image, the hashes of code and weights, and the seconds.
+# `rdc report paper-rdc` prints the table with counts and intervals, `rdc verify paper-rdc` computes some cells again. Rows
+# say in `table` and `reading` which number of the paper they stand for; {doc}`/book/experiments` lists what has none, and why.
+#
+# ## What it costs
+#
+# An evaluation is one pass of one image through the denoiser. Images that are broken early cost less, so these are upper ends.
+
+# %% tags=["hide-input"]
+table = []
+for name in names:
+    rows, hours = experiment(name).rows, cost[name] / speed / 3600
+    table.append(
+        {
+            "experiment": name,
+            "rows": len(rows),
+            "evaluations": f"{cost[name]:.2g}",
+            "hours": f"{hours:,.0f}" if hours > 9 else f"{hours:.1g}",
+        }
+    )
+show_table(table, f"At {speed:,.0f} evaluations a second (parameter speed)")
+
+# %% tags=["remove-cell"]
+claim(cost["cifar10"] < min(v for k, v in cost.items() if k != "cifar10"))
+
+# %% [markdown]
+# Most of it is the price of the printed settings: a thousand noise levels, ten classes one by one, and a hundred steps of four
+# attacks. The finding does not need them. The campaign of {ref}`nb-colour`, `rdc experiment run cifar10 --device cuda`, needs no file
+# of weights, and asks the main question with a small network.
+#
+# ## What to remember
+#
+# - A table of a paper is data: rows, files, settings. Running it is one command, and the cost is known before.
+# - What was not run says so.
+#
+# ## Exercises
+#
+# :::{exercise-start}
+# :label: ex-gpu-cost
+# :::
+# **Where does the time go?** (10 minutes, easy). Take the rows of `paper-rdc`. Which share of all evaluations do the rows take
+# that read the paper as printed (`about["reading"]`)? And how many evaluations are left with 16 levels in the place of 1000, if all else stays?
+#
+# :::{hint}
+# :class: dropdown
+# `evaluations(row, 10)` is for one image. The cost of an image is nearly proportional to the number of levels: divide.
+# :::
+
+# %%
+# your code here
+printed_share, left_over = None, None
+
+# %%
+# check
+fine = printed_share is not None and 0.5 < printed_share < 1
+total = cost["paper-rdc"]
+fine = fine and abs(left_over / (total * 16 / 1000) - 1) < 0.1
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-gpu-cost
+# :label: sol-gpu-cost
+# :class: dropdown
+# :::
+# The standard version of AutoAttack runs APGD against nine targets, and thousands of queries; the released code runs APGD once.
+
+# %%
+mine = experiment("paper-rdc").rows
+spent = {"printed": 0.0, "mi-fgsm": 0.0, "released": 0.0}
+for r in mine:
+    spent[r.about["reading"]] += r.n * evaluations(r, 10)
+printed_share = spent["printed"] / total
+left_over = total * 16 / 1000
+print(f"{printed_share:.0%} printed, {left_over:.1g} with 16 levels")
+
+# %% tags=["remove-cell"]
+claim(0.1 < printed_share < 1)
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# ## References
+#
+# The networks are those of {cite:t}`karras2022elucidating` and {cite:t}`dhariwal2021diffusion`.
