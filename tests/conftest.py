@@ -25,6 +25,12 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     return torch.device(request.config.getoption("--device"))
 
 
+@pytest.fixture
+def few_verdicts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four fresh verdicts about an image of a randomised model in place of twenty, where a test only asks whether a row runs."""
+    monkeypatch.setattr("rdc.evaluate.robustness.DRAWS", 4)
+
+
 @pytest.fixture(scope="session")
 def digits() -> Images:
     """The test split of ``digits``."""

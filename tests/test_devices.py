@@ -119,6 +119,11 @@ def lm(device: torch.device, **options: Any) -> LikelihoodMaximization:
     return LikelihoodMaximization(edm(device), **{"steps": 2, **options})
 
 
+def fewer(reading: dict[str, Any]) -> dict[str, Any]:
+    """The same with three levels, where every step looks at all of them."""
+    return {**reading, "sigma": few()} if reading.get("timesteps") == "all" else reading
+
+
 def wrapped(model: nn.Module, device: torch.device) -> nn.Module:
     return model.to(device)
 
@@ -150,9 +155,9 @@ CLASSIFIERS: dict[str, Case] = {
     **{f"rdc {g}": lambda d, g=g: RDC(lm(d), cnn(d), gradient=g) for g in ("exact", "bpda")},
     "rdc denoise": lambda d: RDC(lm(d), cnn(d), gradient="denoise", surrogate=one_denoising_step(edm(d), 0.4)),
     "rdc dc": lambda d: RDC(lm(d), dc(d)),
-    **{f"lm {r}": lambda d, r=r: RDC(lm(d, **READINGS[r]), cnn(d), gradient="exact") for r in READINGS},
+    **{f"lm {r}": lambda d, r=r: RDC(lm(d, **fewer(READINGS[r])), cnn(d), gradient="exact") for r in READINGS},
     "lm adam": lambda d: RDC(lm(d, method="adam"), cnn(d), gradient="exact"),
-    "lm fresh": lambda d: RDC(lm(d, noise="fixed", timesteps="all", norm="L2", budget=0.5), cnn(d), gradient="exact"),
+    "lm fresh": lambda d: RDC(lm(d, sigma=few(), timesteps="all", norm="L2", budget=0.5), cnn(d), gradient="exact"),
     **{f"diffpure {s}": lambda d, s=s: DiffPure(Purify(edm(d), steps=2, sampler=s), cnn(d)) for s in SAMPLERS},
     **{f"broken {n}": lambda d, n=n: broken_defences(cnn(d))[n] for n in broken_defences(nn.Identity())},
     **{

@@ -210,7 +210,7 @@ def test_convert_reads_a_state_dict_of_guided_diffusion(tmp_path, monkeypatch, c
 
 @FOOLBOX
 @pytest.mark.parametrize("name", ["paper-rdc", "paper-ndc"])
-def test_the_rows_run_on_random_weights_and_the_twenty_images(here, name):
+def test_the_rows_run_on_random_weights_and_the_twenty_images(here, name, few_verdicts):
     """One row of each model and reading, with two levels and one step, on one image; attacks where they are one run of APGD."""
     rows = [row for row in experiment(name).rows if row.arguments.get("version") != "standard"]
     kept = {(row.model, row.about["reading"], row.attack): row for row in rows}

@@ -21,9 +21,14 @@ def outcomes(row):
     return measure(Cell(row, 0, row.n)).bits
 
 
+@pytest.fixture(scope="module")
+def of_dc():
+    return outcomes(DC)
+
+
 @pytest.mark.parametrize("row", [DC, RDC])
-def test_the_union_is_that_of_its_attacks_alone(row):
-    found, kept = outcomes(row), []
+def test_the_union_is_that_of_its_attacks_alone(row, of_dc):
+    found, kept = of_dc if row is DC else outcomes(row), []
     for member in row.arguments["attacks"]:
         own = {k: v for k, v in member.items() if k not in ("name", "attack", "gradient")}
         options = {**row.options, **({"gradient": member["gradient"]} if "gradient" in member else {})}
@@ -36,8 +41,8 @@ def test_the_union_is_that_of_its_attacks_alone(row):
     assert any(found["robust"]) and not all(found["robust"]), "the attacks decide something"
 
 
-def test_each_attack_leaves_fewer_images_and_their_order_does_not_matter():
-    found = outcomes(DC)
+def test_each_attack_leaves_fewer_images_and_their_order_does_not_matter(of_dc):
+    found = of_dc
     steps = ["clean", *(f"after {member['name']}" for member in ATTACKS)]
     assert [*found] == [*steps, "robust"]
     for before, after in zip(steps, steps[1:], strict=False):
