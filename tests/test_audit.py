@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rdc.attack import pgd
 from rdc.classify import OptimalClassifier
+from rdc.classify.reference import reference_network
 from rdc.data import Images, load
 from rdc.defend.broken import broken_defences
 from rdc.door import ask
@@ -52,9 +53,8 @@ def plain() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def robust() -> nn.Module:
-    """A CNN trained on adversarial images."""
-    attack = partial(pgd, eps=EPS, steps=4, loss="ce")
-    return train_classifier(load("digits", "train"), epochs=10, width=16, attack=attack)
+    """A CNN trained on adversarial images, that of the package."""
+    return reference_network("at-linf", "digits")
 
 
 def test_all_planted_defences_are_tested(plain):
