@@ -19,6 +19,5 @@ from rdc.analyse.smoothness import gradient_lipschitz as gradient_lipschitz
 from rdc.analyse.smoothness import gradients_along as gradients_along
 from rdc.analyse.smoothness import lipschitz as lipschitz
 from rdc.analyse.smoothness import path_cosine as path_cosine
-from rdc.analyse.smoothness import straight_path as straight_path
 from rdc.analyse.stand_in import pulled_back as pulled_back
 from rdc.analyse.stand_in import transmission as transmission

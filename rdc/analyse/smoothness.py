@@ -5,7 +5,7 @@ A local estimate of the Lipschitz constant of the gradient is :math:`|g(x') - g(
 changes by as much as itself. Any such quotient is a lower bound of the constant.
 """
 
-__all__ = ["ascent_path", "gradient_lipschitz", "gradients_along", "lipschitz", "path_cosine", "straight_path"]
+__all__ = ["ascent_path", "gradient_lipschitz", "gradients_along", "lipschitz", "path_cosine"]
 
 import torch
 from jaxtyping import Float, Int64
@@ -16,16 +16,6 @@ from rdc.attack.ascent import ball_step
 from rdc.attack.budget import budget
 from rdc.attack.losses import margin
 from rdc.attack.norms import random_start
-
-
-def straight_path(
-    x: Float[Tensor, "n c h w"], x_adv: Float[Tensor, "n c h w"], points: int = 9
-) -> Float[Tensor, "points n c h w"]:
-    """Equidistant points from ``x`` to ``x_adv``, both included, ``(points, N, C, H, W)``."""
-    if points < 2:
-        raise ValueError(f"a path has at least two points, got {points}")
-    share = torch.linspace(0, 1, points, dtype=x.dtype, device=x.device).reshape(-1, 1, 1, 1, 1)
-    return torch.lerp(x[None], x_adv[None], share)
 
 
 def ascent_path(
