@@ -14,6 +14,7 @@ import torch
 import rdc
 from rdc.classify import DiffusionClassifier
 from rdc.cli import main
+from rdc.defend.likelihood import READINGS
 from rdc.experiments import experiment, names
 from rdc.models import build, entry
 from rdc.models.weights import checkpoints_of
@@ -53,16 +54,22 @@ def test_every_row_names_what_there_is():
         assert row.about, name
 
 
+def small(row):
+    """The row at toy size; one image of an attacked defence that draws its noise anew, since all of its images run alone."""
+    found, reading = toy(row), READINGS.get(row.options.get("lm"), {})
+    return replace(found, n=1, block=1) if row.task == "attack" and reading.get("noise") == "fresh" else found
+
+
 @cache
 def toys():
     """The rows of every experiment at toy size; one that several experiments have is that of the first."""
-    found = [(name, toy(row)) for name, row in EVERY]
+    found = [(name, small(row)) for name, row in EVERY]
     first = {row.key(): name for name, row in reversed(found)}
     return {name: tuple(once(pair for pair in found if pair[0] == name == first[pair[1].key()])) for name in names()}
 
 
 def test_every_row_has_a_toy():
-    assert {row.key() for rows in toys().values() for row in rows} == {toy(row).key() for _, row in EVERY}
+    assert {row.key() for rows in toys().values() for row in rows} == {small(row).key() for _, row in EVERY}
 
 
 @pytest.mark.slow
