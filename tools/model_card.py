@@ -77,10 +77,10 @@ def smaller_card(name: str) -> str:
     _, meta = read_checkpoint(path, "denoiser")
     config, recipe = meta["config"], meta["recipe"]
     train, last = recipe["train"], [loss for _, loss in meta["losses"][-10:]]
-    row = experiment("cifar10").rows[0]
+    row = next(row for row in experiment("cifar10").rows if row.about["what"] == "clean")
     found = Store.read(book_folder("results") / "cifar10.jsonl").of(row, weights=weights_of(row))
     rows = {
-        "what": f"EDM denoiser `D(z, sigma, y)` for a given class, cut out of `{recipe['teacher']}`, then distilled",
+        "what": f"EDM denoiser `D(z, sigma, y)`, with a class and without, cut out of `{recipe['teacher']}`, then distilled",
         "data": f"{meta['source']} ({LICENCES[config['data']]})",
         "network": f"{words(config['unet'])}; sigma_data {config['sigma_data']}",
         "parameters": f"{sum(p.numel() for p in load_denoiser(name).parameters())}",
@@ -88,10 +88,10 @@ def smaller_card(name: str) -> str:
         "again": f"`rdc train denoiser --recipe {name} --teacher FILE` takes the same steps, with other noise",
         "device": "a share of one core of a shared x86-64 CPU",
         "wall time": f"{meta['seconds'] / 60:.0f} minutes, and 6 for the cut",
-        "loss": f"{sum(last) / len(last):.4f}, mean of the last {len(last)} recorded ones on images not seen before",
+        "loss": f"{sum(last) / len(last):.4f}, mean of the last {len(last)} recorded batches",
         f"clean, first {found.n} exact test images": f"{found.accuracy('clean')}, Wilson 95 %; {words(row.options)}",
     }
-    limits = "not trained without a class, nor for sigma outside the range; copies in JPEG are a distribution of their own"
+    limits = "not trained for sigma outside the range; copies in JPEG are a distribution of their own"
     return page(path, meta, rows, limits)
 
 

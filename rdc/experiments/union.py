@@ -40,17 +40,28 @@ def row(model: str, attacks: tuple[dict[str, Any], ...], n: int, about: dict[str
     return Row(model, options, "union", arguments, n=n, task="union", about=about, block=16, priority=priority)
 
 
-def lm(model: str, N: int, n: int, attacks: tuple[dict[str, Any], ...] = STRONG, seed: int = 0, priority: int = 0) -> Row:
-    """Return a row of a defence with N steps of likelihood maximisation, and a seed of its noise."""
-    own = {"lm": "released", "steps": N} | ({"seed": seed} if seed else {})
-    about = {"model": model, "N": N, "noise seed": seed, "attacks": "all" if attacks is ALL else "strong"}
+def lm(
+    model: str,
+    N: int,
+    n: int,
+    attacks: tuple[dict[str, Any], ...] = STRONG,
+    seed: int = 0,
+    priority: int = 0,
+    title: str = "",
+    **more: Any,
+) -> Row:
+    """Return a row of a defence with N steps of likelihood maximisation, a seed of its noise, other options."""
+    own = {"lm": "released", "steps": N} | ({"seed": seed} if seed else {}) | more
+    about = {"model": title or model, "N": N, "noise seed": seed, "attacks": "all" if attacks is ALL else "strong"}
     return row(model, attacks, n, about, priority, **own)
 
 
 ROWS = (
     *(row(m, OWN, 96, {"model": m, "attacks": "all"}, priority=-2) for m in ("cnn", "at-linf")),
     row("dc", OWN[:3], 96, {"model": "dc", "attacks": "strong"}, priority=-2),
+    row("dc-floor", OWN, 96, {"model": "dc-floor", "attacks": "all"}, priority=-3),
     lm("rdc", 5, 96, priority=-2),
+    lm("rdc", 5, 48, priority=-3, title="rdc-floor", sigma_min=1.0),
     *(lm("rdc", N, 96, priority=-1) for N in (1, 2)),
     *(lm(m, 5, 96) for m in ("lm-cnn", "lm-at")),
     *(row(m, PURIFIED, 96, {"model": m, "attacks": "strong"}) for m in ("diffpure", "diffpure-dc")),

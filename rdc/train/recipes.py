@@ -95,7 +95,7 @@ MULTIHEAD = {
 SMALLER = {
     "cifar10-small": DistilConfig(
         TrainConfig(
-            EDMConfig(replace(CIFAR_UNET, num_blocks=1, inner=(48, 64)), data="cifar10", unlabelled=False),
+            EDMConfig(replace(CIFAR_UNET, num_blocks=1, inner=(48, 64)), data="cifar10"),
             steps=3_000,
             batch=16,
             lr=4e-4,
@@ -103,7 +103,7 @@ SMALLER = {
             ema=0.99,
             p_mean=-0.14,
             p_std=0.72,
-            label_dropout=0.0,
+            label_dropout=0.15,
             flip=True,
         ),
         objective="pairs",

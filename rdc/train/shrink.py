@@ -248,7 +248,7 @@ def pair_loss(
     r"""Distance to the teacher's answers ``F`` for two classes, and of their difference, ``(N,)``.
 
     ``|e_1|^2 / 2 + |e_2|^2 / 2 + weight |e_1 - e_2|^2``, means over pixels, with :math:`e_k = F(k) - F_\text{teacher}(k)`
-    for the image's own class and another one, drawn at random.
+    for the image's own class, or none where it is hidden, and another one, drawn at random.
     """
     z_sigma, k = z + sigma * eps, student.num_classes
     other = (label.clamp(min=0) + 1 + randint(k - 1, (len(z),), seed, "other", step).to(label)) % k
