@@ -12,7 +12,7 @@ import pytest
 from rdc.experiments import experiment
 from rdc.findings import claims, judge, rate, write_claims
 from rdc.findings.claim import Claim, Evidence, Side, compared, fits, outcomes
-from rdc.findings.figure import headline, save_figure
+from rdc.findings.figure import headline, in_colour, save_figure
 from rdc.findings.panels import PANELS
 from rdc.notebook import claims_table
 from rdc.runs.cell import Line, Outcome
@@ -113,12 +113,35 @@ def test_numbers_count_as_yes_above_a_limit_and_images_without_are_left_out(made
 
 def test_the_figure_of_the_readme_shows_the_counts_of_the_results():
     text = (ROOT / "book" / "headline.svg").read_text(encoding="utf8")
-    counts = {f"{value.correct} of {value.n}" for value in headline().values()}
+    counts = {f"{value.correct} of {value.n}" for value in (*headline().values(), *in_colour().values())}
     assert set(re.findall(r">(\d+ of \d+)<", text)) == counts, "run: rdc findings --figure book/headline.svg"
 
 
 def test_the_bars_of_the_headline_are_of_the_same_images():
     assert len({value.n for value in headline().values()}) == 1
+    assert len({value.n for value in in_colour().values()}) <= 1
+
+
+def test_the_union_on_colour_needs_all_gradients(tmp_path):
+    """Rows that were not run are left out; the others are of the same images."""
+    rows = {row.about["gradient"]: row for row in experiment("cifar10").rows if row.about["what"] == "attacked"}
+    assert in_colour(tmp_path) == {}
+
+    def write(gradient, robust):
+        (cell,) = replace(rows[gradient], n=len(robust), block=len(robust)).cells()
+        outcome = Outcome({"clean": [True] * len(robust), "robust": robust})
+        append(tmp_path / "cifar10.jsonl", Line.of(cell, outcome, "", {}, BARE))
+
+    write("plain", [False, True, True] * 13)
+    write("bpda", [True] * 36)
+    write("exact", [True, False, True] * 12)
+    found = {name: (rate.correct, rate.n) for name, rate in in_colour(tmp_path).items()}
+    assert found == {"dc": (24, 36), "rdc-exact": (24, 36), "rdc-bpda": (36, 36)}
+    write("smoothed 0.3", [False, True, True] * 11)
+    assert {name: (rate.correct, rate.n) for name, rate in in_colour(tmp_path).items()}["rdc-all"] == (11, 33)
+    (tmp_path / "cifar10.jsonl").unlink()
+    write("plain", [True] * 31)
+    assert in_colour(tmp_path) == {}, "too few for a bar"
 
 
 def test_a_figure_needs_all_its_results(tmp_path):

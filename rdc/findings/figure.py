@@ -1,13 +1,13 @@
 """The book's finding as one figure: how many images RDC keeps, as the attacker's gradient sees more of it."""
 
-__all__ = ["draw_headline", "headline", "save_figure", "save_headline"]
+__all__ = ["draw_headline", "headline", "in_colour", "save_figure", "save_headline"]
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rdc.findings.claim import Side, outcomes
-from rdc.findings.robust_classification import alone, rdc, trained
+from rdc.findings.robust_classification import alone, colour, rdc, trained
 from rdc.runs.statistics import Accuracy
 
 BARS: dict[str, tuple[str, Side]] = {
@@ -20,6 +20,15 @@ BARS: dict[str, tuple[str, Side]] = {
     "at": ("adversarial training", trained()),
     "rdc-bpda": ("RDC, BPDA as published", rdc(gradient="bpda")),
 }
+#: The same on CIFAR-10, from the bottom up.
+COLOUR: dict[str, tuple[str, Side]] = {
+    "dc": ("diffusion classifier alone", colour("DC")),
+    "rdc-all": ("RDC, all three gradients", colour()),
+    "rdc-smoothed": ("RDC, smoothed gradient", colour(gradient="smoothed 0.3")),
+    "rdc-exact": ("RDC, exact gradient", colour(gradient="exact")),
+    "rdc-bpda": ("RDC, BPDA as published", colour(gradient="bpda")),
+}
+FEWEST = 32  # images of a bar on CIFAR-10
 GREY, BLUE, ORANGE = "#949494", "#0173b2", "#de8f05"  # of seaborn's colour-blind palette
 
 
@@ -37,26 +46,49 @@ def headline(folder: str | Path | None = None) -> dict[str, Accuracy]:
     found = {name: outcomes(side, folder) for name, (_, side) in BARS.items()}
     if missing := [name for name, images in found.items() if not images]:
         raise ValueError(f"no results for {', '.join(missing)}; run: rdc experiment run rdc-gradient reference nearest")
-    shared = set.intersection(*map(set, found.values()))
+    return on_shared(found)
+
+
+def in_colour(folder: str | Path | None = None) -> dict[str, Accuracy]:
+    """Return how many of the first test images of CIFAR-10 are kept, by the same names, on the images that all have met.
+
+    What was not run is left out, and with it the union of all three gradients; there are no bars of fewer than 32 images.
+    """
+    found = {name: outcomes(side, folder) for name, (_, side) in COLOUR.items()}
+    if not all(found.values()):
+        del found["rdc-all"]
+    kept = on_shared({name: images for name, images in found.items() if images})
+    return kept if all(rate.n >= FEWEST for rate in kept.values()) else {}
+
+
+def on_shared(found: dict[str, dict[int, bool]]) -> dict[str, Accuracy]:
+    """Return the rates of some outcomes on the images that all of them have."""
+    shared = set.intersection(*map(set, found.values())) if found else set()
     return {name: Accuracy.of(sum(images[i] for i in shared), len(shared)) for name, images in found.items()}
 
 
 def draw_headline(ax: Any, folder: str | Path | None = None, color: str = "black") -> None:
-    """Draw the bars with their 95 % intervals into matplotlib axes.
+    """Draw the bars with their 95 % intervals into matplotlib axes; those of CIFAR-10 below, if there are any.
 
     Arguments:
         ax: The axes.
         folder: Where the results are; by default those of the book.
         color: Of text and intervals.
     """
-    for i, (name, value) in enumerate(headline(folder).items()):
-        ends = [[100 * (value.value - value.low)], [100 * (value.high - value.value)]]
-        shade = ORANGE if name.startswith("rdc") else BLUE if name in ("at", "1-nn") else GREY
-        ax.barh(i, 100 * value.value, xerr=ends, color=shade, ecolor=color, capsize=3)
-        ax.text(100 * value.high + 1.5, i, f"{value.correct} of {value.n}", va="center", color=color)
-    ax.set_yticks(range(len(BARS)), [title for title, _ in BARS.values()])
+    below, labels = in_colour(folder), dict[float, str]()
+    groups = ([("CIFAR-10: ", COLOUR, below)] if below else []) + [("", BARS, headline(folder))]
+    for number, (data, bars, rates) in enumerate(groups):
+        for name, value in rates.items():
+            y = len(labels) + 0.5 * number
+            labels[y] = data + bars[name][0]
+            ends = [[100 * (value.value - value.low)], [100 * (value.high - value.value)]]
+            shade = ORANGE if name.startswith("rdc") else BLUE if name in ("at", "1-nn") else GREY
+            ax.barh(y, 100 * value.value, xerr=ends, color=shade, ecolor=color, capsize=3)
+            ax.text(100 * value.high + 1.5, y, f"{value.correct} of {value.n}", va="center", color=color)
+    ax.set_yticks(list(labels), list(labels.values()))
     ax.set(xlim=(0, 100), xlabel="images right under attack, Linf 8/255 (%)")
     ax.grid(axis="y", visible=False)
+    ax.figure.set_figheight(max(ax.figure.get_figheight(), 0.33 * len(labels)))
 
 
 def save_headline(path: str | Path, folder: str | Path | None = None, color: str = "black", ground: str = "none") -> None:
