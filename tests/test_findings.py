@@ -140,7 +140,7 @@ def test_the_union_on_colour_needs_all_gradients(tmp_path):
     write("smoothed 0.3", [False, True, True] * 11)
     assert {name: (rate.correct, rate.n) for name, rate in in_colour(tmp_path).items()}["rdc-all"] == (11, 33)
     (tmp_path / "cifar10.jsonl").unlink()
-    write("plain", [True] * 31)
+    write("plain", [True] * 15)
     assert in_colour(tmp_path) == {}, "too few for a bar"
 
 

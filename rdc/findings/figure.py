@@ -28,7 +28,7 @@ COLOUR: dict[str, tuple[str, Side]] = {
     "rdc-exact": ("RDC, exact gradient", colour(gradient="exact")),
     "rdc-bpda": ("RDC, BPDA as published", colour(gradient="bpda")),
 }
-FEWEST = 32  # images of a bar on CIFAR-10
+FEWEST = 16  # images of a bar on CIFAR-10
 GREY, BLUE, ORANGE = "#949494", "#0173b2", "#de8f05"  # of seaborn's colour-blind palette
 
 
@@ -52,7 +52,7 @@ def headline(folder: str | Path | None = None) -> dict[str, Accuracy]:
 def in_colour(folder: str | Path | None = None) -> dict[str, Accuracy]:
     """Return how many of the first test images of CIFAR-10 are kept, by the same names, on the images that all have met.
 
-    What was not run is left out, and with it the union of all three gradients; there are no bars of fewer than 32 images.
+    What was not run is left out, and with it the union of all three gradients; there are no bars of fewer than 16 images.
     """
     found = {name: outcomes(side, folder) for name, (_, side) in COLOUR.items()}
     if not all(found.values()):
