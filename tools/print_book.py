@@ -5,13 +5,12 @@ no two are alike, and every link to a page of the book points to its anchor. Chr
 """
 
 import shutil
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from posixpath import join, normpath
 
 from bs4 import BeautifulSoup, Tag
+from playwright.sync_api import sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 LEFT_OUT = "a.headerlink, button, script, .nb-provenance, .prev-next-footer, .tag_hide-cell, .lab, .findings-filter"
@@ -88,20 +87,22 @@ def one_page(folder: Path) -> str:
     )
 
 
-def print_page(page: Path, out: Path, wait: int = 0) -> bool:
-    """Print a page with Chromium, after at most ``wait`` seconds of its own work; whether there is one, and it did."""
-    browser = next(filter(None, map(shutil.which, NAMES)), None)
-    if browser is None:
+def print_page(page: Path, out: Path) -> bool:
+    """Print a page with Chromium once its formulas are set; whether there is a Chromium."""
+    path = next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
         return False
-    with tempfile.TemporaryDirectory() as profile:
-        options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer", f"--user-data-dir={profile}"]
-        options += [f"--virtual-time-budget={1000 * wait}", f"--timeout={1000 * wait}"] if wait else []
-        run = subprocess.run([browser, *options, f"--print-to-pdf={out.resolve()}", page.resolve().as_uri()], capture_output=True)
-    return run.returncode == 0 and out.exists()
+    with sync_playwright() as play:
+        sheet = play.chromium.launch(executable_path=path, args=["--no-sandbox"]).new_page()  # root in a container
+        sheet.set_default_timeout(600_000)
+        sheet.goto(page.resolve().as_uri(), wait_until="load")
+        sheet.evaluate("window.MathJax?.startup ? MathJax.startup.promise.then(() => true) : true")
+        sheet.pdf(path=out, format="A4", prefer_css_page_size=True, print_background=True)
+    return True
 
 
 if __name__ == "__main__":
     folder, out = map(Path, sys.argv[1:])
     (page := folder / "all.html").write_text(one_page(folder), encoding="utf8")
     out.unlink(missing_ok=True)
-    print(f"wrote {out}" if print_page(page, out, wait=600) else "There is no Chromium that prints; no PDF was made")
+    print(f"wrote {out}" if print_page(page, out) else "There is no Chromium that prints; no PDF was made")
