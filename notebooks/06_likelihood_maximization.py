@@ -206,7 +206,7 @@ assert torch.allclose(change[0], by_hand(METHODS[-1], slopes))
 # pixels of CIFAR-10 it is an eighth of a grey level each; the budget $\eta = 8/255$ is never reached. Now
 # measure:
 
-# %%
+# %% tags=["hide-input"]
 x, y = test.x.to(device), test.y.to(device)
 cases: dict[str, dict[str, Any]] = {
     **READINGS,
@@ -394,19 +394,34 @@ claims_table("A11", "A11a", "A27")
 #   $\gamma N (N + 1) / 2$ in L1, which is nothing; the released one moves every pixel by 12.75/255 in its first step.
 # - The loss of one level is the slope of a log-likelihood in the noise level; only the ELBO-weighted sum is a log-likelihood.
 # - A rising $\log p(x \mid y)$ does not decide the class; the log-odds do.
-#
+
+# %% [markdown]
 # ## Exercises
 #
 # :::{exercise-start}
 # :label: ex-lm-score
 # :::
-# **Without the network's Jacobian.** Eqs. 14 and 15 of the paper write the gradient of the diffusion loss with
-# the score of the noise in the place of the network's Jacobian: $\nabla L = w\, \E [ 2 (z - D) + \norm{z - D}^2
-# \varepsilon / \sigma ]$. Check it on the optimal denoiser of a few digits: how does the cosine with the
-# gradient *through* the denoiser grow with the number of draws, with antithetic pairs and without a baseline?
+# **Without the network's Jacobian** (15 minutes, medium). Eqs. 14 and 15 of the paper write the gradient of the
+# diffusion loss with the score of the noise in the place of the network's Jacobian: $\nabla L = w\, \E [ 2 (z - D) +
+# \norm{z - D}^2 \varepsilon / \sigma ]$. Check it on the optimal denoiser of a few digits: which cosine with the
+# gradient *through* the denoiser has the mean of 256 draws, with antithetic pairs and without a baseline?
+#
+# :::{hint}
+# :class: dropdown
+# `score_gradient(small, z_digit, one_level, draws=..., baseline=..., seed=seed)` has the estimate,
+# `pathwise_gradient(..., antithetic=True)` the gradient through the denoiser.
+# :::
 
 # %%
 # your code here
+one_level = levels("elbo", 1, sigma_min=0.4, sigma_max=0.6)
+cosine = {"pairs": None, "none": None}  # with 256 draws
+
+# %%
+# check
+fine = None not in cosine.values() and cosine["pairs"] > 0.95
+fine = fine and 0.3 < cosine["none"] < 0.9
+print("right" if fine else "not yet")
 
 # %% [markdown]
 # :::{exercise-end}
@@ -416,23 +431,25 @@ claims_table("A11", "A11a", "A27")
 # :label: sol-lm-score
 # :class: dropdown
 # :::
-# Both are unbiased; the difference is variance. Without a baseline the size of the loss multiplies the noise.
-# Pairs $\varepsilon, -\varepsilon$ remove the even part of the loss, and what is left needs many draws even so.
-# {py:mod}`rdc.classify.score_gradient` has the derivation.
+# Both are unbiased; the difference is variance. Without a baseline the size of the loss multiplies the noise. Pairs
+# $\varepsilon, -\varepsilon$ remove the even part of the loss. {py:mod}`rdc.classify.score_gradient` has the
+# derivation.
 
 # %%
-one_level = levels("elbo", 1, sigma_min=0.4, sigma_max=0.6)
-reference = pathwise_gradient(small, z_digit, one_level, draws=2048, antithetic=True, seed=seed + 1)
-score_cosine: dict[tuple[str, int], float] = {}
-for baseline in ("pairs", "none"):
-    for r in (16, 256, 2048):
-        estimate = score_gradient(small, z_digit, one_level, draws=r, baseline=baseline, seed=seed)
-        score_cosine[baseline, r] = float(F.cosine_similarity(estimate.flatten(1), reference.flatten(1)).median())
-    print(f"{baseline:6s}", *(f"  {r:4d} draws: cosine {score_cosine[baseline, r]:.3f}" for r in (16, 256, 2048)))
+reference = pathwise_gradient(
+    small, z_digit, one_level, draws=2048, antithetic=True, seed=seed + 1
+)
+for baseline in cosine:
+    for r in (16, 256):
+        estimate = score_gradient(
+            small, z_digit, one_level, draws=r, baseline=baseline, seed=seed
+        )
+        sides = estimate.flatten(1), reference.flatten(1)
+        cosine[baseline] = float(F.cosine_similarity(*sides).median())
+        print(f"{baseline:6s} {r:4d} draws: cosine {cosine[baseline]:.3f}")
 
 # %% tags=["remove-cell"]
-claim(score_cosine["pairs", 2048] > 0.9)
-claim(score_cosine["pairs", 2048] > score_cosine["none", 2048])
+claim(cosine["pairs"] > 0.9 and cosine["pairs"] > cosine["none"])
 
 # %% [markdown]
 # :::{solution-end}
@@ -441,13 +458,30 @@ claim(score_cosine["pairs", 2048] > score_cosine["none", 2048])
 # :::{exercise-start}
 # :label: ex-lm-energy
 # :::
-# **The energy that is not normalised.** Appendix A.4 reads the diffusion loss as an energy, $p(z \mid y) =
-# e^{-E_y(z)} / Z(y)$. The classifier compares $E_y$ and drops $Z(y)$. Is $Z$ the same for all classes? Take
-# images of one pixel and three classes: two points close together, two far apart, and forty points along an
-# interval. Compare the ELBO weights with those of EDM.
+# **The energy that is not normalised** (15 minutes, hard). Appendix A.4 reads the diffusion loss as an energy, $p(z
+# \mid y) = e^{-E_y(z)} / Z(y)$. The classifier compares $E_y$ and drops $Z(y)$. Is $Z$ the same for all classes? Take
+# images of one pixel and three classes: two points close together, two far apart, and forty points along an interval.
+# By how many nats does $\log Z$ differ between classes, for the ELBO weights and for those of EDM?
+#
+# :::{hint}
+# :class: dropdown
+# `class_normalisers(pixel, levels("elbo", 60, sigma_min=0.05, sigma_max=50.0), grid, nodes=65)` integrates over a
+# `grid` of images, say 401 from -4 to 4 in float64.
+# :::
 
 # %%
 # your code here
+two, line = torch.tensor([0.495, 0.505, 0.2, 0.8]), torch.linspace(0.2, 0.8, 40)
+pixel_x = torch.cat([two, line]).double().reshape(-1, 1, 1, 1)
+pixel_y = torch.tensor([0, 0, 1, 1] + 40 * [2])
+pixel = OptimalDenoiser(pixel_x, pixel_y)
+spread = {"elbo": None, "edm": None}  # largest minus smallest log Z
+
+# %%
+# check
+fine = None not in spread.values()
+fine = fine and 0.4 < spread["elbo"] < 0.5 and 0.8 < spread["edm"] < 1
+print("right" if fine else "not yet")
 
 # %% [markdown]
 # :::{exercise-end}
@@ -457,30 +491,69 @@ claim(score_cosine["pairs", 2048] > score_cosine["none", 2048])
 # :label: sol-lm-energy
 # :class: dropdown
 # :::
-# For the ELBO weights from $a$ to a large $b$, $\log Z(y)$ lies within half a nat of $\tfrac12 \log(2 \pi a^2)$
-# for one pixel: at the lower end for isolated points, towards the upper one for a density that is smooth at the
-# scale $a$
-# ({py:mod}`rdc.classify.energy`). So it is not constant, and with $n$ pixels the classes may differ by up to $n / 2$ nats. For
-# other weights there is no such bound.
+# For the ELBO weights from $a$ to a large $b$, $\log Z(y)$ lies within half a nat of $\tfrac12 \log(2 \pi a^2)$ for one
+# pixel: at the lower end for isolated points, towards the upper one for a density that is smooth at the scale $a$
+# ({py:mod}`rdc.classify.energy`). So it is not constant, and with $n$ pixels the classes may differ by up to $n / 2$
+# nats. For other weights there is no such bound.
 
 # %%
-pixel_x = torch.cat([torch.tensor([0.495, 0.505]), torch.tensor([0.2, 0.8]), torch.linspace(0.2, 0.8, 40)]).double()
-pixel_y = torch.cat([torch.zeros(2), torch.ones(2), torch.full((40,), 2.0)]).long()
-pixel = OptimalDenoiser(pixel_x.reshape(-1, 1, 1, 1), pixel_y)
 grid = torch.linspace(-4, 4, 401, dtype=torch.float64)
-normalisers = {
-    "elbo": class_normalisers(pixel, levels("elbo", 60, sigma_min=0.05, sigma_max=50.0), grid, nodes=65),
-    "edm": class_normalisers(pixel, levels("edm", 60, sigma_min=0.05, sigma_max=50.0), grid, nodes=65),
-}
-for name, value in normalisers.items():
-    print(
-        f"{name:5s} log Z(y) = "
-        + ", ".join(f"{v:.2f}" for v in value.tolist())
-        + f"; spread {float(value.max() - value.min()):.2f} nats"
-    )
+for kind in spread:
+    weights = levels(kind, 60, sigma_min=0.05, sigma_max=50.0)
+    value = class_normalisers(pixel, weights, grid, nodes=65)
+    spread[kind] = float(value.max() - value.min())
+    words = ", ".join(f"{v:.2f}" for v in value.tolist())
+    print(f"{kind:5s} log Z(y) = {words}; spread {spread[kind]:.2f} nats")
 
 # %% tags=["remove-cell"]
-claim(0.05 < float(normalisers["elbo"].max() - normalisers["elbo"].min()) < 0.6)
+claim(0.05 < spread["elbo"] < 0.6)
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# :::{exercise-start}
+# :label: ex-lm-letter
+# :::
+# **To the letter, with less momentum** (10 minutes, easy). {prf:ref}`prop-lm-literal` bounds the displacement for $\mu
+# \le 1$. What is the bound for a given $\mu < 1$? Compute it for $\gamma = 0.1$, $N = 5$, $\mu = 0.5$.
+#
+# :::{hint}
+# :class: dropdown
+# $\norm{m_n}_1 \le \mu \norm{m_{n-1}}_1 + 1$ is a geometric sum. When do two momenta add up without loss?
+# :::
+
+# %%
+# your code here
+bound = None  # L1, for all pixels together
+
+# %%
+# check
+total, m = 0.0, torch.zeros(784, dtype=torch.float64)
+for _ in range(5):
+    g = torch.ones(784, dtype=torch.float64)  # the same gradient at each step
+    m = 0.5 * m - g / g.abs().sum()
+    total += 0.1 * float(m.abs().sum())
+fine = bound is not None and abs(bound - total) < 1e-6
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-lm-letter
+# :label: sol-lm-letter
+# :class: dropdown
+# :::
+# $\norm{m_n}_1 \le (1 - \mu^n) / (1 - \mu)$, so the bound is $\gamma \sum_n (1 - \mu^n) / (1 - \mu)$. Any gradient that
+# stays the same attains it, away from the walls. Less momentum moves the image even less.
+
+# %%
+bound = 0.1 * sum((1 - 0.5**n) / (1 - 0.5) for n in range(1, 6))
+print(f"at most {bound:.4f}, where momentum 1 has 1.5")
+
+# %% tags=["remove-cell"]
+claim(bound < 1.5 and abs(bound - total) < 1e-6)
 
 # %% [markdown]
 # :::{solution-end}

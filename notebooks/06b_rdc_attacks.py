@@ -441,18 +441,35 @@ glue("lm-audit", f"The audit rejects: {', '.join(doubted)}." if doubted else "Th
 #   "exact is no stronger than BPDA" there says nothing about either.
 # - A derivative sees the treads of a staircase. Test a gradient by what happens over a step of the attack's length.
 # - A robust accuracy is that of the strongest attack, and gradients are compared on the same images with an exact test.
-#
+
+# %% [markdown]
 # ## Exercises
 #
 # :::{exercise-start}
 # :label: ex-lm-sign
 # :::
-# **The same gradient.** Show by computation that for `sign`, $N = 5$, the exact gradient of RDC is BPDA's,
-# except at pixels that a wall of $[0, 1]$ has held. How many pixels is that? What does it say about an
-# evaluation that reports "the exact gradient is no stronger" for this reading?
+# **The same gradient** (10 minutes, medium). Show by computation that for `sign`, $N = 5$, the exact gradient of RDC is
+# BPDA's, except at pixels that a wall of $[0, 1]$ has held. Which share of the pixels has the same gradient, and which
+# share is held by a wall? What does it say about an evaluation that reports "the exact gradient is no stronger" for
+# this reading?
+#
+# :::{hint}
+# :class: dropdown
+# `v, back = pulled_back(lm, classifier, xj, yj)` gives the classifier's gradient after LM, and what the exact gradient
+# makes of it. A held pixel has an exact gradient of 0.
+# :::
 
 # %%
 # your code here
+signs = {**READINGS["mi-fgsm"], "noise": "fixed"}
+lm = LikelihoodMaximization(heads, seed=seed, **signs)
+agree, walls = None, None  # shares between 0 and 1
+
+# %%
+# check
+fine = None not in (agree, walls)
+fine = fine and abs(agree + walls - 1) < 1e-6 and 0.2 < walls < 0.8
+print("right" if fine else "not yet")
 
 # %% [markdown]
 # :::{exercise-end}
@@ -462,18 +479,127 @@ glue("lm-audit", f"The audit rejects: {', '.join(doubted)}." if doubted else "Th
 # :label: sol-lm-sign
 # :class: dropdown
 # :::
-# At every other pixel the two agree bit for bit. The report would be true and empty: both are blind to the
-# stairs, and only a blurred derivative, or a black-box attack, can tell.
+# At every other pixel the two agree bit for bit. The report would be true and empty: both are blind to the stairs, and
+# only a blurred derivative, or a black-box attack, can tell.
 
 # %%
-v, back = pulled_back(processes["mi-fgsm"], classifier, xj, yj)
+v, back = pulled_back(lm, classifier, xj, yj)
 same = back == v
-held = back == 0
-agree, walls = 100 * float(same.float().mean()), 100 * float((held & ~same).float().mean())
-print(f"pixels with the same gradient {agree:.1f} %, held by a wall {walls:.1f} %")
+agree = float(same.double().mean())
+walls = float(((back == 0) & ~same).double().mean())
+print(f"same {100 * agree:.1f} %, held by a wall {100 * walls:.1f} %")
 
 # %% tags=["remove-cell"]
-claim(bool((same | held).all()))
+claim(abs(agree + walls - 1) < 1e-6)
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# :::{exercise-start}
+# :label: ex-lm-stairs
+# :::
+# **A derivative on stairs** (10 minutes, medium). A toy of one pixel: $\text{LM}(x) = x - 0.1 \operatorname{sign}(x)$.
+# Its derivative is 1 almost everywhere. What does it pass on of a change from $-0.05$ to $0.05$
+# ({eq}`eq-lm-transmission`)? And which derivative has the mean of $\text{LM}(x + w \xi)$ over $\xi \sim \mathcal N(0,
+# 1)$ at $x = 0$, for $w = 0.1$?
+#
+# :::{hint}
+# :class: dropdown
+# The first is a quotient of differences. For the second: the derivative of $\E \operatorname{sign}(x + w \xi) = 2
+# \Phi(x / w) - 1$.
+# :::
+
+# %%
+# your code here
+def toy(p: Tensor) -> Tensor:
+    """Likelihood maximisation of a pixel."""
+    return p - 0.1 * p.sign()
+
+
+passed_on, smooth_slope = None, None
+
+
+# %%
+# check
+ends = toy(torch.tensor([-0.05, 0.05]).double())
+xi = randn((200_000,), "stairs", seed).double()
+mean = [toy(p + 0.1 * xi).mean() for p in (-0.02, 0.02)]
+fine = None not in (passed_on, smooth_slope)
+fine = fine and abs(passed_on - float(ends[1] - ends[0]) / 0.1) < 1e-6
+fine = fine and abs(smooth_slope - float(mean[1] - mean[0]) / 0.04) < 0.05
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-lm-stairs
+# :label: sol-lm-stairs
+# :class: dropdown
+# :::
+# $(-0.05 - 0.05) / 0.1 = -1$: it answers a change by as much the other way, where its derivative says $+1$. The blurred
+# one is $1 - 0.2\, \varphi(0) / w$, which is 0.2 here and negative for a narrower blur. So the width decides what a
+# smoothed gradient sees.
+
+# %%
+passed_on = (toy(torch.tensor(0.05)) - toy(torch.tensor(-0.05))) / 0.1
+passed_on = float(passed_on)
+smooth_slope = 1 - 0.2 / (2 * torch.pi) ** 0.5 / 0.1
+print(f"passed on {passed_on:.2f}, slope of the mean {smooth_slope:.2f}")
+
+# %% tags=["remove-cell"]
+claim(passed_on < 0 < smooth_slope < 1)
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# :::{exercise-start}
+# :label: ex-lm-mcnemar
+# :::
+# **A toss for each difference** (10 minutes, easy). On the same images 9 are broken by attack A alone, 2 by attack B
+# alone. Which two-sided p-value has the exact McNemar test? If all differences point one way, how many must there be
+# for p below 0.05?
+#
+# :::{hint}
+# :class: dropdown
+# If neither were better, each image on which they differ would be a toss of a fair coin: 2 or fewer heads of 11, twice.
+# `math.comb` counts.
+# :::
+
+# %%
+# your code here
+p_value, fewest = None, None
+
+# %%
+# check
+from scipy.stats import binomtest
+
+fine = None not in (p_value, fewest) and fewest == 6
+fine = fine and abs(p_value - binomtest(2, 11).pvalue) < 1e-6
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-lm-mcnemar
+# :label: sol-lm-mcnemar
+# :class: dropdown
+# :::
+# $2 (1 + 11 + 55) / 2^{11}$, not below 0.05 in spite of 9 against 2. And $2 / 2^k < 0.05$ from $k = 6$ on. With few
+# images most comparisons cannot be decided, however strong the attack: a reason to say "not decided", not "equal".
+
+# %%
+import math
+
+p_value = 2 * sum(math.comb(11, k) for k in range(3)) / 2**11
+fewest = next(k for k in range(1, 20) if 2 / 2**k < 0.05)
+print(f"p = {p_value:.3f}, at least {fewest} differences")
+
+# %% tags=["remove-cell"]
+claim(p_value > 0.05)
 
 # %% [markdown]
 # :::{solution-end}

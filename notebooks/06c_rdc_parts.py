@@ -253,17 +253,41 @@ display(pd.DataFrame(found).style.hide(axis="index").set_caption("Cost of one an
 # - Compare readings at equal displacement: direction and length are different things.
 # - An attack that breaks next to nothing where another one breaks many images says nothing in favour of the defence.
 # - A process that passes on little of a change is a purification, whatever its name.
-#
+
+# %% [markdown]
 # ## Exercises
 #
 # :::{exercise-start}
 # :label: ex-lm-zero
 # :::
-# **Class 0.** The VP version of the released code runs LM with the denoiser of class 0 in place of the
-# unconditional one. What does that do to clean images, and to the share of them that is then taken for class 0?
+# **Class 0** (10 minutes, medium). The VP version of the released code runs LM with the denoiser of class 0 in place of
+# the unconditional one. Predict what that does to the logit of class 0, then compute its mean change over six clean
+# images (through LM with the label 0, less through the unconditional LM). How many of the six are then taken for class
+# 0?
+#
+# :::{hint}
+# :class: dropdown
+# `LikelihoodMaximization(heads, label=0, seed=seed, **READINGS["clamped"])`; without a label it is the unconditional
+# one.
+# :::
 
 # %%
 # your code here
+some = x[:6]
+change, taken = None, None  # nats; images
+
+# %%
+# check
+lms = [
+    LikelihoodMaximization(heads, label=k, seed=seed, **READINGS["clamped"])
+    for k in (0, None)
+]
+with torch.no_grad():
+    logits = [classifier(lm(some)) for lm in lms]
+known = float((logits[0] - logits[1])[:, 0].mean())
+fine = None not in (change, taken) and abs(change - known) < 0.01 * abs(known)
+fine = fine and taken == int((logits[0].argmax(1) == 0).sum())
+print("right" if fine else "not yet")
 
 # %% [markdown]
 # :::{exercise-end}
@@ -273,20 +297,124 @@ display(pd.DataFrame(found).style.hide(axis="index").set_caption("Cost of one an
 # :label: sol-lm-zero
 # :class: dropdown
 # :::
-# LM now descends the loss that *is* the logit of class 0. Whatever the image, it becomes more like that class;
-# with the unconditional denoiser it need not.
+# LM now descends a loss that is a part of the logit of class 0, at the levels where it looks. The logit rises compared
+# with the unconditional LM, but five steps at one level need not carry an image over the border.
 
 # %%
-before = predict(classifier, xs)
-as_zero = {"no LM": (int((before == 0).sum()), int((before == ys).sum()))}
-for name, label in {"unconditional": None, "class 0": 0}.items():
-    answer = predict(classifier, LikelihoodMaximization(heads, label=label, seed=seed, **READINGS["clamped"])(xs))
-    as_zero[name] = int((answer == 0).sum()), int((answer == ys).sum())
-for name, (zeros, hits) in as_zero.items():
-    print(f"{name:14s} {zeros:2d} of {n_static} taken for {test.classes[0]!r}, {hits} right")
+out = {}
+for label in (0, None):
+    lm = LikelihoodMaximization(
+        heads, label=label, seed=seed, **READINGS["clamped"]
+    )
+    with torch.no_grad():
+        out[label] = classifier(lm(some))
+change = float((out[0] - out[None])[:, 0].mean())
+taken = int((out[0].argmax(dim=1) == 0).sum())
+print(f"logit of class 0: {change:+.2f} nats; {taken} of 6 taken for it")
 
 # %% tags=["remove-cell"]
-claim(as_zero["class 0"][0] >= as_zero["unconditional"][0])
+claim(taken >= int((out[None].argmax(dim=1) == 0).sum()))
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# :::{exercise-start}
+# :label: ex-lm-equal
+# :::
+# **Which step for which length?** (10 minutes, easy). Five sign steps move each of the 784 pixels by the same length.
+# Which length of a step, in grey levels of 255, gives an L2 displacement of 0.55 if all steps of a pixel point the same
+# way and no wall holds it? Is the true step that reaches 0.55 larger or smaller?
+#
+# :::{hint}
+# :class: dropdown
+# A displacement of $a$ at each of 784 pixels has the L2 norm $28 a$.
+# :::
+
+# %%
+# your code here
+grey, larger = None, None  # a length; True or False
+
+# %%
+# check
+fine = grey is not None and larger is True
+fine = fine and abs(5 * grey / 255 * 784**0.5 - 0.55) < 1e-3
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-lm-equal
+# :label: sol-lm-equal
+# :class: dropdown
+# :::
+# $0.55 / (5 \cdot 28)$, one grey level. Steps that turn, and pixels at a wall, go less far, so the matched step is
+# larger. Hence a comparison at equal *step* is none at equal displacement.
+
+# %%
+grey = 255 * 0.55 / (5 * 784**0.5)
+larger = True
+straight = LikelihoodMaximization(
+    heads, "sign", budget=None, seed=seed, step_size=2 * grey / 255
+)
+far = float(norm_of(straight(some) - some, "L2").mean())
+print(f"{grey:.3f} grey levels; with this step LM moves by {far:.2f}, not 0.55")
+
+# %% tags=["remove-cell"]
+claim(far < 0.55)
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# :::{exercise-start}
+# :label: ex-lm-contraction
+# :::
+# **A purification in a line** (10 minutes, medium). A process pulls an image towards the data: $x \leftarrow x + a (D -
+# x)$ with a fixed $D$ and $a = 0.2$, $N$ times. What does it pass on of a change, and how long is the gradient that
+# comes back? After how many steps is less than a tenth passed on? How far must an attacker who is confined to 8/255
+# then expect to move the result?
+#
+# :::{hint}
+# :class: dropdown
+# Each step multiplies a difference of two images by $1 - a$, and so does its transpose.
+# :::
+
+# %%
+# your code here
+contraction_steps, moved_by = None, None  # a count; grey levels of 255
+
+# %%
+# check
+pair = torch.tensor([0.0, 8.0]).double()
+count_steps = 0
+while float(pair[1] - pair[0]) >= 0.8:
+    pair, count_steps = pair + 0.2 * (3.0 - pair), count_steps + 1
+fine = None not in (contraction_steps, moved_by)
+fine = fine and contraction_steps == count_steps
+fine = fine and abs(moved_by - float(pair[1] - pair[0])) < 1e-3
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-lm-contraction
+# :label: sol-lm-contraction
+# :class: dropdown
+# :::
+# $\tau = (1 - a)^N$ for every change, and the gradient is shorter by the same factor: $0.8^{11} < 0.1$. Then 8 grey
+# levels arrive as 0.7. A constant $D$ would forget the image, too; real processes pass on different directions
+# differently, and an attacker looks for those that get through.
+
+# %%
+contraction_steps = next(n for n in range(1, 99) if 0.8**n < 0.1)
+moved_by = 8 * 0.8**contraction_steps
+print(f"{contraction_steps} steps; 8 grey levels arrive as {moved_by:.2f}")
+
+# %% tags=["remove-cell"]
+claim(moved_by < 0.8)
 
 # %% [markdown]
 # :::{solution-end}

@@ -637,18 +637,35 @@ show_verdicts(
 # - The bound of a noisy image is a denoising loss with a pseudo target. In the limit, with the optimal denoiser, it is Bayes' rule.
 # - For a classifier a quadrature beats a bound. Mirror images remove the odd noise of EPNDC; noise shared by the classes helps, too.
 # - APNDC `ensemble` classifies the denoised image. Its target must not depend on the class.
-#
-# ## Exercise
 
 # %% [markdown]
+# ## Exercises
+#
 # :::{exercise-start}
 # :label: ex-cert-target
 # :::
-# **Its own target.** Write the loss with a target $c$ as $\E \norm{D_y}^2 - 2 \E[D_y \cdot c] + \E \norm{c}^2$. Why may a common target take the place of
-# $\tilde z$, and what goes wrong with a target $c_y = D(z_\tau, \tau, y)$ of each class? Count on the digits which classes `condition-on-y` prefers.
+# **Its own target** (15 minutes, hard). Write the loss with a target $c$ as $\E \norm{D_y}^2 - 2 \E[D_y \cdot c] + \E
+# \norm{c}^2$. Why may a common target take the place of $\tilde z$, and what goes wrong with a target $c_y = D(z_\tau,
+# \tau, y)$ of each class? Which digit should the variant `condition-on-y` then prefer? Compute it from the training
+# images, before you count answers.
+#
+# :::{hint}
+# :class: dropdown
+# Under class $y$ the mean of $c_y$ given $z_s$ is $D_y$ itself. What does the loss then measure, and for which images
+# is that small?
+# :::
 
 # %%
 # your code here
+preferred = None  # a digit
+
+# %%
+# check
+make = partial(APNDC, digits, sigmas[0], seed=seed, chunk=20_000)
+answers = make(variant="condition-on-y")(noisy_digits(n_digits, sigmas[0]))
+counts = answers.argmax(dim=1).bincount(minlength=10)
+fine = preferred == int(counts.argmax())
+print("right" if fine else "not yet")
 
 # %% [markdown]
 # :::{exercise-end}
@@ -658,28 +675,132 @@ show_verdicts(
 # :label: sol-cert-target
 # :class: dropdown
 # :::
-# For a common $c$ with $\E[c \mid z_s] = \E[z \mid z_s]$ the middle term is that of EPNDC in the mean, and the last one cancels between classes. For
-# $c_y = D(z_\tau, \tau, y)$ the mean given $z_s$ *under class y* is $D_y$ itself: if the image were of class $y$, the loss would be the spread of its guesses.
-# The loss of class $y$ then measures how much $D_y$ changes when noise is added, for *every* class, whether it fits or not. It is smallest for classes of few,
-# similar images.
+# For a common $c$ with $\E[c \mid z_s] = \E[z \mid z_s]$ the middle term is that of EPNDC in the mean, and the last one
+# cancels between classes. For $c_y$ the mean given $z_s$ *under class y* is $D_y$ itself: the loss of class $y$
+# measures how much $D_y$ changes when noise is added, for *every* class, whether it fits or not. It is smallest for the
+# class of the most similar images.
 
 # %%
-x_target = noisy_digits(n_digits, sigmas[0])
-make = partial(APNDC, digits, sigmas[0], seed=seed, chunk=20_000)
-votes = {name: make(variant=name)(x_target).argmax(dim=1) for name in ("correct", "condition-on-y")}
-within = torch.stack(
-    [to_model(digits_train.x[digits_train.y == k]).flatten(1).var(dim=0).sum() for k in range(10)]
-)
-print("class             ", "  ".join(f"{k:4d}" for k in range(10)))
-print("spread of images  ", "  ".join(f"{v:4.0f}" for v in within.tolist()))
-for name, vote in {"true": labels, **votes}.items():
-    print(f"{name:18s}", "  ".join(f"{int((vote == k).sum()):4d}" for k in range(10)))
+within = torch.stack([
+    to_model(digits_train.x[digits_train.y == k]).flatten(1).var(dim=0).sum()
+    for k in range(10)
+])
+preferred = int(within.argmin())
+print("spread ", *(f"{v:4.0f}" for v in within.tolist()))
+print("answers", *(f"{v:4d}" for v in counts.tolist()))
+
+# %% tags=["remove-cell"]
+claim(preferred == int(counts.argmax()))
 
 # %% [markdown]
 # :::{solution-end}
 # :::
+#
+# :::{exercise-start}
+# :label: ex-cert-mirror
+# :::
+# **When do mirror images pay?** (10 minutes, medium). A loss depends on one noise $\varepsilon \sim \mathcal N(0, 1)$
+# as $a \varepsilon + b \varepsilon^2$. Which variance has the mean of two independent draws, and which the mean of
+# $\varepsilon$ and $-\varepsilon$, for $a = 2$ and $b = 0.5$? From which $b / a$ on is the mirror image the worse
+# choice?
+#
+# :::{hint}
+# :class: dropdown
+# $\operatorname{var} \varepsilon^2 = 2$, and $\varepsilon$ and $\varepsilon^2$ are uncorrelated.
+# :::
+
+# %%
+# your code here
+independent, mirrored, turn = None, None, None
+
+# %%
+# check
+fine = None not in (independent, mirrored, turn) and abs(turn**2 - 0.5) < 1e-3
+fine = fine and abs(independent - 2.25) < 1e-2 and abs(mirrored - 0.5) < 1e-2
+print("right" if fine else "not yet")
 
 # %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-cert-mirror
+# :label: sol-cert-mirror
+# :class: dropdown
+# :::
+# Independent: $(a^2 + 2 b^2) / 2$. Mirrored: the odd part is gone and the even one is the same twice, $2 b^2$. They are
+# equal at $b / a = 1 / \sqrt 2$. The loss of EPNDC is mostly odd in the noise of the target, so mirror images pay
+# there.
+
+# %%
+a, b = 2.0, 0.5
+independent, mirrored, turn = (a**2 + 2 * b**2) / 2, 2 * b**2, 0.5**0.5
+eps = torch.randn(2, 200_000, generator=generator(seed, "mirror"))
+loss = a * eps + b * eps**2
+pairs = (loss[0] + a * -eps[0] + b * eps[0] ** 2) / 2
+print(f"independent {float(loss.mean(0).var()):.2f}, by formula {independent}")
+print(f"mirrored {float(pairs.var()):.2f}, by formula {mirrored}")
+
+# %% tags=["remove-cell"]
+claim(abs(float(pairs.var()) - mirrored) < 0.05)
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# :::{exercise-start}
+# :label: ex-cert-level
+# :::
+# **The wrong level** (10 minutes, medium). Two classes have one image each, $+1$ and $-1$, and noise $\tau = 0.5$ is
+# added. An exact classifier believes that the noise is $t = 1$. How often is it right, and how sure is it on average
+# (its posterior of the class that it names)? Compare with $t = \tau$.
+#
+# :::{hint}
+# :class: dropdown
+# The log-odds are $2 z / t^2$, so the class depends on the sign of $z$ alone. The mean is a sum over a fine grid of
+# $z$, or over many draws.
+# :::
+
+# %%
+# your code here
+right, sure = None, None  # shares between 0 and 1
+
+# %%
+# check
+eps = torch.randn(400_000, generator=generator(seed, "level")).double()
+z = 1 + 0.5 * eps
+known = float((z > 0).double().mean()), float((2 * z.abs()).sigmoid().mean())
+fine = None not in (right, sure)
+fine = fine and abs(right - known[0]) < 5e-3 and abs(sure - known[1]) < 5e-3
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-cert-level
+# :label: sol-cert-level
+# :class: dropdown
+# :::
+# Right with probability $\Phi(1 / \tau)$, whatever it believes. Its confidence is calibrated only for $t = \tau$, where
+# both are the same number. With two classes a wrong level costs calibration, no accuracy; with many images a class it
+# costs both.
+
+# %%
+grid = torch.linspace(-4, 6, 20_001).double()
+density = (-((grid - 1) ** 2) / (2 * 0.5**2)).exp()
+density = density / density.sum()
+right = float(density[grid > 0].sum())
+for t in (0.5, 1.0):
+    sure = float((density * (2 * grid.abs() / t**2).sigmoid()).sum())
+    print(f"t = {t}: right {right:.3f}, sure {sure:.3f}")
+
+# %% tags=["remove-cell"]
+claim(sure < right)
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
 # ## References
 #
 # Noised diffusion classifiers: {cite:t}`chen2024ndc`; denoise, then classify: {cite:t}`salman2020denoised` and {cite:t}`carlini2023certified`. The identity behind

@@ -493,20 +493,34 @@ print(f"{len(sift_cells) - len(saving)} of {len(sift_cells)} rules save nothing 
 #   one itself certifies other radii.
 # - Levels, sifting, classes together, and early stopping each save a factor of their own.
 # - Sifting needs no guarantee for a certificate. With many classes, one bet against the leader is enough.
-#
-# ## Exercise
 
 # %% [markdown]
+# ## Exercises
+#
 # :::{exercise-start}
 # :label: ex-cert-calibrate
 # :::
-# **A classifier that knows the image.** A fast classifier errs by an offset that depends on the image. Why not measure the offset on the $n_0$ first draws,
-# correct the logits, and certify with the $n$ others? They are independent. Take two classes on a line, the slow logit $s(u) = u$ of class 1 against class 0,
-# and the fast one $h(u) = 0$. Certify $x = 0.1$ with $\sigma = 0.25$, and compare with the distance to the image at which the smoothed answer changes. Which
-# assumption fails? May the *weights* of a race be learned from data?
+# **A classifier that knows the image** (15 minutes, hard). A fast classifier errs by an offset that depends on the
+# image. Why not measure the offset on the $n_0$ first draws, correct the logits, and certify with the $n$ others? They
+# are independent. Take two classes on a line, the slow logit $s(u) = u$ of class 1 against class 0, and the fast one
+# $h(u) = 0$. Which radius does $x = 0.1$ get with $\sigma = 0.25$, $n_0 = 100$, $n = 1000$, $\alpha = 0.001$? How many
+# of the 1000 answers at $x' = -0.1$ are class 1? Which assumption fails? May the *weights* of a race be learned from
+# data?
+#
+# :::{hint}
+# :class: dropdown
+# The corrected logit is $h(u) + b(x)$, and $b(x)$ is the mean of $s - h$ at the $n_0$ draws: a constant.
+# :::
 
 # %%
 # your code here
+claimed, answers_there = None, None
+
+# %%
+# check
+fine = None not in (claimed, answers_there)
+fine = fine and abs(claimed - 0.25 * 2.4624) < 0.01 and answers_there == 0
+print("right" if fine else "not yet")
 
 # %% [markdown]
 # :::{exercise-end}
@@ -516,33 +530,131 @@ print(f"{len(sift_cells) - len(saving)} of {len(sift_cells)} rules save nothing 
 # :label: sol-cert-calibrate
 # :class: dropdown
 # :::
-# The corrected logit is $h(u) + b(x)$ with $b(x)$ the mean of $s - h$ near $x$: a constant, so that all draws agree and the radius is the largest that $n$ draws
-# reach. But whoever classifies $x' = -0.1$ measures $b(x') < 0$ there and answers otherwise. Cohen's theorem is about *one* base classifier at $x$ and at
-# $x + \rho$. Independence of the draws does not help; here the classifier changes with the image. The weights of a race were learned from other images and are
-# the same for all: one function.
+# All draws agree, so the radius is the largest that $n$ draws reach. But whoever classifies $x' = -0.1$ measures $b(x')
+# < 0$ there and answers otherwise. Cohen's theorem is about *one* base classifier at $x$ and at $x + \rho$.
+# Independence of the draws does not help; here the classifier changes with the image. The weights of a race were
+# learned from other images and are the same for all: one function.
 
 # %%
 rng = np.random.default_rng(seed)
 
 
-def calibrated_answers(x: float, n0: int = 100, n: int = 1000, s: float = 0.25) -> np.ndarray:
-    """Answers to n draws around x of the fast classifier, corrected with n0 others."""
-    b = (x + s * rng.normal(size=n0)).mean()  # slow less fast logit, measured at x
-    return 0 * rng.normal(size=n) + b > 0
+def ones(x: float) -> int:
+    """How many of 1000 draws the corrected fast classifier calls 1."""
+    b = (x + 0.25 * rng.normal(size=100)).mean()  # slow less fast
+    return 1000 * int(b > 0)
 
 
-ones = [int(calibrated_answers(x).sum()) for x in (0.1, -0.1)]
-claimed = radius_from_counts(ones[0], 1000, 0.25, 0.001)
-print(
-    f"answers of class 1: {ones[0]} of 1000 at 0.1, {ones[1]} at -0.1; certified radius at 0.1: {claimed:.2f}"
-)  # NBVAL_CHECK_OUTPUT
-print("false:", claimed > 0.2 and ones[1] == 0)  # NBVAL_CHECK_OUTPUT
+claimed = radius_from_counts(ones(0.1), 1000, 0.25, 0.001)
+answers_there = ones(-0.1)
+print(f"certified {claimed:.2f} at 0.1; at -0.1 {answers_there} answers of 1")
+
+# %% tags=["remove-cell"]
+claim(claimed > 0.2 and answers_there == 0)
 
 # %% [markdown]
 # :::{solution-end}
 # :::
+#
+# :::{exercise-start}
+# :label: ex-cert-factors
+# :::
+# **Do the factors multiply?** (5 minutes, easy). A certificate takes $n_0 = 100$ draws to guess the class and $n =
+# 1000$ to certify it, with $K = 10$ classes at each of $T = 124$ levels. By which factor do 8 levels make it cheaper,
+# by which factor does sifting that leaves 2 classes in the $n$ draws (not in the $n_0$), and by which both?
+#
+# :::{hint}
+# :class: dropdown
+# Count evaluations: $T (n_0 K + n m)$ with $m$ classes in the $n$ draws.
+# :::
+
+# %%
+# your code here
+by_levels, by_sifting, by_both = None, None, None
+
+# %%
+# check
+cost = {(T, m): T * (1000 + 1000 * m) for T in (124, 8) for m in (10, 2)}
+wanted = [cost[124, 10] / cost[c] for c in ((8, 10), (124, 2), (8, 2))]
+fine = None not in (by_levels, by_sifting, by_both) and all(
+    abs(a - b) < 0.01
+    for a, b in zip((by_levels, by_sifting, by_both), wanted, strict=True)
+)
+print("right" if fine else "not yet")
 
 # %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-cert-factors
+# :label: sol-cert-factors
+# :class: dropdown
+# :::
+# They multiply, since sifting removes the same share at each level. Early stopping does not quite multiply with
+# sifting: both spare the draws of hopeless classes, and what one has spared the other cannot.
+
+# %%
+by_levels, by_sifting = 124 / 8, (100 * 10 + 1000 * 10) / (100 * 10 + 1000 * 2)
+by_both = by_levels * by_sifting
+print(f"{by_levels:.1f}, {by_sifting:.2f}, together {by_both:.1f}")
+
+# %% tags=["remove-cell"]
+claim(by_both > 50)
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# :::{exercise-start}
+# :label: ex-cert-ville
+# :::
+# **One bet, looked at all the time** (10 minutes, medium). A bettor starts with 1, and each fair toss multiplies the
+# wealth by 1.3 or by 0.7. Ville's inequality says that it *ever* reaches 20 with probability at most 1/20. Simulate
+# 4000 bettors and 400 tosses: which share reaches 20 at some time? Which share of honest $z$-tests, looked at after
+# each of the 400 tosses with the threshold 1.645, rejects at some time?
+#
+# :::{hint}
+# :class: dropdown
+# Use `np.cumsum` of log-wealths and the maximum over time. The $z$-statistic after $k$ tosses of $\pm 1$ is their sum
+# over $\sqrt k$; look from the tenth toss on.
+# :::
+
+# %%
+# your code here
+ever_rich, ever_rejected = None, None  # shares
+
+# %%
+# check
+fine = None not in (ever_rich, ever_rejected)
+fine = fine and 0.01 < ever_rich < 0.05 and 0.2 < ever_rejected < 0.6
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-cert-ville
+# :label: sol-cert-ville
+# :class: dropdown
+# :::
+# The bet may be looked at all the time; that is what the certificate with early stopping rests on. A test that is valid
+# at one fixed time is not: it rejects far more often than its 5 % if it may choose when.
+
+# %%
+tosses = np.random.default_rng(seed).choice((-1, 1), (4000, 400))
+wealth = np.cumsum(np.log(1 + 0.3 * tosses), axis=1)
+ever_rich = float((wealth.max(axis=1) >= np.log(20)).mean())
+scores = np.cumsum(tosses, axis=1) / np.sqrt(np.arange(1, 401))
+ever_rejected = float((scores[:, 9:].max(axis=1) > 1.645).mean())
+print(f"bet {ever_rich:.3f}, test {ever_rejected:.3f}")
+
+# %% tags=["remove-cell"]
+claim(ever_rich <= 0.05 < ever_rejected)
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
 # ## References
 #
 # Noised diffusion classifiers and sift-and-refine: {cite:t}`chen2024ndc`. The images are those of {cite:t}`xiao2017fashion` and {cite:t}`alpaydin1998digits`.

@@ -636,6 +636,168 @@ claims_table("C1", "C2a", "C2b", "C2c", "C2d", "C7a", "C7b", "C7c", "C7d")
 # - An attack that is small beside the noise may still be told from it: compare its radius with one standard deviation, not with the length of the noise.
 # - The exact guidance direction is $D_y - D$. Against it gradients can be scored, instead of looked at.
 # - Robustness at a radius that can be seen, gradients that look like something, and gradients that are right are three properties. Each has to be measured.
+
+# %% [markdown]
+# ## Exercises
+#
+# :::{exercise-start}
+# :label: ex-guide-small
+# :::
+# **Small beside the noise?** (10 minutes, easy). Two classes are one image each, 6 apart in L2, and noise of level
+# $\sigma = 2$ is added in 784 dimensions. How often is the best classifier right, without an attack and under an L2
+# attack of radius 2 on the noisy image? Compare the radius with the length of the noise.
+#
+# :::{hint}
+# :class: dropdown
+# Only the coordinate along the line between the images matters. There the noise has one standard deviation $\sigma$.
+# :::
+
+# %%
+# your code here
+unattacked, attacked = None, None  # shares between 0 and 1
+
+# %%
+# check
+wanted = norm.cdf([3 / 2, (3 - 2) / 2])
+fine = None not in (unattacked, attacked)
+fine = fine and abs(unattacked - wanted[0]) + abs(attacked - wanted[1]) < 2e-3
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-guide-small
+# :label: sol-guide-small
+# :class: dropdown
+# :::
+# $\Phi(3 / \sigma)$, and $\Phi((3 - 2) / \sigma)$ under attack. The noise is $2 \sqrt{784} = 56$ long, so the attack is
+# a thirtieth of it, and yet it costs a quarter of the images: it is a whole standard deviation in the only direction
+# that counts.
+
+# %%
+unattacked, attacked = norm.cdf(3 / 2), norm.cdf((3 - 2) / 2)
+print(f"right {unattacked:.3f}, under attack {attacked:.3f}")
+
+# %% tags=["remove-cell"]
+claim(attacked < unattacked)
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# :::{exercise-start}
+# :label: ex-guide-difference
+# :::
+# **The direction is a difference** (10 minutes, medium). {math}`D_y - D` over $\sigma^2$ is the gradient of $\log
+# p_\sigma(y \mid z)$. Check it by differences on the optimal denoiser of forty digits: how fast does the log-posterior
+# of the class $y$ rise along a direction $u$ of length 1 at $z$?
+#
+# :::{hint}
+# :class: dropdown
+# `small.posterior(z, sigma)` has the probabilities; a central difference with $h = 10^{-4}$ in float64 is accurate.
+# :::
+
+# %%
+# your code here
+forty = load("digits", "train")
+small = OptimalDenoiser(forty.x[:40].double(), forty.y[:40])
+z_small = to_model(forty.x[40:41].double())
+y_small, sigma_small = forty.y[40:41], 1.0
+u = randn(z_small.shape, "difference", seed, like=z_small)
+u = u / u.norm()
+slope = None  # nats per unit of length
+
+# %%
+# check
+pair = small(z_small, sigma_small, y_small), small(z_small, sigma_small)
+known = float(((pair[0] - pair[1]) / sigma_small**2 * u).sum())
+fine = slope is not None and abs(slope - known) < 1e-4 * abs(known) + 1e-8
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-guide-difference
+# :label: sol-guide-difference
+# :class: dropdown
+# :::
+# They agree. So an exact guide needs no classifier, and a classifier's gradient can be scored against the difference of
+# two denoisers.
+
+# %%
+logs = [
+    small.posterior(z_small + h * u, sigma_small)[0, y_small].log()
+    for h in (1e-4, -1e-4)
+]
+slope = float(logs[0] - logs[1]) / 2e-4
+print(f"by differences {slope:.5f}, by denoisers {known:.5f}")
+
+# %% tags=["remove-cell"]
+claim(abs(slope - known) < 1e-4 * abs(known) + 1e-8)
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# :::{exercise-start}
+# :label: ex-guide-tau
+# :::
+# **The gradient of a higher level** (10 minutes, medium). Two classes of Gaussian images with means $\pm m$, $m = (1,
+# 1)$, and the covariance $C = \operatorname{diag}(0.05, 1)$. At the noise level $\tau$ the exact direction is $(C +
+# \tau^2 I)^{-1} m$. Which cosine has the direction at $\tau = 1$ with that of $\tau = 0$? For which $\tau$ is the
+# cosine with the mean difference $m$ at least 0.99?
+#
+# :::{hint}
+# :class: dropdown
+# The cosine with $m$ rises with $\tau$: bisect, or try a grid of $\tau$.
+# :::
+
+# %%
+# your code here
+cosine_one, tau_needed = None, None
+
+# %%
+# check
+def exact_direction(tau: float) -> np.ndarray:
+    """The direction at this level, of length 1."""
+    v = np.array([1, 1]) / (np.array([0.05, 1]) + tau**2)
+    return v / np.linalg.norm(v)
+
+
+fine = None not in (cosine_one, tau_needed)
+fine = fine and abs(cosine_one - exact_direction(0) @ exact_direction(1)) < 1e-3
+fine = fine and abs(exact_direction(tau_needed).sum() / 2**0.5 - 0.99) < 1e-3
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-guide-tau
+# :label: sol-guide-tau
+# :class: dropdown
+# :::
+# At a high level the direction turns to the difference of the means, which can be seen; the fine coordinate, which
+# decides most, counts less and less. A robust classifier's gradient is that of a higher level by
+# {prf:ref}`prop-guide-robust`, so it looks better and is further from the direction of its own level.
+
+# %%
+cosine_one = float(exact_direction(0) @ exact_direction(1))
+low, high = 0.0, 100.0
+for _ in range(60):
+    tau_needed = (low + high) / 2
+    enough = exact_direction(tau_needed).sum() / 2**0.5 >= 0.99
+    low, high = (low, tau_needed) if enough else (tau_needed, high)
+print(f"cosine {cosine_one:.3f}, tau {tau_needed:.3f}")
+
+# %% tags=["remove-cell"]
+claim(0 < cosine_one < 1 < tau_needed)
+
+# %% [markdown]
+# :::{solution-end}
+# :::
 #
 # ## References
 #

@@ -570,19 +570,33 @@ claims_table(*[f"{name}{i}" for name in ids for i in (("1", "2", "3") if name in
 # - The diffusion classifier and classifier-free guidance are guides of the same kind: differences of denoisers.
 # - One training a cell compares nothing: first measure how far another seed of the training moves the number.
 # - Robustness at a radius that can be seen, gradients that look like something, and better guidance are three properties. Each has to be measured.
-#
-# ## Exercise
 
 # %% [markdown]
+# ## Exercises
+#
 # :::{exercise-start}
 # :label: ex-guide-survey
 # :::
-# **By hand: the survey.** Table 2 of the paper counts 200 pairs: at a threshold of 50 % the robust image is preferred in 61.5 %, the vanilla one in 31.5 %,
-# neither in 7.0 %. At 60 % the row reads 51.0, 28.5, 28.5. Which number cannot be right? Is the preference significant over pairs? The text also counts 5018
-# answers, 40.4 % robust and 32.4 % vanilla. Why is a test on those too optimistic?
+# **By hand: the survey** (10 minutes, easy). Table 2 of the paper counts 200 pairs: at a threshold of 50 % the robust
+# image is preferred in 61.5 %, the vanilla one in 31.5 %, neither in 7.0 %. At 60 % the row reads 51.0, 28.5, 28.5.
+# Which percentage would make its last number consistent with the first two? And is the preference at 50 % significant
+# over pairs, by a sign test? The text also counts 5018 answers, 40.4 % robust and 32.4 % vanilla. Why is a test on
+# those too optimistic?
+#
+# :::{hint}
+# :class: dropdown
+# Pairs without a preference say nothing: `binomtest(a, a + b)`.
+# :::
 
 # %%
 # your code here
+consistent, p_value = None, None  # percent, and a p-value
+
+# %%
+# check
+fine = None not in (consistent, p_value) and abs(consistent - 20.5) < 1e-6
+fine = fine and abs(np.log10(p_value / 1.3e-5)) < 0.05
+print("right" if fine else "not yet")
 
 # %% [markdown]
 # :::{exercise-end}
@@ -592,15 +606,122 @@ claims_table(*[f"{name}{i}" for name in ids for i in (("1", "2", "3") if name in
 # :label: sol-guide-survey
 # :class: dropdown
 # :::
-# The row must sum to 100, and 51.0 + 28.5 + 28.5 = 108: by the first two the last one is 20.5. Over pairs a sign test on 123 against 63 is clear. Answers
-# about one pair are not independent, and neither are the answers of one rater. The pair is the unit of which there are 200. All of it is about *these* two
-# classifiers: another training of each would be another pair of guides.
+# The row must sum to 100, and 51.0 + 28.5 + 28.5 = 108. Over pairs a sign test on 123 against 63 is clear. Answers
+# about one pair are not independent, and neither are the answers of one rater. The pair is the unit of which there are
+# 200. All of it is about *these* two classifiers: another training of each would be another pair of guides.
 
 # %%
-for level, robust_share, vanilla_share in ((50, 61.5, 31.5), (60, 51.0, 28.5), (70, 35.0, 13.5), (80, 21.5, 8.5)):
-    a, b = round(2 * robust_share), round(2 * vanilla_share)
-    p = binomtest(a, a + b).pvalue
-    print(f"threshold {level} %: {a} against {b} of 200 pairs, neither {200 - a - b}; sign test p = {p:.1e}")
+consistent = 100 - 51.0 - 28.5
+table = ((50, 61.5, 31.5), (60, 51.0, 28.5), (70, 35.0, 13.5), (80, 21.5, 8.5))
+for threshold, *shares in reversed(table):
+    a, b = (round(2 * percent) for percent in shares)
+    p_value = binomtest(a, a + b).pvalue
+    print(f"threshold {threshold} %: {a} against {b} pairs, p = {p_value:.1e}")
+
+# %% tags=["remove-cell"]
+claim(p_value < 1e-4)
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# :::{exercise-start}
+# :label: ex-guide-frechet
+# :::
+# **A distance of a thing to itself** (10 minutes, medium). The Frechet distance of two Gaussian fits is $\norm{m_1 -
+# m_2}^2 + \operatorname{tr}(C_1 + C_2 - 2 (C_1 C_2)^{1/2})$. Predict what its first term is on average, if both sets
+# are $n$ draws from $\mathcal N(0, I)$ in 64 dimensions, and check it with 20 repetitions, for $n = 500$ and $n =
+# 2000$.
+#
+# :::{hint}
+# :class: dropdown
+# The mean of $n$ draws has variance $1 / n$ in each dimension. Two means are compared.
+# :::
+
+# %%
+# your code here
+predicted = {500: None, 2000: None}
+
+# %%
+# check
+def measured(n: int) -> float:
+    """Mean squared distance of the means of two sets of n draws."""
+    g = np.random.default_rng(seed)
+    means = [g.normal(size=(2, n, 64)).mean(1) for _ in range(20)]
+    return float(np.mean([((a - b) ** 2).sum() for a, b in means]))
+
+
+fine = None not in predicted.values() and all(
+    abs(value / measured(n) - 1) < 0.15 for n, value in predicted.items()
+)
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-guide-frechet
+# :label: sol-guide-frechet
+# :class: dropdown
+# :::
+# $2 \cdot 64 / n$: zero only in the limit. The second term is biased upwards as well. So a Frechet distance compares
+# two sets of samples only at equal $n$, and a model that is perfect does not reach 0.
+
+# %%
+for n in predicted:
+    predicted[n] = 2 * 64 / n
+    print(f"n = {n}: predicted {predicted[n]:.3f}, measured {measured(n):.3f}")
+
+# %% tags=["remove-cell"]
+claim(predicted[500] == 4 * predicted[2000])
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# :::{exercise-start}
+# :label: ex-guide-trainings
+# :::
+# **How many trainings?** (10 minutes, medium). Another seed of the training moves a number by a standard deviation of
+# 2. Two recipes differ by 3 in truth. One training of each, and the sign of the difference is believed: how often is it
+# wrong? How many trainings of each make 1.96 standard errors of the difference smaller than 3?
+#
+# :::{hint}
+# :class: dropdown
+# The difference of two trainings has the standard deviation $2 \sqrt 2$. `scipy.stats.norm` has $\Phi$.
+# :::
+
+# %%
+# your code here
+wrong_sign, trainings = None, None  # a share, and a count of each
+
+# %%
+# check
+tries = 3 + 2 * np.random.default_rng(seed).normal(size=(200_000, 2)) @ [1, -1]
+fine = None not in (wrong_sign, trainings) and trainings == 4
+fine = fine and abs(wrong_sign - (tries < 0).mean()) < 5e-3
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-guide-trainings
+# :label: sol-guide-trainings
+# :class: dropdown
+# :::
+# $\Phi(-3 / 2 \sqrt 2)$: one time in seven. And $1.96 \cdot 2 \sqrt{2 / k} < 3$ needs $k > 3.4$. Intervals over images
+# do not help: they are about the images, not about the trainings.
+
+# %%
+from scipy.stats import norm
+
+wrong_sign = float(norm.cdf(-3 / (2 * 2**0.5)))
+trainings = next(k for k in range(1, 99) if 1.96 * 2 * (2 / k) ** 0.5 < 3)
+print(f"wrong sign {wrong_sign:.3f}, {trainings} trainings of each")
+
+# %% tags=["remove-cell"]
+claim(0.1 < wrong_sign < 0.2)
 
 # %% [markdown]
 # :::{solution-end}

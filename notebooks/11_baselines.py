@@ -164,20 +164,31 @@ for one, label, r in zip(x, y, radius.tolist(), strict=True):
 # %% [markdown]
 # No attack, whatever its gradient, finds anything inside. The gap between the dashed line and the line of 1-NN in {numref}`fig-baselines` is
 # what the proof gives away, or what the attack misses. {ref}`nb-certification` has certificates that hold with high probability.
-#
+
+# %% [markdown]
 # ## Exercises
 #
 # :::{exercise-start}
 # :label: ex-baselines-paired
 # :::
-# **Better, or luckier?** (10 minutes, easy) Is adversarial training in the Linf ball better than the undefended CNN at 8/255 in Linf, and in
-# spatial changes? Compare them *on the same images*, by the one rule of this book.
+# **Better, or luckier?** (10 minutes, easy). Is adversarial training in the Linf ball better than the undefended CNN at
+# 8/255 in Linf, and in spatial changes? Compare them *on the same images*, by the one rule of this book.
 #
-# *Hint:* `kept("cnn", "stadv", eps="0.05")` are the images; `decide(a, b)` takes two lists of yes and no.
+# :::{hint}
+# :class: dropdown
+# `kept("cnn", "stadv", eps="0.05")` are the images; `decide(a, b, broken=...)` takes two lists of yes and no, and how
+# many images the attack broke.
+# :::
 
 # %%
-verdicts: dict[str, str] = {}  # "Linf" and "StAdv" to an outcome
 # your code here
+verdicts = {"Linf": None, "StAdv": None}  # an outcome, in words
+
+# %%
+# check
+known = {"Linf": "holds", "StAdv": "not decided"}
+fine = verdicts == known
+print("right" if fine else "not yet")
 
 # %% [markdown]
 # :::{exercise-end}
@@ -187,39 +198,137 @@ verdicts: dict[str, str] = {}  # "Linf" and "StAdv" to an outcome
 # :label: sol-baselines-paired
 # :class: dropdown
 # :::
-# Paired, because the same images are easy for both. The rule refuses to decide where an attack breaks nothing.
+# Paired, because the same images are easy for both. The rule refuses to decide where an attack breaks nothing, or where
+# the interval holds too much.
 
 # %%
-for threat, attack, eps in (("Linf", "pgd", "8/255"), ("StAdv", "stadv", "0.05")):
-    a, b = kept("at-linf", attack, eps=eps), kept("cnn", attack, eps=eps)
-    both = sorted(a.keys() & b.keys())
-    if both:
-        pair = [[side[i] for i in both] for side in (a, b)]
-        verdict = decide(*pair, broken=pair[1].count(False))
-        verdicts[threat] = verdict.outcome
-        print(f"{threat}: {verdict.outcome}, {100 * verdict.value:.1f} points more")
+trials = {"Linf": ("pgd", "8/255"), "StAdv": ("stadv", "0.05")}
+for threat, (attack, eps) in trials.items():
+    sides = [kept(model, attack, eps=eps) for model in ("at-linf", "cnn")]
+    both = sorted(sides[0].keys() & sides[1].keys())
+    a, b = ([side[i] for i in both] for side in sides)
+    verdict = decide(a, b, broken=b.count(False))
+    verdicts[threat] = verdict.outcome
+    print(f"{threat}: {verdict.outcome}, {100 * verdict.value:.1f} points more")
+
+# %% tags=["remove-cell"]
+claim(verdicts["Linf"] == "holds", "adversarial training pays in its own ball")
 
 # %% [markdown]
 # :::{solution-end}
 # :::
+#
+# :::{exercise-start}
+# :label: ex-baselines-tight
+# :::
+# **When is the proof exact?** (15 minutes, hard). The radius is a lower bound. Show that it is the distance from the
+# border if there is one stored image a class and two classes. Compute $r_2$ and $r_\infty$ by hand for the stored
+# images $a = (0.2, 0.4)$, $b = (0.8, 0.6)$ and the image $x = (0.35, 0.4)$ of the class of $a$. Where does the proof
+# lose something with more images?
+#
+# :::{hint}
+# :class: dropdown
+# Draw two stored images of the class, one on either side of the image. And when is Hölder's inequality an equality?
+# :::
 
-# %% tags=["hide-input"]
-# check of the exercise
-claim(verdicts["Linf"] == "holds", "adversarial training pays in its own ball")
+# %%
+# your code here
+hand = {"L2": None, "Linf": None}
+
+# %%
+# check
+a, b, at = torch.tensor([[[[0.2, 0.4]]], [[[0.8, 0.6]]], [[[0.35, 0.4]]]])
+pair, no = torch.stack([a, b]).float(), torch.arange(2)
+fine = None not in hand.values() and all(
+    abs(r - float(nearest_radius(at[None], no[:1], pair, no, p))) < 1e-3
+    for p, r in hand.items()
+)
+print("right" if fine else "not yet")
 
 # %% [markdown]
-# :::{exercise}
-# :label: ex-baselines-tight
-# **When is the proof exact?** (15 minutes, harder) The radius is a lower bound. Show that it is the distance from the border if there is one
-# stored image a class and two classes. Where does it lose something with more? *Hint:* draw two stored images of the class, one on either
-# side of the image.
+# :::{exercise-end}
 # :::
 #
-# :::{solution} ex-baselines-tight
+# :::{solution-start} ex-baselines-tight
 # :label: sol-baselines-tight
 # :class: dropdown
-# With two stored images the border is the plane between them, and equality holds in Hölder's inequality for one direction of $z - x$, so that the
-# border is met at $r_p$ (unless [0, 1] ends before). With more images of the class, $z$ may leave the cell of $x_i$ for that of another image of
-# the *same* class: the answer stays, but the proof was about $x_i$ alone. And the minimum over $j$ takes each plane to infinity, beyond the corner where another
-# stored image is nearer than both.
+# :::
+# With two stored images the border is the plane between them, and equality holds in Hölder's inequality for one
+# direction of $z - x$, so that the border is met at $r_p$ (unless $[0, 1]$ ends before). With more images of the class,
+# $z$ may leave the cell of $x_i$ for that of another image of the *same* class: the answer stays, but the proof was
+# about $x_i$ alone. And the minimum over $j$ takes each plane to infinity, beyond the corner where another stored image
+# is nearer than both.
+
+# %%
+near, far = (0.35 - 0.2) ** 2, (0.8 - 0.35) ** 2 + 0.2**2
+hand = {
+    "L2": (far - near) / (2 * (0.6**2 + 0.2**2) ** 0.5),
+    "Linf": (far - near) / (2 * (0.6 + 0.2)),
+}
+r = hand["Linf"]  # the border is met: both stored images are equally far
+z = at[0, 0] + r * torch.tensor([1.0, 1.0])
+print({p: round(v, 4) for p, v in hand.items()})
+print("distances there:", *(round(float((z - s).norm()), 4) for s in pair))
+
+# %% tags=["remove-cell"]
+claim(abs(hand['Linf'] - 0.1375) < 1e-3 < hand['L2'] - hand['Linf'])
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# :::{exercise-start}
+# :label: ex-baselines-union
+# :::
+# **Three attacks, one image** (10 minutes, medium). If PGD, the nine targets and Square broke images of the
+# adversarially trained network (`at-linf`) independently of one another, which share would survive all three? Predict
+# it from the three shares, then count. Why is the difference on this side?
+#
+# :::{hint}
+# :class: dropdown
+# `kept("at-linf", "pgd")` has yes or no by image. Take all shares on the images that all three have tried.
+# :::
+
+# %%
+# your code here
+predicted, counted = None, None  # shares between 0 and 1
+
+# %%
+# check
+names = ("pgd", "targeted", "square")
+each = [kept("at-linf", name) for name in names]
+all_three = kept("at-linf", *names)
+product = 1.0
+for bits in each:
+    product *= sum(bits[i] for i in all_three) / len(all_three)
+fine = None not in (predicted, counted)
+fine = fine and abs(predicted - product) < 1e-6
+fine = fine and abs(counted - sum(all_three.values()) / len(all_three)) < 1e-6
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-baselines-union
+# :label: sol-baselines-union
+# :class: dropdown
+# :::
+# The attacks break the same images, those near a border, so more survive than independence says. That is why a union
+# costs little accuracy against a model whose gradients can be trusted, and why attacks that fail on *different* images
+# are a sign that each alone was weak.
+
+# %%
+union = kept("at-linf", "pgd", "targeted", "square")
+predicted, counted = 1.0, sum(union.values()) / len(union)
+for name in ("pgd", "targeted", "square"):
+    one = kept("at-linf", name)
+    predicted *= sum(one[i] for i in union) / len(union)
+print(f"independent {predicted:.3f}, counted {counted:.3f}, n = {len(union)}")
+
+# %% tags=["remove-cell"]
+claim(predicted < counted)
+
+# %% [markdown]
+# :::{solution-end}
 # :::

@@ -291,53 +291,160 @@ claim(float(spread.mean()) > 1)
 # - With the *optimal* denoiser the flow is stiff: far from the stored images $D$ jumps from one to the next,
 # and even hundreds of
 #   steps do not reach the closed form at $\sigma = 0.1$. That is why only its exact density is shown.
-#
+
+# %% [markdown]
 # ## Exercises
 #
 # :::{exercise-start}
 # :label: ex-ood-trace
 # :::
-# **Signs** (10 minutes, easy). For a $2 \times 2$ Jacobian $J$, which part of it makes a single random
-# direction's estimate wrong?
-# Write `noise(J)`, the variance of $v \cdot J v$ over the four sign vectors. *Hint*: multiply out.
-
+# **Signs** (10 minutes, easy). For a $2 \times 2$ Jacobian $J$, which part of it makes a single random direction's
+# estimate of the trace wrong? Write `noise(J)`, the variance of $v \cdot J v$ over the four sign vectors.
+#
+# :::{hint}
+# :class: dropdown
+# Multiply out. The squares of signs are 1.
+# :::
 
 # %%
-def noise(J: torch.Tensor) -> float:
+# your code here
+def noise(J: torch.Tensor) -> float | None:
     """The variance of the estimate."""
-    return float((J[0, 1] + J[1, 0]) ** 2)  # your formula here
+    return None
 
 
 # %%
+# check
 J = torch.tensor([[1.0, 2.0], [-0.5, 3.0]])
 v = torch.tensor([[1.0, 1], [1, -1], [-1, 1], [-1, -1]])
-print("right:", abs(noise(J) - float(((v @ J) * v).sum(1).var(correction=0))) < 1e-6)
+wanted = float(((v @ J) * v).sum(1).var(correction=0))
+fine = noise(J) is not None and abs(noise(J) - wanted) < 1e-6
+print("right" if fine else "not yet")
 
 # %% [markdown]
 # :::{exercise-end}
 # :::
 #
-# :::{solution} ex-ood-trace
+# :::{solution-start} ex-ood-trace
 # :label: sol-ood-trace
 # :class: dropdown
-# $v \cdot J v = J_{11} + J_{22} + v_1 v_2 (J_{12} + J_{21})$, so the variance is $(J_{12} + J_{21})^2$: the
-# symmetric part off the diagonal.
-# With a diagonal $J$ one direction is exact.
+# :::
+# $v \cdot J v = J_{11} + J_{22} + v_1 v_2 (J_{12} + J_{21})$, so the variance is $(J_{12} + J_{21})^2$: the symmetric
+# part off the diagonal. With a diagonal $J$ one direction is exact.
+
+# %%
+def noise(J: torch.Tensor) -> float:
+    """The variance of the estimate."""
+    return float((J[0, 1] + J[1, 0]) ** 2)
+
+
+print("variance", noise(J), "and of a diagonal one", noise(torch.eye(2)))
+
+# %% tags=["remove-cell"]
+claim(noise(torch.eye(2)) == 0 < noise(J))
+
+# %% [markdown]
+# :::{solution-end}
 # :::
 #
-# :::{exercise}
+# :::{exercise-start}
 # :label: ex-ood-blur
-# **Two-sided** (10 minutes, medium). A detector calls an image corrupted if its bits are far from the *median* of
-# the clean ones, on either side. Does it see blur? What does it lose for noise? *Hint*: `auroc` of the distances
-# from the median, of the rows of `by_image`. Check: it has less than one half for blur, and hardly less than before
-# for noise.
+# :::
+# **Two-sided** (10 minutes, medium). A detector calls an image corrupted if its bits are far from the *median* of the
+# clean ones, on either side. Does it see blur? What does it lose for noise? Compute both AUROCs of the trained
+# denoiser's flow.
+#
+# :::{hint}
+# :class: dropdown
+# `by_image(density="trained", corruption="fog", severity=3)["flow"]` has the bits of each image, `auroc` takes two
+# lists and has a `value`. The clean images are the corruption `none`.
+# :::
+
+# %%
+# your code here
+areas_two_sided = {"gaussian-blur": None, "gaussian-noise": None}
+
+# %%
+# check
+blur_2, noise_2 = areas_two_sided.values()
+fine = None not in (blur_2, noise_2) and 0.2 < blur_2 < 0.5 and noise_2 > 0.9
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
 # :::
 #
-# :::{solution} ex-ood-blur
+# :::{solution-start} ex-ood-blur
 # :label: sol-ood-blur
 # :class: dropdown
-# Take `by_image(density="trained", corruption=..., severity=3)["flow"]`, subtract the median of the clean bits and
-# take absolute values on both sides. Blur takes most from the images with most bits, so that blurred images lie
-# *closer* to the median than clean ones: for this detector, too, they are more typical than the real ones. Noisy
-# images lie beyond nearly all of the others, so nothing is lost for them.
+# :::
+# Subtract the median of the clean bits and take absolute values on both sides. Blur takes most from the images with
+# most bits, so that blurred images lie *closer* to the median than clean ones: for this detector, too, they are more
+# typical than the real ones. Noisy images lie beyond nearly all of the others, so little is lost for them.
+
+# %%
+clean = by_image(density="trained", corruption="none")["flow"]
+middle = float(torch.tensor(list(clean.values())).median())
+for name in areas_two_sided:
+    bad = by_image(density="trained", corruption=name, severity=3)["flow"]
+    far = [[abs(v - middle) for v in side.values()] for side in (bad, clean)]
+    areas_two_sided[name] = auroc(*far, paired=True).value
+    print(f"{name}: {areas_two_sided[name]:.2f}")
+
+# %% tags=["remove-cell"]
+claim(areas_two_sided["gaussian-blur"] < 0.5 < 0.9 < areas_two_sided["gaussian-noise"])
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# :::{exercise-start}
+# :label: ex-ood-typical
+# :::
+# **The most likely image is none** (10 minutes, medium). Let images of 784 pixels be draws of $\mathcal N(0, I)$, and
+# "blurred" ones the same draws times 0.9. By how many nats is the blurred one more likely on average? Then compute the
+# AUROC of the log-density between 200 of either: how often has a blurred image *less* density than a clean one?
+#
+# :::{hint}
+# :class: dropdown
+# $-\log p(z) = \tfrac12 \lVert z \rVert^2$ up to a constant. `randn((200, 784), seed, "typical")` of `rdc.rng` gives
+# the draws.
+# :::
+
+# %%
+# your code here
+more_nats, area = None, None
+
+# %%
+# check
+fine = None not in (more_nats, area)
+fine = fine and abs(more_nats - 392 * (1 - 0.81)) < 0.5 and area < 0.05
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-ood-typical
+# :label: sol-ood-typical
+# :class: dropdown
+# :::
+# $\E \lVert z \rVert^2 = 784$, so the blurred image gains $\tfrac12 \cdot 784 \, (1 - 0.9^2) \approx 74$ nats, while
+# the norm of a draw hardly varies. The densest image is the grey one, and no draw ever comes near it. A small loss of
+# contrast thus looks like an image *more* likely than all real ones: what {numref}`fig-ood-auroc` shows for blur.
+
+# %%
+from rdc.rng import randn
+
+more_nats = 784 / 2 * (1 - 0.9**2)
+draws = randn((200, 784), seed, "typical").double()
+bits = [(z.square().sum(1) / 2).tolist() for z in (0.9 * draws, draws)]
+area = auroc(*bits).value
+print(f"{more_nats:.1f} nats, AUROC {area:.4f}")
+
+# %% tags=["remove-cell"]
+claim(area < 0.05)
+
+# %% [markdown]
+# :::{solution-end}
 # :::

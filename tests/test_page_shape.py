@@ -1,13 +1,17 @@
 """The shape of the pages: short ones, with lines that are read without scrolling.
 
-A page has at most 1 500 words, and 100 visible lines of code of 80 columns. Pages that were longer when this was written stand in
-``longer_pages.json`` with what they had: they may shrink, not grow, and leave the list when they are short.
+A page has at most 1 500 words, and 100 visible lines of code of 80 columns. Its exercises are not counted: they say how many
+minutes they take, and their solutions are folded. Pages that were longer when this was written stand in ``longer_pages.json``
+with what they had: they may shrink, not grow, and leave the list when they are short.
 """
 
 import json
 from pathlib import Path
 
+import nbformat
 import pytest
+from exercises import exercises
+from student_edition import strip_notebook
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMITS = {"words": 1500, "visible lines": 100, "columns": 80}
@@ -16,11 +20,19 @@ LONGER: dict[str, dict[str, int]] = json.loads(Path(__file__).with_name("longer_
 PAGES = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
+def counted(text):
+    """Words of a text, without the lines of directives."""
+    return sum(len(line.split()) for line in text.splitlines() if not line.startswith(":"))
+
+
 def measured(page):
     """What a page has: words outside code, visible lines of code that are not empty, and columns of the longest of them."""
-    cells = json.loads(page.read_text(encoding="utf8"))["cells"]
-    words = sum(len("".join(c["source"]).split()) for c in cells if c["cell_type"] == "markdown")
-    code = [("".join(c["source"]).splitlines(), set(c["metadata"].get("tags", []))) for c in cells if c["cell_type"] == "code"]
+    nb = strip_notebook(nbformat.read(page, 4))
+    asked = exercises(nb)
+    cells = [c for i, c in enumerate(nb.cells) if not any(i in e.code for e in asked)]
+    prose = [c.source for c in cells if c["cell_type"] == "markdown"]
+    words = sum(map(counted, prose)) - sum(counted(e.text) for e in asked)
+    code = [(c.source.splitlines(), set(c.metadata.get("tags", []))) for c in cells if c["cell_type"] == "code"]
     visible = [line for source, tags in code if not tags & HIDDEN for line in source if line.strip()]
     return {"words": words, "visible lines": len(visible), "columns": max(map(len, visible), default=0)}
 

@@ -1,4 +1,7 @@
-"""Re-execute the committed notebooks and compare marked outputs (nbval); what passed is not run again until it changes."""
+"""Re-execute the committed notebooks and compare marked outputs (nbval); what passed is not run again until it changes.
+
+The check of an exercise runs twice: it must say "not yet" after the stub and "right" after the solution.
+"""
 
 import hashlib
 import os
@@ -9,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jupytext
+import nbformat
+from exercises import with_second_checks
 from run_notebooks import ROOT, environment, find, imported, record
 
 STAMPS = ROOT / "_build" / "nbval"
@@ -35,7 +40,9 @@ def check_one(py: Path, surroundings: str) -> bool:
         print(f"{py.stem}: unchanged since it passed", flush=True)
         return False
     start, quiet = time.perf_counter(), os.environ | {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", *NBVAL, str(ipynb.relative_to(ROOT))]
+    twice = STAMPS / ipynb.name
+    nbformat.write(with_second_checks(nbformat.read(ipynb, 4)), twice)
+    command = [sys.executable, "-m", "pytest", *NBVAL, str(twice.relative_to(ROOT))]
     run = subprocess.run(command, cwd=ROOT, env=quiet, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     verdict = "FAILED" if run.returncode else "passed"
     print(f"{run.stdout if run.returncode else ''}{py.stem}: {verdict} in {time.perf_counter() - start:.1f} s", flush=True)

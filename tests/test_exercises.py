@@ -1,0 +1,163 @@
+"""The exercises of the pages: their form, and both answers of their checks.
+
+A page has three exercises or more, each with minutes and difficulty, a hint, a stub, a check and a solution that runs. Pages that
+had less when this was written stand in ``fewer_exercises.json`` with what they had: they may gain, not lose, and leave the list
+when they have three.
+"""
+
+import json
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+from exercises import ANSWERS, exercises, run_checked, take_answers, with_second_checks, wrong_answers
+from needed_cells import needed
+
+ROOT = Path(__file__).resolve().parents[1]
+FEWER: dict[str, dict[str, int]] = json.loads(Path(__file__).with_name("fewer_exercises.json").read_text())
+NOT_RUN = {"07_multihead", "07b_training_heads", "07c_heads_at_work", "07d_similar_heads", "14_papers_data", "14b_gpu"}  # yet
+PAGES = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def counted(page):
+    """How many exercises of a page are in the form, and how many lack a part of it."""
+    found = [e.missing for e in exercises(nbformat.read(page, 4))]
+    return {"whole": sum(not m for m in found), "lacking": sum(bool(m) for m in found)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_has_three_exercises_in_the_form(page):
+    found, allowed = counted(page), {"whole": 3, "lacking": 0, **FEWER.get(page.stem, {})}
+    assert found["whole"] >= allowed["whole"] and found["lacking"] <= allowed["lacking"], {
+        e.label: e.missing for e in exercises(nbformat.read(page, 4))
+    }
+
+
+def test_only_pages_with_fewer_exercises_are_on_the_list():
+    found = {stem: counted(ROOT / "notebooks" / f"{stem}.ipynb") for stem in FEWER}
+    done = [stem for stem, had in found.items() if had["whole"] >= 3 and not had["lacking"]]
+    assert not done, "these pages have their three exercises: take them off the list"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_check_was_run_after_stub_and_solution(page):
+    nb = nbformat.read(page, 4)
+    checked = [e for e in exercises(nb) if e.check is not None and e.solution]
+    answers = nb.metadata["rdc"].get("exercises", {})
+    if page.stem in NOT_RUN:
+        assert not answers, "take it off the list"
+        return
+    assert set(answers) == {e.label for e in checked}, f"run: tools/run_notebooks.py --exercises {page.stem}"
+    assert not wrong_answers(answers)
+    assert all("".join(o["text"] for o in nb.cells[e.check].outputs).strip() == ANSWERS["stub"] for e in checked)
+
+
+def block(label, solution, check="print('right' if answer == 4 else 'not yet')"):
+    """An exercise in the percent format."""
+    return f"""
+# %% [markdown]
+# :::{{exercise-start}}
+# :label: {label}
+# :::
+# **Add** (5 minutes, easy). What is two and two?
+#
+# :::{{hint}}
+# :class: dropdown
+# Count.
+# :::
+
+# %%
+# your code here
+answer = None
+
+# %%
+# check
+{check}
+
+# %% [markdown]
+# :::{{exercise-end}}
+# :::
+#
+# :::{{solution-start}} {label}
+# :class: dropdown
+# :::
+
+# %%
+{solution}
+
+# %% [markdown]
+# :::{{solution-end}}
+# :::
+"""
+
+
+HEAD = '# %% tags=["parameters"]\nseed = 0\n\n# %%\nfrom rdc.notebook import check_parameters\ncheck_parameters()\n'
+PAGE = HEAD + block("ex-good", "answer = two + two").replace("\n\n# %%\n# check", "\ntwo = 2\n\n# %%\n# check")
+BAD = {
+    "ex-always": "print('right')",  # a check that cannot fail
+    "ex-never": "print('not yet')",  # or that no answer passes
+}
+
+
+def test_the_parts_of_an_exercise():
+    nb = jupytext.reads(PAGE, "py:percent")
+    (found,) = exercises(nb)
+    assert not found.missing and (found.label, found.minutes) == ("ex-good", 5)
+    assert [nb.cells[i].source.split("\n")[0] for i in (found.stub, found.check)] == ["# your code here", "# check"]
+    for text, part in {"(5 minutes, easy)": "minutes and difficulty", "{hint}": "hint", "# check": "check"}.items():
+        assert exercises(jupytext.reads(PAGE.replace(text, "# or"), "py:percent"))[0].missing == [part]
+
+
+def test_the_second_checks_come_and_go():
+    nb = jupytext.reads(PAGE + block("ex-more", "answer = 4"), "py:percent")
+    twice = with_second_checks(nb)
+    marked = [c for c in twice.cells if "exercise" in c.metadata]
+    assert [tuple(c.metadata["exercise"]) for c in marked] == [(e, s) for e in ("ex-good", "ex-more") for s in ANSWERS]
+    answers = take_answers(twice)
+    assert answers == {"ex-good": ANSWERS, "ex-more": ANSWERS} and not wrong_answers(answers)
+    before, after = ([(c.source, c.metadata.get("tags", [])) for c in each.cells] for each in (nb, twice))
+    assert before == after
+
+
+def test_a_wrong_check_stops_the_page(tmp_path):
+    page = tmp_path / "page.py"
+    page.write_text(PAGE + "".join(block(label, "answer = 4", check) for label, check in BAD.items()))
+    with pytest.raises(ValueError) as err:
+        run_checked(page, "tutorial")
+    assert "ex-always: the check says 'right' after the stub" in str(err.value)
+    assert "ex-never: the check says 'not yet' after the solution" in str(err.value)
+    assert "ex-good" not in str(err.value)
+
+
+CELLS = [
+    "seed = 0",
+    "import math",
+    "a = 2",
+    "other = [a]",
+    "def f(x):\n    return a * x + shift",
+    "shift = 1",
+    "other.append(3)",
+    "for a in range(3):\n    name = a",
+    "for name in 'xy':\n    print(name)",
+    "table = {}",
+    "table['k'] = f(1)",
+    "unused = print('never')",
+    "answer = table['k'] + math.floor(seed)",
+]
+
+
+def test_needed_cells_give_the_same_value():
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in CELLS])
+    chosen = needed(nb, [len(CELLS) - 1])
+    assert [CELLS[i] for i in chosen] == [CELLS[i] for i in (0, 1, 4, 5, 7, 9, 10, 12)] or 2 in chosen
+    values = []
+    for places in (range(len(CELLS)), chosen):
+        space: dict[str, object] = {}
+        with redirect_stdout(StringIO()):
+            for i in places:
+                exec(CELLS[i], space)
+        values.append(space["answer"])
+    assert values[0] == values[1] and not {3, 6, 8, 11} & set(chosen)
