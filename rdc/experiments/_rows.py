@@ -28,7 +28,6 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "DC floor": ("dc-floor", {}),
     "DC single-head": ("dc", {"denoiser": "single-head"}),
     "RDC": ("rdc", {}),
-    "RDC floor": ("rdc", {"sigma_min": 1.0}),
     "RDC single-head": ("rdc", {"denoiser": "single-head"}),
     "LM+CNN": ("lm-cnn", {}),
     "DiffPure+CNN": ("diffpure", {}),

@@ -61,7 +61,7 @@ ROWS = (
     row("dc", OWN[:3], 96, {"model": "dc", "attacks": "strong"}, priority=-2),
     row("dc-floor", OWN, 96, {"model": "dc-floor", "attacks": "all"}, priority=-3),
     lm("rdc", 5, 96, priority=-2),
-    lm("rdc", 5, 48, priority=-3, title="rdc-floor", sigma_min=1.0),
+    lm("rdc", 5, 48, ALL, priority=-3, title="rdc-floor", sigma_min=1.0),
     *(lm("rdc", N, 96, priority=-1) for N in (1, 2)),
     *(lm(m, 5, 96) for m in ("lm-cnn", "lm-at")),
     *(row(m, PURIFIED, 96, {"model": m, "attacks": "strong"}) for m in ("diffpure", "diffpure-dc")),

@@ -72,11 +72,6 @@ def compared(network: str, low: float) -> Side:
     return Side("multihead", {"what": "compared", "network": network, "from": low}, "clean")
 
 
-def floor(model: str) -> Side:
-    """A classifier with a noise floor, all gradients and attacks."""
-    return Side("floor-judged", {"table": "floor", "model": model})
-
-
 def lab(quantity: str, readings: tuple[str, ...], kinds: tuple[str, ...], bound: float) -> tuple[Evidence, ...]:
     """A quantity of the laboratory rises for more than ``bound`` of the images, at each noise level of the density."""
     cases = product(readings, kinds, LEVELS)
@@ -323,7 +318,7 @@ CLAIMS = (
         "RDC as released under all gradients against DC, at least 20 points; levels from 0.1, and a floor chosen on other images",
         tuple(
             Evidence(a, b, bound=0.2, effect=0.4)
-            for a, b in ((rdc(), alone("DC")), (floor("RDC floor"), floor("DC floor")))
+            for a, b in ((rdc(), alone("DC")), (strongest("rdc-floor"), strongest("dc-floor")))
         ),
         page=FLOOR,
     ),
