@@ -68,7 +68,8 @@ def cells(text: str, notebook: bool) -> Iterator[str]:
         head, _, body = cell.partition("\n")
         yield from (json.loads(caption) for caption in re.findall(r'"caption": ("(?:[^"\\]|\\.)*")', head))
         if "[markdown]" in head:
-            yield "\n".join(line.removeprefix("#").removeprefix(" ") for line in body.split("\n"))
+            read = re.split(r"\{(?:exercise|solution)-start\}", body)[0]  # an exercise gives its numbers
+            yield "\n".join(line.removeprefix("#").removeprefix(" ") for line in read.split("\n"))
 
 
 def typed(text: str, notebook: bool = False, name: str = "") -> Iterator[str]:
