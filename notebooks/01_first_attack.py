@@ -17,10 +17,10 @@
 #
 # :::{admonition} What you will be able to do
 # :class: tip
-# - State a threat model: what an attacker may change, and what an attacker knows.
+# - State a {term}`threat model`: what an attacker may change, and what an attacker knows.
 # - Derive projected gradient descent for the $\ell_\infty$ and the $\ell_2$ ball, and write it in ten lines.
-# - Draw the curve of robust accuracy against radius, with intervals, and say what it does and does not show.
-# - Run AutoAttack, and explain why one loss is not enough.
+# - Draw the curve of {term}`robust accuracy` against radius, with intervals, and say what it does and does not show.
+# - Run {term}`AutoAttack`, and explain why one loss is not enough.
 # - List what an evaluation of robustness must report.
 # :::
 #
@@ -88,7 +88,7 @@ device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" el
 #
 # :::{prf:definition} Adversarial example
 # :label: def-adversarial
-# Let $f$ map images to logits, and let $x$ have label $y$.
+# Let $f$ map images to {term}`logits`, and let $x$ have label $y$.
 # An *adversarial example* for $x$ is a point $x' \in \mathcal B(x, \epsilon)$ with $\arg\max_k f_k(x') \ne y$.
 # The *robust accuracy* of $f$ at radius $\epsilon$ is the fraction of images that have none.
 # :::
@@ -103,7 +103,7 @@ device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" el
 # \text{robust accuracy} \;\le\; \text{accuracy under the strongest attack that was run} .
 # ```
 #
-# The right side is what evaluations print, and it is an *upper bound*. A certificate would be a lower one.
+# The right side is what evaluations print, and it is an *upper bound*. A {term}`certificate` would be a lower one.
 #
 # ## A network to break
 #
@@ -151,7 +151,7 @@ print(f"{len(train)} training images; clean accuracy {clean}")
 # This explains why $\ell_\infty$ attacks work so well in high dimension {cite}`goodfellow2015explaining`.
 # The loss rises by $\epsilon \norm{g}_1$, a sum over all pixels, while no pixel moves by more than $\epsilon$.
 #
-# The step may leave the ball, so we go back to it. *Projected gradient descent* (PGD) repeats the two {cite}`madry2018towards`:
+# The step may leave the ball, so we go back to it. *Projected gradient descent* ({term}`PGD`) repeats the two {cite}`madry2018towards`:
 #
 # ```{math}
 # :label: eq-pgd
@@ -192,7 +192,7 @@ def pgd_by_hand(model, x, y, norm="Linf", eps=8 / 255, steps=20, loss=cross_entr
 #
 # {py:func}`rdc.attack.pgd` is the same idea with the habits that later chapters need.
 # It starts at a random point, lowers its step, and returns the best iterate instead of the last.
-# By default it climbs the margin instead of the cross-entropy; a section below says why.
+# By default it climbs the {term}`margin` instead of the cross-entropy; a section below says why.
 
 # %%
 xa, ya = x[:n_attack], y[:n_attack]
@@ -407,7 +407,7 @@ for name in ("margin", "dlr"):  # these do not notice the factor
 # :::{exercise-start}
 # :label: ex-first-attack-fgsm
 # :::
-# **One step.** The fast gradient sign method (FGSM) takes a single step of length $\epsilon$ {cite}`goodfellow2015explaining`.
+# **One step.** The fast gradient sign method ({term}`FGSM`) takes a single step of length $\epsilon$ {cite}`goodfellow2015explaining`.
 # Compare it with PGD at 4/255, 8/255 and 32/255. Where does it fail, and why?
 
 # %%

@@ -17,8 +17,8 @@
 #
 # :::{admonition} What you will be able to do
 # :class: tip
-# - Name the different procedures that have been called "likelihood maximisation", and say how far each moves an image.
-# - Derive what the loss of one noise level measures, and compute what descending it does to the exact likelihoods.
+# - Name the different procedures that have been called "{term}`likelihood maximisation`", and say how far each moves an image.
+# - Derive what the loss of one {term}`noise level` measures, and compute what descending it does to the exact likelihoods.
 # - Say why an image can become more likely, under its own class too, and stay misclassified.
 # :::
 #
@@ -75,7 +75,7 @@ size = test.x[0].numel()
 # %% [markdown]
 # ## Why move the image?
 #
-# {cite:t}`chen2024rdc` find the optimal diffusion classifier robust and the trained one less so (their section
+# {cite:t}`chen2024rdc` find the optimal {term}`diffusion classifier` robust and the trained one less so (their section
 # 3.3). They blame the diffusion loss, which on adversarial images is much larger than it should be. If the loss
 # is too large there, one may look for an image nearby where it is smaller, and classify that. This is their Eq.
 # 8:
@@ -86,8 +86,8 @@ size = test.x[0].numel()
 # \quad \text{subject to} \quad \norm{x' - x}_\infty \le \eta .
 # ```
 #
-# The loss is that of the *unconditional* denoiser, and a bound on $-\log p(x')$. Hence the name *likelihood
-# maximisation* (LM), and the argument: an adversarial image lies near an image of its true class $y$, so that
+# The loss is that of the *unconditional* {term}`denoiser`, and a bound on $-\log p(x')$. Hence the name *likelihood
+# maximisation* (LM), and the argument: an {term}`adversarial image` lies near an image of its true class $y$, so that
 # moving towards higher $\log p(x)$ probably raises $\log p(x \mid y)$ too. The *robust diffusion classifier* is
 # $\text{RDC}(x) = \text{DC}(\text{LM}(x))$.
 #
@@ -268,7 +268,7 @@ plt.show()
 # (sec-lm-laboratory)=
 # ## A laboratory: exact likelihoods
 #
-# Does LM maximise a likelihood? With a trained network nobody can tell. With the optimal denoiser of a finite
+# Does LM maximise a likelihood? With a trained network nobody can tell. With the {term}`optimal denoiser` of a finite
 # data set
 # ({ref}`nb-optimal`) all densities are exact. First the theory. What does the loss of *one* noise level measure?
 #
@@ -298,7 +298,7 @@ plt.show()
 # and $\sigma s + \varepsilon = (D - u) / \sigma + (u - z) / \sigma = (D - z) / \sigma$.
 # :::
 #
-# Two things follow. Summed over levels with the weights $\sigma^{-3} d\sigma$ of the ELBO, from $a$ to $b$, the
+# Two things follow. Summed over levels with the weights $\sigma^{-3} d\sigma$ of the {term}`ELBO`, from $a$ to $b$, the
 # slopes add up to a difference of log-likelihoods: for large $b$ the full loss is $-\E \log p_a(z + a
 # \varepsilon)$ up to a constant, and descending it *is* likelihood maximisation, of data blurred by $a$. A
 # single level is only the slope at this level. To make it small is to look for an image whose likelihood *falls
@@ -326,7 +326,7 @@ claim(abs(float(left - right)) < 0.1 * float(left) + 0.3)
 
 # %% [markdown]
 # Now the images. The data are `n_train` training images, and the classifier is the diffusion classifier of their optimal
-# denoiser. We attack test images that it gets right, and ask the exact model about those that PGD breaks, before and after LM:
+# denoiser. We attack test images that it gets right, and ask the exact model about those that {term}`PGD` breaks, before and after LM:
 #
 # - $\log p_\sigma(z)$ and $\log p_\sigma(z \mid y)$ for the true class $y$,
 # - the log-odds $\log p_\sigma(z \mid y) - \max_{k \ne y} \log p_\sigma(z \mid k)$, which decide the class.
@@ -461,7 +461,7 @@ claim(cosine["pairs"] > 0.9 and cosine["pairs"] > cosine["none"])
 # **The energy that is not normalised** (15 minutes, hard). Appendix A.4 reads the diffusion loss as an energy, $p(z
 # \mid y) = e^{-E_y(z)} / Z(y)$. The classifier compares $E_y$ and drops $Z(y)$. Is $Z$ the same for all classes? Take
 # images of one pixel and three classes: two points close together, two far apart, and forty points along an interval.
-# By how many nats does $\log Z$ differ between classes, for the ELBO weights and for those of EDM?
+# By how many nats does $\log Z$ differ between classes, for the ELBO weights and for those of {term}`EDM`?
 #
 # :::{hint}
 # :class: dropdown

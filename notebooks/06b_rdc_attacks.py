@@ -18,14 +18,14 @@
 # :::{admonition} What you will be able to do
 # :class: tip
 # - Differentiate through an optimisation, and say where the identity is a fair stand-in for its Jacobian and where it is not.
-# - Attack the robust diffusion classifier with three gradients, and read off what likelihood maximisation adds to it.
+# - Attack the robust {term}`diffusion classifier` with three gradients, and read off what {term}`likelihood maximisation` adds to it.
 # - Compare two attacks on the same images with an exact test.
 # :::
 #
 # **Time** 35 minutes · **Needs** {ref}`nb-lm` and {ref}`nb-adaptive`. Covers section 4.4, Table 2 and appendix B.2 of
 # {cite:t}`chen2024rdc`.
 #
-# RDC is a diffusion classifier behind likelihood maximisation (LM). How many images it keeps depends on the gradient that the
+# {term}`RDC` is a diffusion classifier behind likelihood maximisation (LM). How many images it keeps depends on the gradient that the
 # attacker takes *through* LM:
 
 # %% tags=["parameters"]
@@ -105,7 +105,7 @@ glue("lm-out", f"RDC as released keeps {kept['rdc-bpda']} of its images when the
 # state per step, here the image, the input and Adam's moments packed as channels, and runs each step again in
 # the backward pass ({ref}`sec-adaptive-exact`). Memory is that of one step plus $N$ images.
 #
-# The stand-in is BPDA with the identity ({eq}`eq-bpda`): the gradient at $\hat x$, moved unchanged to $x$. Is
+# The stand-in is {term}`BPDA` with the identity ({eq}`eq-bpda`): the gradient at $\hat x$, moved unchanged to $x$. Is
 # it a fair one? Ask the formula.
 #
 # :::{prf:proposition} The Jacobian of one step of LM
@@ -179,7 +179,7 @@ print(
 # zero, where Adam's slope is enormous, and $H$ spreads them over their neighbours. They are right: there the
 # derivative really is that large, on an interval so short that no attack can use it.
 #
-# We measure how alike the gradients are. With $v$ the gradient of the classifier's margin at $\hat x$, which
+# We measure how alike the gradients are. With $v$ the gradient of the classifier's {term}`margin` at $\hat x$, which
 # BPDA takes as it is, the exact gradient is $J^\top v$.
 
 # %%
@@ -375,7 +375,7 @@ print(
 # ### The record
 #
 # The same question with more images, steps and radii. `clamped` is the released reading with a clamp after every step, `released`
-# clamps once, at the end, as the code does. The verdicts compare two attacks on the same images, by the exact McNemar test or the
+# clamps once, at the end, as the code does. The verdicts compare two attacks on the same images, by the exact {term}`McNemar` test or the
 # interval of the difference: if neither were better, each image on which they differ would be a toss of a coin.
 
 # %% tags=["hide-input"]
@@ -440,7 +440,7 @@ glue("lm-audit", f"The audit rejects: {', '.join(doubted)}." if doubted else "Th
 # - At $N = 1$ the exact gradient of the released LM is BPDA's plus spikes, and for sign steps it is BPDA's for every $N$. That
 #   "exact is no stronger than BPDA" there says nothing about either.
 # - A derivative sees the treads of a staircase. Test a gradient by what happens over a step of the attack's length.
-# - A robust accuracy is that of the strongest attack, and gradients are compared on the same images with an exact test.
+# - A {term}`robust accuracy` is that of the strongest attack, and gradients are compared on the same images with an exact test.
 
 # %% [markdown]
 # ## Exercises

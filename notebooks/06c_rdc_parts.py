@@ -17,9 +17,9 @@
 #
 # :::{admonition} What you will be able to do
 # :class: tip
-# - Compare readings of likelihood maximisation at equal displacement.
-# - Say what budget, steps, noise level and number of levels change under attackers who know the defence.
-# - Tell a purification from an optimisation by what they do to a change of the image.
+# - Compare readings of {term}`likelihood maximisation` at equal displacement.
+# - Say what budget, steps, {term}`noise level` and number of levels change under attackers who know the defence.
+# - Tell a {term}`purification` from an optimisation by what they do to a change of the image.
 # :::
 #
 # **Time** 25 minutes · **Needs** {ref}`nb-lm` and {ref}`nb-lm-attacks`. Covers Figure 2(b), Tables 1, 3 and 5 and appendix B.2 of
@@ -94,7 +94,7 @@ plt.show()
 # `literal` and `mean-l1` then coincide: they differ by a factor.
 #
 # For each we print, at that displacement, the accuracy on clean images and on *static* adversarial images,
-# those that were made against DC alone. That is not a robust accuracy, since this attacker does not know of LM;
+# those that were made against DC alone. That is not a {term}`robust accuracy`, since this attacker does not know of LM;
 # it says whether LM leads back to the class.
 
 # %%
@@ -147,7 +147,7 @@ for kind, target in targets.items():
 # The differences between two rows with the same displacement are what the update, or the number of levels,
 # contributes. Those between the two blocks are what the length contributes.
 #
-# Compare with {ref}`the laboratory <sec-lm-laboratory>`. There an adversarial image is one that the *exact*
+# Compare with {ref}`the laboratory <sec-lm-laboratory>`. There an {term}`adversarial image` is one that the *exact*
 # model finds more likely under a wrong class, and descending its loss has no reason to undo that. An
 # adversarial image of the trained network may also exploit errors of the network, and those need not be the
 # same at the noise levels where LM looks. So what LM restores here can come from the network being wrong in
@@ -165,7 +165,7 @@ claims_table("A12", "A13")
 # %% [markdown]
 # Three more attacks of the paper, from the record. The Lagrange attack asks for an image that fools the
 # classifier *and* has a small diffusion loss, so that LM leaves it alone; the feature attack asks for the
-# logits of an image of another class; and more calls in EOT should not matter where the noise is fixed, because
+# {term}`logits` of an image of another class; and more calls in {term}`EOT` should not matter where the noise is fixed, because
 # all calls are the same.
 
 # %% tags=["hide-input"]
@@ -181,7 +181,7 @@ display(claims_table("A17", "A21"))
 # (sec-lm-diffpure)=
 # ## Does LM act like DiffPure?
 #
-# DiffPure {cite}`nie2022diffpure` adds noise of level $\sigma$ and runs the reverse process back to zero. LM
+# {term}`DiffPure` {cite}`nie2022diffpure` adds noise of level $\sigma$ and runs the reverse process back to zero. LM
 # with $\sigma$ near 0.5 looks at the image through the same noise, and takes five steps of a fixed length. We
 # match the noise level and compare what they do to an image. `Purify` returns a *sample* of $p(z_0 \mid
 # z_\sigma)$: its displacement is that of the noise it could not remove.
@@ -222,7 +222,7 @@ display(stored_table(tables.get("suite", []), 'Table "suite"'))
 display(claims_table("A7", "A9", "A10", "A22"))
 
 # %% [markdown]
-# The paper gives StAdv 100 iterations, and attacks DiffPure with 200 steps of PGD, ten or more calls a step,
+# The paper gives {term}`StAdv` 100 iterations, and attacks DiffPure with 200 steps of {term}`PGD`, ten or more calls a step,
 # fresh noise and a reverse process of about a hundred steps. Fewer steps of an attack flatter the defence.
 # Known noise does the opposite: it is all that an attacker can wish for. So the table compares defences with
 # each other, and its numbers are no estimates of the paper's.
@@ -260,7 +260,7 @@ display(pd.DataFrame(found).style.hide(axis="index").set_caption("Cost of one an
 # :::{exercise-start}
 # :label: ex-lm-zero
 # :::
-# **Class 0** (10 minutes, medium). The VP version of the released code runs LM with the denoiser of class 0 in place of
+# **Class 0** (10 minutes, medium). The VP version of the released code runs LM with the {term}`denoiser` of class 0 in place of
 # the unconditional one. Predict what that does to the logit of class 0, then compute its mean change over six clean
 # images (through LM with the label 0, less through the unconditional LM). How many of the six are then taken for class
 # 0?

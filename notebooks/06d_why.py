@@ -19,7 +19,7 @@
 # :class: tip
 # - Say how fast the log-odds of a class change while an image climbs to higher likelihood, and prove it in two
 # lines.
-# - Prove that deep inside a cell exact ascent never changes the class, at any noise level that is small enough.
+# - Prove that deep inside a cell exact ascent never changes the class, at any {term}`noise level` that is small enough.
 # - Find the places where the simple story is wrong: behind an image, near a border, and with steps by signs.
 # :::
 #
@@ -67,7 +67,7 @@ def at(*point: float) -> Tensor:
 
 # %% [markdown]
 # Likelihood maximisation moves an image to where images are more likely, and hopes that this is its own class.
-# For the optimal denoiser the ascent can be followed exactly: its score is $(D(z) - z) / \sigma^2$. Two classes
+# For the {term}`optimal denoiser` the ascent can be followed exactly: its score is $(D(z) - z) / \sigma^2$. Two classes
 # of images with two pixels:
 
 # %%
@@ -198,7 +198,7 @@ claim(float(log_odds_rate(optimal, z, y, sigma)) < 0 < float(log_odds_rate(optim
 # ## How many images are lost?
 #
 # Now images: the nearest neighbour among the training images, which is what the optimal classifier becomes at
-# low noise, and PGD against it. Which of the images that it gets wrong are in a cell without an exit?
+# low noise, and {term}`PGD` against it. Which of the images that it gets wrong are in a cell without an exit?
 
 # %%
 train, test = load(data, "train")[:n_train], load(data, "test")[:n_images]
@@ -230,7 +230,7 @@ claim(all(int(a.sum()) >= int(b.sum()) for a, b in pairwise(lost.values())))
 #   descends a noisy bound at random levels, and stops at a budget. Steps by signs do not run straight, and can
 #   leave a cell however small they are ({ref}`ex-why-sign`). That is luck, not repair: they leave right cells,
 # too.
-# - A trained denoiser is no mixture of its images. What it does to exact likelihoods is measured in
+# - A trained {term}`denoiser` is no mixture of its images. What it does to exact likelihoods is measured in
 #   {ref}`sec-lm-laboratory`, with the verdicts on A11 and A11a in {doc}`/book/findings`, and what signs do to
 # gradients is {prf:ref}`prop-lm-jacobian`.
 

@@ -20,7 +20,7 @@
 # :::{admonition} What you will be able to do
 # :class: tip
 # - Explain how one network pass can answer for all classes, and what it costs and saves.
-# - Say which part of a denoiser decides a classification, and measure how small it is.
+# - Say which part of a {term}`denoiser` decides a classification, and measure how small it is.
 # :::
 #
 # **Time** 30 minutes · **Needs** {ref}`nb-diffusion`, {ref}`nb-classifier` and {doc}`/book/notation`. Covers section 3.5
@@ -150,7 +150,7 @@ for name, net in (("teacher", teacher), ("multi-head", heads)):
 # %% [markdown]
 # ## From T K passes to T
 #
-# A diffusion classifier asks the network once for each level, image *and class* ({ref}`nb-classifier`). Of all its inputs
+# A {term}`diffusion classifier` asks the network once for each level, image *and class* ({ref}`nb-classifier`). Of all its inputs
 # only the label differs between the $K$ questions about one noisy image. {cite:t}`chen2024rdc` take the label out of the input and put it
 # into the output: the last convolution gets $K$ outputs in the place of one, and a pass answers for every class.
 #
@@ -219,7 +219,7 @@ assert slow.evaluations == heads.num_classes * quick.evaluations
 #
 # So the classifier reads the *class differences* $\Delta_k$. The denoising loss, however, is mostly $\norm{r}^2$. We
 # measure both on the teacher, in the units of the network, in which the target $(z - c_\text{skip} z_\sigma) / c_\text{out}$
-# has about unit variance at every noise level:
+# has about unit variance at every {term}`noise level`:
 #
 # ```{math}
 # :label: eq-mh-size
@@ -321,7 +321,7 @@ claim(table[0]["error"] > table[-1]["error"])
 # :::{exercise-start}
 # :label: ex-mh-passes
 # :::
-# **Passes** (5 minutes, easy). The full defence takes $N$ steps of likelihood maximisation, one pass each and without a label, and then classifies. How many passes of the network does it take for the logits of one image with $N = 5$, $T = 8$ levels, one draw and ten classes: with one head, and with ten?
+# **Passes** (5 minutes, easy). The full defence takes $N$ steps of {term}`likelihood maximisation`, one pass each and without a label, and then classifies. How many passes of the network does it take for the {term}`logits` of one image with $N = 5$, $T = 8$ levels, one draw and ten classes: with one head, and with ten?
 #
 # :::{hint}
 # :class: dropdown

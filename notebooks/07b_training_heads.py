@@ -19,7 +19,7 @@
 #
 # :::{admonition} What you will be able to do
 # :class: tip
-# - Distil a multi-head network from a single-head one, and say why training it directly sees other inputs.
+# - Distil a {term}`multi-head` network from a single-head one, and say why training it directly sees other inputs.
 # - Judge the paper's claims on heads that fail.
 # :::
 #
@@ -234,10 +234,10 @@ claim(judged["distilled"]["test"].value > 0.4)
 #
 # :::{prf:algorithm} Distillation of a multi-head network (Algorithm 2 of the paper, for a denoiser)
 # :label: alg-mh-distil
-# **Input** a single-head denoiser $D_\theta$ (the teacher), a multi-head one $D_\phi$, images
+# **Input** a single-head {term}`denoiser` $D_\theta$ (the teacher), a multi-head one $D_\phi$, images
 #
 # 1. Repeat:
-#    1. Draw an image $z$, a noise level $\sigma$ and $\varepsilon \sim \mathcal N(0, I)$; put $z_\sigma = z + \sigma \varepsilon$.
+#    1. Draw an image $z$, a {term}`noise level` $\sigma$ and $\varepsilon \sim \mathcal N(0, I)$; put $z_\sigma = z + \sigma \varepsilon$.
 #    2. For $k = 1, \dots, K$, all on the same $z_\sigma$: $\ell_k = \lambda(\sigma) \norm{D_\theta(z_\sigma, \sigma, k) - D_\phi(z_\sigma,
 #       \sigma, k)}^2$.
 #    3. Take a step of gradient descent on $\sum_k \ell_k$.
@@ -288,7 +288,7 @@ claim(judged["distilled"]["test"].value > 0.4)
 # of the network would be blamed on the heads.
 #
 # Each network is then judged on the four levels that the cross-entropy was trained on: accuracy on training and test images, robust
-# accuracy under PGD on the margin with the classifier's noise known, the denoising loss of the true class on test images (in
+# accuracy under {term}`PGD` on the {term}`margin` with the classifier's noise known, the denoising loss of the true class on test images (in
 # the units of training), and the cosine of the class differences.
 #
 # Is the attack too weak for the heads trained with cross-entropy? More steps, restarts and target classes would tell.
@@ -366,7 +366,7 @@ for form in ("wide", "branch") if by_name else ():
 # %% [markdown]
 # ### Does guidance repair them?
 #
-# The paper also tried to pull the heads of the failing network apart by classifier-free guidance, $D_k + g\, (D_k - D_0)$, "but it does not work".
+# The paper also tried to pull the heads of the failing network apart by {term}`classifier-free guidance`, $D_k + g\, (D_k - D_0)$, "but it does not work".
 # {prf:ref}`prop-mh-differences` says what it does: it scales every $\Delta_k$ by $1 + g$. The linear term of {eq}`eq-mh-logit` grows by
 # $1 + g$, the quadratic one by its square. It cannot turn a difference that points in the wrong direction.
 
@@ -487,7 +487,7 @@ claims_table("A23", "A24")
 # :label: ex-mh-importance
 # :::
 # **Importance weights** (15 minutes, medium). Appendix B.1 remarks that Algorithm 2 does not draw its input pairs $(x_t, t, y)$ from $p(x_t, t, y)$, and suggests importance sampling. Derive the weight of head $k$ on an input. Compute it exactly for the
-# optimal denoiser of the digits, as the effective number of heads $\exp H(p(\cdot \mid z_\sigma))$ that an image would still teach. What would the suggestion do?
+# {term}`optimal denoiser` of the digits, as the effective number of heads $\exp H(p(\cdot \mid z_\sigma))$ that an image would still teach. What would the suggestion do?
 #
 # :::{hint}
 # :class: dropdown
@@ -665,7 +665,7 @@ print("right" if fine else "not yet")
 # :label: sol-mh-scale
 # :class: dropdown
 # :::
-# The difference of the logits is $2 s - 3 s^2$: negative at $s = 1$, positive for $0 < s < 2/3$. Here the differences are too *long*, and only $g < 0$ repairs the answer. Guidance with $g > 0$ makes it worse.
+# The difference of the {term}`logits` is $2 s - 3 s^2$: negative at $s = 1$, positive for $0 < s < 2/3$. Here the differences are too *long*, and only $g < 0$ repairs the answer. Guidance with $g > 0$ makes it worse.
 
 # %%
 largest_scale = 2 / 3

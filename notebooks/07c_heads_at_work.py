@@ -340,8 +340,8 @@ stored_table(
 # %% [markdown]
 # :::{admonition} What the paper's table says
 # :class: note
-# Table 3 of {cite:t}`chen2024rdc` gives 82.42 % average robust accuracy for the full defence with the single-head network and 78.85 % with the
-# multi-head one, at 9.86 and 1.43 seconds an image. Appendix B.2 says that robustness and accuracy "remain intact". By the table
+# Table 3 of {cite:t}`chen2024rdc` gives 82.42 % average {term}`robust accuracy` for the full defence with the single-head network and 78.85 % with the
+# {term}`multi-head` one, at 9.86 and 1.43 seconds an image. Appendix B.2 says that robustness and accuracy "remain intact". By the table
 # the heads gain 1.67 points of clean accuracy and lose 3.57 of robust accuracy, and time falls by 6.9, not by the ten of the passes.
 # :::
 #
@@ -351,7 +351,7 @@ stored_table(
 # Figure 4 of the paper shows images made by the multi-head network. We use the deterministic sampler of {ref}`nb-diffusion` (Heun's
 # method on the probability flow), with the same starting noise for teacher and heads.
 #
-# To compare with a number, the usual one is the Frechet distance of two Gaussians, fitted to features of made and of real images:
+# To compare with a number, the usual one is the {term}`Frechet distance` of two Gaussians, fitted to features of made and of real images:
 #
 # ```{math}
 # :label: eq-mh-frechet
@@ -387,7 +387,7 @@ for name, value in distance.items():
     )
 
 # %% [markdown]
-# The starting noise is shared, so we resample pairs: 200 bootstrap samples of the seeds give an interval for the difference of the two distances.
+# The starting noise is shared, so we resample pairs: 200 {term}`bootstrap` samples of the seeds give an interval for the difference of the two distances.
 
 # %%
 picks = [

@@ -80,7 +80,7 @@ def answers(
 
 # %% [markdown]
 # **Are the heads too alike?** Appendix B.1 explains the failure of heads trained directly by their features: for a conventional network the features of one $x_t$ under
-# different labels "differ from each other", while for the multi-head network "the cosine similarity of these predictions exceeds
+# different labels "differ from each other", while for the {term}`multi-head` network "the cosine similarity of these predictions exceeds
 # 0.98". Two different things stand in these sentences.
 #
 # - **Features**, the input of the last convolution. In a multi-head network they do not depend on the class, so their cosine

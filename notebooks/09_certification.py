@@ -17,12 +17,12 @@
 #
 # :::{admonition} What you will be able to do
 # :class: tip
-# - Prove the radius of randomized smoothing, turn counts into a radius, and say what a number of draws can certify at most.
+# - Prove the radius of {term}`randomized smoothing`, turn counts into a radius, and say what a number of draws can certify at most.
 # - Stop early without losing the guarantee, and show why peeking loses it.
 # :::
 #
 # **Time** 35 minutes · **Needs** {ref}`nb-diffusion` and {ref}`nb-optimal`. Three pages follow: {ref}`nb-noised` (which base classifier?),
-# {ref}`nb-fast-certificates` (what does a certificate cost?) and {ref}`nb-certified` (which claims of {cite:t}`chen2024ndc` hold?).
+# {ref}`nb-fast-certificates` (what does a {term}`certificate` cost?) and {ref}`nb-certified` (which claims of {cite:t}`chen2024ndc` hold?).
 
 # %% tags=["parameters"]
 seed: int = 0  # seed of all random numbers
@@ -76,7 +76,7 @@ style()
 #
 # So what is certified is $g$, not $f$, and whoever uses $g$ has to sample as well ({py:func}`rdc.certify.smoothing.predict`).
 #
-# **Units.** In this chapter, as in the package, $\sigma$ is the smoothing noise and $R$ a radius on images in $[0, 1]$. A denoiser works on $z = 2x - 1$ and
+# **Units.** In this chapter, as in the package, $\sigma$ is the smoothing noise and $R$ a radius on images in $[0, 1]$. A {term}`denoiser` works on $z = 2x - 1$ and
 # sees noise of level $\tau = 2 \sigma$. Levels beyond, always in the units of the denoiser, are $s \ge \tau$. Noisy images are *not* clipped: the proof needs
 # Gaussian noise.
 #
@@ -119,11 +119,11 @@ style()
 # Q(A) - Q(H) = \int (1_A - 1_H)\, \frac{dQ}{dP}\, dP \ge \ell\, \big( P(A) - P(H) \big) \ge 0 .
 # $$
 #
-# That is the lemma of Neyman and Pearson. And $Q(H) = \Phi\big( \Phi^{-1}(p) - \norm{\rho} / \sigma \big) > \frac12$ exactly if $\norm{\rho} < R$. If $f$ *is*
+# That is the lemma of {term}`Neyman and Pearson`. And $Q(H) = \Phi\big( \Phi^{-1}(p) - \norm{\rho} / \sigma \big) > \frac12$ exactly if $\norm{\rho} < R$. If $f$ *is*
 # the half-space $H$, there is equality throughout: the radius is the best possible.
 # :::
 #
-# The proof never used that $A$ is a set. For a random base classifier, put the probability of answering $c$ in the place of $1_A$. So a diffusion classifier
+# The proof never used that $A$ is a set. For a random base classifier, put the probability of answering $c$ in the place of $1_A$. So a {term}`diffusion classifier`
 # with fresh noise may be smoothed too, as long as draws are independent.
 #
 # ### A laboratory with two pixels
@@ -450,7 +450,7 @@ claim(all(ever[name].low <= toy_alpha for name in list(ever)[1:]))
 # $p' \frac qp + (1 - p') \frac{1 - q}{1 - p}$. This is increasing in $p'$, and 1 at $p' = p$. So every ratio, and their mixture, is a non-negative
 # supermartingale that starts at 1.
 #
-# Ville's inequality: stop at the first $n$ with $M_n \ge 1 / \alpha$, or at $N$. The mean at that moment is at most 1, and at least $\frac1\alpha$ times the
+# {term}`Ville's inequality`: stop at the first $n$ with $M_n \ge 1 / \alpha$, or at $N$. The mean at that moment is at most 1, and at least $\frac1\alpha$ times the
 # probability of having crossed by $N$. Let $N \to \infty$.
 #
 # For the bound, let $p'$ be the truth. $\log M_n(p)$ falls in $p$ below $S / n$, so the bound exceeds $p'$ only if $M_n(p') \ge 1 / \alpha$.
@@ -483,7 +483,7 @@ glue("cert-sequence-cost", f"{100 * cost:.1f}")
 claim(0 < cost < 0.05)
 
 # %% [markdown]
-# At ten thousand draws that all agree, the confidence sequence gives up {glue:text}`cert-sequence-cost` % of the radius. In return it stops. We simulate
+# At ten thousand draws that all agree, the {term}`confidence sequence` gives up {glue:text}`cert-sequence-cost` % of the radius. In return it stops. We simulate
 # counts, with the same random numbers for every $p$, and ask for a radius of $\sigma$ and of $2 \sigma$.
 
 

@@ -17,7 +17,7 @@
 #
 # :::{admonition} What you will be able to do
 # :class: tip
-# - Derive the likelihood bound of a noisy image, and tell what EPNDC and the variants of APNDC estimate.
+# - Derive the likelihood bound of a noisy image, and tell what {term}`EPNDC` and the variants of APNDC estimate.
 # - Say where the noise of a loss comes from, and cancel its odd part.
 # - Judge from measured numbers how many levels a classifier of noisy images needs.
 # :::
@@ -76,7 +76,7 @@ toy = OptimalDenoiser(toy_x, torch.arange(9) % 3)
 # (sec-cert-noised)=
 # ## The likelihood of a noisy image
 #
-# Smoothing certifies any base classifier that stands Gaussian noise. The diffusion classifier of {ref}`nb-classifier` does not: it asks for the likelihood of a
+# Smoothing certifies any base classifier that stands Gaussian noise. The {term}`diffusion classifier` of {ref}`nb-classifier` does not: it asks for the likelihood of a
 # *clean* image, and a noisy one has none worth speaking of. {cite:t}`chen2024ndc` ask for the likelihood of the noisy image instead, which is what Bayes' rule
 # needs:
 #
@@ -88,7 +88,7 @@ toy = OptimalDenoiser(toy_x, torch.arange(9) % 3)
 # ### The bound: a Brownian bridge
 #
 # Add more noise to the noisy image, $z_s = z_\tau + W_s$ with $W_s \sim \mathcal N(0, u_s^2 I)$ and $u_s^2 = s^2 - \tau^2$. Take levels
-# $\tau = s_0 < s_1 < \dots < s_T$, and as model the chain {eq}`eq-chain` of {ref}`nb-diffusion`, which walks down with the denoiser. Between neighbours
+# $\tau = s_0 < s_1 < \dots < s_T$, and as model the chain {eq}`eq-chain` of {ref}`nb-diffusion`, which walks down with the {term}`denoiser`. Between neighbours
 # $s < s'$ the process that made the levels is a Brownian bridge:
 #
 # ```{math}
@@ -136,7 +136,7 @@ toy = OptimalDenoiser(toy_x, torch.arange(9) % 3)
 #
 # :::{prf:theorem} In the limit, the bound is the likelihood
 # :label: thm-cert-limit
-# For the optimal denoiser and up to a constant without $y$,
+# For the {term}`optimal denoiser` and up to a constant without $y$,
 #
 # $$
 # \log p_\tau(z_\tau \mid y) = C - \int_\tau^{\infty} \E \norm{D(z_s, s, y) - \tilde z}^2\, \frac{ds}{s^3} .
@@ -371,7 +371,7 @@ glue("cert-shared", f"{shared_gain:.1f}")
 
 # %% [markdown]
 # At the same number of evaluations, mirror images divide the squared error by {glue:text}`cert-mirror`, and sharing the noise between classes divides it by
-# {glue:text}`cert-shared`. Sharing also lets one pass of a multi-head network serve all classes.
+# {glue:text}`cert-shared`. Sharing also lets one pass of a {term}`multi-head` network serve all classes.
 #
 # With this perfect model the path does as well as mirror images, or better. It needs a chain, whose error at few levels is that of {numref}`fig-cert-gap`, and a trained network has no
 # theorem behind it. The default of the package is the quadrature with mirror images; the cells below say how that does on images.

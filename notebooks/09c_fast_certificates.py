@@ -17,7 +17,7 @@
 #
 # :::{admonition} What you will be able to do
 # :class: tip
-# - Count the network evaluations of a certificate, and say which idea saves which factor.
+# - Count the network evaluations of a {term}`certificate`, and say which idea saves which factor.
 # - Let a few levels predict a slow classifier, and say why they need its noise.
 # - Drop classes early, with a guarantee that does not depend on their number.
 # :::
@@ -157,7 +157,7 @@ claim(
 # The noise of the slow one is worth nothing in itself. Judged by the truth, in the lines above, these classifiers are hard to tell apart at this $n$. It is worth
 # a lot if the question is, as here, what *that* classifier would have certified.
 #
-# {py:class}`rdc.early_exit.race.Race` runs on it in rounds. The first looks at all classes at four of the 124 levels, with the multi-head network and the same noise.
+# {py:class}`rdc.early_exit.race.Race` runs on it in rounds. The first looks at all classes at four of the 124 levels, with the {term}`multi-head` network and the same noise.
 # Later rounds add levels of the single-head network for the classes that are left, to which the first prediction is carried over; who falls more than some nats
 # behind is out. From stored cells, on other noisy images than those that it learned from.
 # Its sizes and gaps were chosen on them, which flatters it a little; the certificates of the next section are of other images:
@@ -189,7 +189,7 @@ claim(as_released == 12_534_100 or classes != 10)
 # all of them is what we want to avoid, so it is estimated from a stratified sample of the same draws: those that the cheap classifier answered
 # otherwise, those with small margins, and the rest. The expensive classifier answers the sampled ones, and its count follows with a 95 % interval. A few dozen
 # draws do not see an error of one in a thousand. Near the largest radius that $n$ can reach, where one such error costs some percent, the estimate is therefore
-# often too large, to the disadvantage of the cheap one. There are two such references: EPNDC, of which the cheap classifier is an approximation, and APNDC,
+# often too large, to the disadvantage of the cheap one. There are two such references: {term}`EPNDC`, of which the cheap classifier is an approximation, and APNDC,
 # which the paper certifies.
 #
 # *Target radius*: is the radius at least so much? There early stopping comes on top.
@@ -321,7 +321,7 @@ print(f"    label {best.same_label}, 95 % of the radius {best.within}.")
 # ({py:mod}`rdc.early_exit.sift_rules`):
 #
 # **`Threshold`, as released.** Levels in ascending order; a class is dropped when its sum is above the smallest one by an absolute number, until ten are left;
-# the best ten are refined. The number, $5 \cdot 10^{-5}$ in the units of the code, must be chosen anew for each weight, noise level and data set.
+# the best ten are refined. The number, $5 \cdot 10^{-5}$ in the units of the code, must be chosen anew for each weight, {term}`noise level` and data set.
 #
 # **`Leader`.** A few levels choose a leader $b$, whose losses are all evaluated. Then levels are drawn with probability
 # $q_t = \ell_{b,t} / \sum_{t'} \ell_{b,t'}$, and class $y$ is dropped when
@@ -341,7 +341,7 @@ print(f"    label {best.same_label}, 95 % of the radius {best.within}.")
 # :::{prf:proof}
 # Let $y$ be the full classifier's answer. If $y = b$, it is never dropped. Otherwise $\sum_t \ell_{y,t} \le \sum_t \ell_{b,t}$, so the ratio in
 # {eq}`eq-cert-leader` has the mean $\sum_t q_t \frac{\ell_{y,t}}{\ell_{b,t}} = \sum_t \ell_{y,t} / \sum_t \ell_{b,t} \le 1$. Each factor of $W_y$ is
-# non-negative with mean at most 1: a supermartingale. By Ville it reaches $1 / \alpha$ with probability at most $\alpha$ ({prf:ref}`prop-cert-ville`). If $y$
+# non-negative with mean at most 1: a supermartingale. By {term}`Ville` it reaches $1 / \alpha$ with probability at most $\alpha$ ({prf:ref}`prop-cert-ville`). If $y$
 # survives, it wins among the survivors. Other classes may be dropped wrongly; that does not matter, so $K$ does not enter.
 # :::
 #
@@ -501,7 +501,7 @@ print(f"{len(sift_cells) - len(saving)} of {len(sift_cells)} rules save nothing 
 # :label: ex-cert-calibrate
 # :::
 # **A classifier that knows the image** (15 minutes, hard). A fast classifier errs by an offset that depends on the
-# image. Why not measure the offset on the $n_0$ first draws, correct the logits, and certify with the $n$ others? They
+# image. Why not measure the offset on the $n_0$ first draws, correct the {term}`logits`, and certify with the $n$ others? They
 # are independent. Take two classes on a line, the slow logit $s(u) = u$ of class 1 against class 0, and the fast one
 # $h(u) = 0$. Which radius does $x = 0.1$ get with $\sigma = 0.25$, $n_0 = 100$, $n = 1000$, $\alpha = 0.001$? How many
 # of the 1000 answers at $x' = -0.1$ are class 1? Which assumption fails? May the *weights* of a race be learned from

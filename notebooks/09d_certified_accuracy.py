@@ -17,11 +17,11 @@
 #
 # :::{admonition} What you will be able to do
 # :class: tip
-# - Bound the slope of a diffusion classifier without knowing its network, and say why the radius from it is small.
+# - Bound the slope of a {term}`diffusion classifier` without knowing its network, and say why the radius from it is small.
 # - Judge the claims on certified robustness from measured numbers.
 # :::
 #
-# **Time** 30 minutes · **Needs** {ref}`nb-noised`. Covers the Lipschitz bound and the certification experiments of {cite:t}`chen2024ndc`.
+# **Time** 30 minutes · **Needs** {ref}`nb-noised`. Covers the {term}`Lipschitz` bound and the certification experiments of {cite:t}`chen2024ndc`.
 
 # %% tags=["parameters"]
 device: str = "auto"  # "cpu", "cuda" or "auto"
@@ -71,8 +71,8 @@ classes = len(test.classes)
 # (sec-cert-lipschitz)=
 # ## Without smoothing: the Lipschitz bound
 #
-# {cite:t}`chen2024ndc` observe that the diffusion classifier is smooth by itself: its logits are expectations over Gaussian noise. If a logit changes by at
-# most $L$ per unit of distance, a margin of $M$ lasts for $M / (2L)$.
+# {cite:t}`chen2024ndc` observe that the diffusion classifier is smooth by itself: its {term}`logits` are expectations over Gaussian noise. If a logit changes by at
+# most $L$ per unit of distance, a {term}`margin` of $M$ lasts for $M / (2L)$.
 #
 # **Assumptions.** Denoised images and images lie in the box $[-1, 1]^d$ (clip the network). The expectation over the noise is exact. Weights are not negative.
 # The network need not be continuous.
@@ -106,7 +106,7 @@ classes = len(test.classes)
 # $\norm{\nabla p_y} \le p_y (1 - p_y) L_\Delta \le L_\Delta / 4$. A softmax divides by a constant; it does not make anything robust.
 #
 # **The constant of the paper**, $(1 + \sqrt{2/\pi}) \sum_t w_t / \sigma_t$ for losses averaged over pixels, is no bound where networks see $[-1, 1]$ and images
-# are $[0, 1]$. A denoiser that jumps across a plane is a counterexample, in closed form ({ref}`ex-cert-half-space`). The released script takes the *mean* over
+# are $[0, 1]$. A {term}`denoiser` that jumps across a plane is a counterexample, in closed form ({ref}`ex-cert-half-space`). The released script takes the *mean* over
 # levels where the logits are a *sum*.
 
 
@@ -247,7 +247,7 @@ claim((curves["reached by a half-space"] <= curves["rigorous bound"] * (1 + 1e-6
 # \Big( \sqrt{\Phi(\Phi^{-1}(m_t) - \tfrac{r}{\sigma_t})} - \tfrac{r}{2 \sqrt d} \Big)_+^2 \;\le\; m_t \;\le\; \Big( \sqrt{\Phi(\Phi^{-1}(m_t) + \tfrac{r}{\sigma_t})} + \tfrac{r}{2 \sqrt d} \Big)^2 ,
 # ```
 #
-# and the certified radius is the largest at which the weighted lower ends of every rival still exceed the upper ends of the class
+# and the {term}`certified radius` is the largest at which the weighted lower ends of every rival still exceed the upper ends of the class
 # ({py:func}`rdc.certify.lipschitz.certified_radius`, by bisection).
 #
 # **Confidence.** The expectation over the noise is not available either. {py:func}`rdc.certify.lipschitz_certificate.lipschitz_certify` bounds the margin from $n$ fresh
@@ -257,7 +257,7 @@ claim((curves["reached by a half-space"] <= curves["rigorous bound"] * (1 + 1e-6
 # ### Why it is tiny on images
 #
 # The constant grows with the range $4d$ of a loss, the margin with the part of that range in which two classes differ. We compute both, the margin from a few
-# draws and *without* any confidence bound, for the multi-head network and several lowest levels.
+# draws and *without* any confidence bound, for the {term}`multi-head` network and several lowest levels.
 
 # %%
 heads = load_denoiser(heads_name, device=device, dtype=fast_dtype(device))
@@ -400,7 +400,7 @@ fig.legend(*handles, fontsize=8, ncols=6, loc="upper center", bbox_to_anchor=(0.
 plt.show()
 
 # %% [markdown]
-# What a certificate costs: passes for a noisy image, noisy images (`calls`), seconds for a certificate.
+# What a {term}`certificate` costs: passes for a noisy image, noisy images (`calls`), seconds for a certificate.
 
 # %% tags=["hide-input"]
 show_table(
@@ -417,7 +417,7 @@ show_table(
 # (sec-cert-verdict)=
 # ## Verdicts
 #
-# From this page and from stored cells. Comparisons of certified accuracy are exact McNemar tests on the same images, at every smoothing noise and every radius of
+# From this page and from stored cells. Comparisons of certified accuracy are exact {term}`McNemar` tests on the same images, at every smoothing noise and every radius of
 # the paper that the draws can reach; those of one claim are corrected together, and it holds only if all of them do ({py:mod}`rdc.runs.verdict`).
 
 # %% tags=["hide-input"]
@@ -655,5 +655,5 @@ claim(3 * paired_n < unpaired_n)
 #
 # ## References
 #
-# The Lipschitz bound: {cite:t}`chen2024ndc`; randomized smoothing: {cite:t}`cohen2019certified`; denoise, then classify: {cite:t}`salman2020denoised` and
+# The Lipschitz bound: {cite:t}`chen2024ndc`; {term}`randomized smoothing`: {cite:t}`cohen2019certified`; denoise, then classify: {cite:t}`salman2020denoised` and
 # {cite:t}`carlini2023certified`. The images are those of {cite:t}`xiao2017fashion`.

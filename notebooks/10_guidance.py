@@ -19,7 +19,7 @@
 #
 # :::{admonition} What you will be able to do
 # :class: tip
-# - Derive classifier guidance from Bayes' rule, say what the scale does, and tell the score form from the form of DDPM.
+# - Derive classifier {term}`guidance` from Bayes' rule, say what the scale does, and tell the score form from the form of {term}`DDPM`.
 # - Test an argument about gradients in twenty lines, and repair it.
 # - Say what robust training converges to for two Gaussians.
 # :::
@@ -82,7 +82,7 @@ names = {"vanilla": vanilla_name, "robust": robust_name}
 # ## What guidance is
 #
 # A diffusion model samples by following the score, $\nabla \log p_\sigma(z_\sigma) = (D - z_\sigma) / \sigma^2$ ({ref}`nb-diffusion`). Suppose it has never
-# heard of classes, and we want an image of class $y$. Bayes' rule at the noise level $\sigma$ reads
+# heard of classes, and we want an image of class $y$. Bayes' rule at the {term}`noise level` $\sigma$ reads
 # $p_\sigma(z_\sigma \mid y) \propto p_\sigma(z_\sigma)\, p(y \mid z_\sigma)$, so
 #
 # ```{math}
@@ -90,7 +90,7 @@ names = {"vanilla": vanilla_name, "robust": robust_name}
 # \nabla \log p_\sigma(z_\sigma \mid y) = \nabla \log p_\sigma(z_\sigma) + \underbrace{\nabla \log p(y \mid z_\sigma)}_{g} .
 # ```
 #
-# A classifier of *noisy* images, with its gradient, turns an unconditional sampler into a conditional one. In terms of the denoiser, $D$ becomes
+# A classifier of *noisy* images, with its gradient, turns an unconditional sampler into a conditional one. In terms of the {term}`denoiser`, $D$ becomes
 #
 # ```{math}
 # :label: eq-guide-score
@@ -217,8 +217,8 @@ glue("guide-form-many", f"{form_gap['posterior'][-1]:.2f}")
 # ## An argument, and what is left of it
 #
 # Why should a *robust* classifier guide better? The argument of {cite:t}`kawar2023guidance` (section 3.2, Appendix B, after
-# {cite:t}`srinivas2021rethinking`): add any function $q(z)$ to all logits. Loss and accuracy stay as they are, but the gradients of the logits change
-# arbitrarily. So vanilla training does not constrain gradients. Under adversarial training the attack depends on gradients, and so "the adversarial loss …
+# {cite:t}`srinivas2021rethinking`): add any function $q(z)$ to all {term}`logits`. Loss and accuracy stay as they are, but the gradients of the logits change
+# arbitrarily. So vanilla training does not constrain gradients. Under {term}`adversarial training` the attack depends on gradients, and so "the adversarial loss …
 # changes".
 #
 # Guidance, however, takes the gradient of $\log p(y \mid z) = h_y - \log \sum_j e^{h_j}$, and

@@ -20,7 +20,7 @@
 # :::{admonition} What you will be able to do
 # :class: tip
 # - Train and attack a classifier of noisy images, and compare the radius of an attack with the noise it hides in.
-# - Say what the exact guidance gradient is, and measure how far a classifier's gradient points there.
+# - Say what the exact {term}`guidance` gradient is, and measure how far a classifier's gradient points there.
 # - Tell a gradient that is pleasant to look at from one that is right.
 # :::
 #
@@ -110,7 +110,7 @@ for name, net in guides.items():
 # (sec-guide-classifiers)=
 # ## Classifiers of noisy images
 #
-# A guide needs a classifier $h(z_\sigma, \sigma)$ at *every* noise level. Ours is the encoder of the denoiser's network with a linear layer
+# A guide needs a classifier $h(z_\sigma, \sigma)$ at *every* {term}`noise level`. Ours is the encoder of the denoiser's network with a linear layer
 # ({py:mod}`rdc.guide.classifier`), once trained with noisy images and once with attacked noisy images (Eq. 5 of the paper):
 #
 # ```{math}
@@ -348,15 +348,15 @@ print(f"checks that failed in {len(pick(audits, measure='audit'))} audits: {fail
 # ## What the gradients look like
 #
 # Figure 3 of the paper shows gradients of the true class at several times, and finds those of the robust classifier more meaningful. Meaningful to whom?
-# There is a right answer to compare with. For an exact denoiser
+# There is a right answer to compare with. For an exact {term}`denoiser`
 #
 # ```{math}
 # :label: eq-guide-direction
 # \sigma^2 g = D(z_\sigma, \sigma, y) - D(z_\sigma, \sigma) ,
 # ```
 #
-# the step from what the noisy image looks like to what it would look like *as class y*. We can compute it with the optimal denoiser of the training images,
-# or approximately with the trained network. The diffusion classifier of {ref}`nb-certification` gives a gradient too: that of the noised classifier EPNDC at
+# the step from what the noisy image looks like to what it would look like *as class y*. We can compute it with the {term}`optimal denoiser` of the training images,
+# or approximately with the trained network. The {term}`diffusion classifier` of {ref}`nb-certification` gives a gradient too: that of the noised classifier {term}`EPNDC` at
 # each level.
 
 # %% tags=["hide-input"]
@@ -445,7 +445,7 @@ display(pd.DataFrame(rows).style.hide(axis="index").format(precision=3))
 #
 # The exact direction is that of the *training images*, and the noisy images are test images. At low noise this is its limit: the optimal denoiser knows
 # nothing between its images. Towards the *true* class there is often no direction left at low noise, because the posterior is certain. So on this page we ask
-# for the direction towards *another* class, the next in the list, which there always is; the record has both. (Its classifier-free guidance is the guide
+# for the direction towards *another* class, the next in the list, which there always is; the record has both. (Its {term}`classifier-free guidance` is the guide
 # $(D_y - D) / \sigma^2$ of the trained denoiser.)
 
 # %%

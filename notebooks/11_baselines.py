@@ -17,8 +17,8 @@
 #
 # :::{admonition} What you will be able to do
 # :class: tip
-# - Say which simple models a robust accuracy must be compared with.
-# - Read a curve of robust accuracy against the radius, and a certificate beside it.
+# - Say which simple models a {term}`robust accuracy` must be compared with.
+# - Read a curve of robust accuracy against the radius, and a {term}`certificate` beside it.
 # - Prove that the nearest neighbour keeps its answer, and check the proof with an attack.
 # :::
 #
@@ -92,7 +92,7 @@ plt.show()
 #
 # MART (Wang et al., 2020) gives more weight to images that are wrong as they are. {py:mod}`rdc.train.objectives` has
 # both losses, {py:mod}`rdc.train.baselines` the recipes, also for a wide residual network, a joint energy-based model, and half a batch
-# of images from our own denoiser. The tables have those whose weights come with the book. They are small and trained briefly: no
+# of images from our own {term}`denoiser`. The tables have those whose weights come with the book. They are small and trained briefly: no
 # more than lower bounds of what such training reaches. TRADES starts as the adversarially trained network, and goes on for two epochs.
 #
 # **Rules with a proof.** The nearest neighbour needs no training, and its radius is a closed form (below).
@@ -171,7 +171,7 @@ for one, label, r in zip(x, y, radius.tolist(), strict=True):
 # :::{exercise-start}
 # :label: ex-baselines-paired
 # :::
-# **Better, or luckier?** (10 minutes, easy). Is adversarial training in the Linf ball better than the undefended CNN at
+# **Better, or luckier?** (10 minutes, easy). Is {term}`adversarial training` in the Linf ball better than the undefended CNN at
 # 8/255 in Linf, and in spatial changes? Compare them *on the same images*, by the one rule of this book.
 #
 # :::{hint}
@@ -280,7 +280,7 @@ claim(abs(hand['Linf'] - 0.1375) < 1e-3 < hand['L2'] - hand['Linf'])
 # :::{exercise-start}
 # :label: ex-baselines-union
 # :::
-# **Three attacks, one image** (10 minutes, medium). If PGD, the nine targets and Square broke images of the
+# **Three attacks, one image** (10 minutes, medium). If {term}`PGD`, the nine targets and Square broke images of the
 # adversarially trained network (`at-linf`) independently of one another, which share would survive all three? Predict
 # it from the three shares, then count. Why is the difference on this side?
 #

@@ -17,7 +17,7 @@
 #
 # :::{admonition} What you will be able to do
 # :class: tip
-# - Compute the likelihood of an image by the probability flow of a denoiser, and check it against a closed form.
+# - Compute the likelihood of an image by the probability flow of a {term}`denoiser`, and check it against a closed form.
 # - Say which corruptions bits per dimension detect, with an interval, and why blur is not one of them.
 # - Say what a classifier by these likelihoods keeps of its accuracy, and what it costs.
 # :::
@@ -124,7 +124,7 @@ claim(3 < errors[flow_steps[-2]] / errors[flow_steps[-1]] < 5)
 #
 # ## Which corruptions are noticed?
 #
-# The AUROC is how often a corrupted image has more bits than a clean one: one half is a toss of a coin. Below
+# The {term}`AUROC` is how often a corrupted image has more bits than a clean one: one half is a toss of a coin. Below
 # one half
 # corrupted images look *more* likely than clean ones.
 
@@ -223,7 +223,7 @@ show_table(lines, f"Images right at severity {severity}, with 95 % intervals")
 # %% [markdown]
 # What the density notices best is not what hurts most: pixels that are black or white by chance are noticed, and
 # cost the classifiers little. Under fog, brightness and contrast, which move the ground of the image, all three
-# fail, the diffusion classifier and the adversarially trained network too.
+# fail, the {term}`diffusion classifier` and the adversarially trained network too.
 
 # %% tags=["remove-cell"]
 rate = {
@@ -260,7 +260,7 @@ show_table(
 
 # %% [markdown]
 # On the small digits it keeps up with the diffusion classifier of the same network. On Fashion-MNIST it does not.
-# One reason is that a single random direction is too few: here is the margin of the true class, in nats, of
+# One reason is that a single random direction is too few: here is the {term}`margin` of the true class, in nats, of
 # images that the
 # table does not contain, with other signs.
 
