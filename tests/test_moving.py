@@ -7,17 +7,19 @@ import sys
 import make_moving
 import numpy as np
 import pytest
+import torch
 from browser import STATIC, in_browser, needs_chromium
 
 from rdc.certify.clopper_pearson import clopper_pearson, radius_from_counts
 from rdc.data import load
 from rdc.denoise.checkpoints import locate, read_checkpoint
+from rdc.tasks.attack import weights
 
 sys.path.append(str(STATIC.parent / "_ext"))
 import moving
 
 SCRIPTS = ["moving/mathematics.js", "moving/page.js"]
-FILES = {name: (make_moving.FOLDER / f"{name}.json").read_text(encoding="utf8") for name in ("scale", "levels")}
+FILES = {name: (make_moving.FOLDER / f"{name}.json").read_text(encoding="utf8") for name in ("scale", "levels", "radius")}
 
 
 def test_the_scales_are_those_of_the_record():
@@ -30,6 +32,18 @@ def test_the_levels_are_what_the_shipped_denoiser_makes():
     assert found["weights"] == {make_moving.DATA: read_checkpoint(locate(make_moving.DATA), "denoiser")[1]["tensors_sha256"]}
     _, errors = make_moving.denoised(0)
     np.testing.assert_allclose(errors, found["errors"][0], rtol=2e-3)
+
+
+def test_the_attacks_are_what_is_stored():
+    """All of it but the slow gradients of RDC, on the first digit."""
+    found, test = json.loads(FILES["radius"]), load(make_moving.DIGITS, "test")
+    assert found["weights"] == dict(item for _, one in make_moving.MODELS for item in weights(one).items())
+    index = torch.tensor(found["index"][:1])
+    for model, kind, one in make_moving.SERIES[:4]:
+        stored = next(s for s in found["series"] if (s["model"], s["attack"]) == (model, kind))
+        _, [(said, margins)] = make_moving.by_radius(make_moving.attacked, [one], test.x[index], test.y[index], index)
+        assert said == stored["said"][:1]
+        np.testing.assert_allclose(margins, stored["margin"][:1], rtol=0.02, atol=0.05)
 
 
 def test_nothing_is_stored_sent_or_loaded():
@@ -56,6 +70,7 @@ def test_radii_from_counts_are_the_packages(tmp_path):
 
 #: What each figure is moved to (choices, then the slider), and what it then says.
 MOVES = {
+    "radius": ([], 0, r"At radius 0, CNN, AT, DC, RDC still say 0\."),
     "levels": ([], 0, r"At \u03c3 = 0\.05 the least error is that of "),
     "certificate": (["10000"], 10_000, r"10\u202f000 of 10\u202f000: p is at least 0\.999309, the radius is 0\.7996\."),
     "scale": ([], 3, r"4 guides were tried at scale 1; each mean is of 8 times 200 images"),
