@@ -1,6 +1,7 @@
 """Checkpoints of EDM: what a made-up file holds arrives to the bit, and hostile ones run nothing."""
 
 import copy
+import hashlib
 import os
 import pickle
 import subprocess
@@ -21,6 +22,8 @@ from rdc.denoise.edm_pickle import read_edm_pickle
 from rdc.denoise.published import PublishedConfig, build_published, convert
 from rdc.denoise.published import load_denoiser as load_any
 from rdc.denoise.unet import UNetConfig
+from rdc.models import build
+from rdc.models.weights import checkpoints_of
 from rdc.rng import randn
 
 CONFIG = EDMConfig(UNetConfig(8, 3, 4, 16, (1, 2), 1, (4,), augment_dim=9), data="cifar10")
@@ -136,6 +139,18 @@ def test_a_file_arrives_to_the_bit_and_its_source_is_not_run(tmp_path, network, 
     a, b = load_denoiser(out, dtype=torch.float64, data="cifar10"), network.double()
     assert torch.equal(a(z, 0.7, label), b(z, 0.7, label))
     assert meta["source"] == "x.pkl" and len(meta["source_sha256"]) == 64 and not a.unlabelled
+
+
+def test_a_file_is_the_denoiser_of_a_model_and_its_source_is_not_run(tmp_path, network, edm):
+    path, flag = written(tmp_path / "x.pkl", network, edm, tmp_path / "flag"), tmp_path / "flag"
+    options = {"levels": 2, "sigma_min": 0.1, "sigma_max": 2.0}
+    x = randn((2, 3, 8, 8), "z").sigmoid()
+    wanted = build("dc", "cifar10", denoiser=str(convert(path, tmp_path / "x.safetensors")), **options)(x)
+    assert torch.equal(build("dc", "cifar10", denoiser=str(path), **options)(x), wanted)
+    assert torch.equal(build(str(path), "cifar10", **options)(x), wanted) and not flag.exists()
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    assert checkpoints_of(str(path), "cifar10", {}) == {"x": digest} and not flag.exists()
+    assert checkpoints_of("dc", "cifar10", {"denoiser": "none.pkl"}) == {"none": "missing"}
 
 
 @pytest.mark.parametrize("case", NETWORKS)

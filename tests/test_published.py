@@ -12,11 +12,14 @@ from torch import nn
 
 import rdc
 from rdc.denoise import UNet, UNetConfig, checkpoints
-from rdc.denoise.checkpoints import CheckpointError
+from rdc.denoise.checkpoints import CheckpointError, read_checkpoint
 from rdc.denoise.edm import EDM, EDMConfig
 from rdc.denoise.parameterisation import STEPS, Reparameterised, log_sigma_of, schedule_of
-from rdc.denoise.published import PublishedConfig, build_published, load_denoiser, save_published
+from rdc.denoise.published import KIND, PublishedConfig, build_published, load_denoiser, save_published
 from rdc.denoise.published_unet import FORMS, PublishedUNet
+from rdc.models import build as build_model
+from rdc.models.parts import diffusion_classifier
+from rdc.models.weights import checkpoints_of
 from rdc.rng import randn
 
 CIFAR = UNetConfig(augment_dim=9)
@@ -238,6 +241,24 @@ def test_a_file_comes_back(tmp_path, form, kind):
     else:
         with pytest.raises(CheckpointError, match="holds published denoiser, not a denoiser"):
             checkpoints.load_denoiser(path)
+
+
+@pytest.mark.parametrize(("form", "kind"), [("ncsn++", "ve"), ("adm", "ddpm-cosine"), ("ddpm++", "edm")])
+def test_a_published_network_is_the_denoiser_of_a_model(tmp_path, form, kind):
+    config = PublishedConfig(EDMConfig(small(form), data="cifar10", unlabelled=False), form, kind)
+    network = filled(build_published(config).get_submodule(config.part))
+    path = tmp_path / "x.safetensors"
+    save_published(path, config, network.state_dict())
+    x = draw((2, 2, 8, 8), 7).float()
+    wanted = diffusion_classifier(load_denoiser(path), "elbo", 2, (0.1, 2.0), "shared", 1, 0, None)(x)
+    options = {"denoiser": str(path), "levels": 2, "sigma_min": 0.1, "sigma_max": 2.0}
+    assert torch.allclose(build_model("dc", "cifar10", **options)(x), wanted, rtol=0.1)
+    assert build_model(str(path), "cifar10", levels=2)(x).shape == wanted.shape
+    (digest,) = checkpoints_of("dc", "cifar10", options).values()
+    assert read_checkpoint(path, KIND if form != "ddpm++" else "denoiser")[1]["tensors_sha256"].startswith(digest)
+    assert checkpoints_of(str(path), "cifar10", {}) == {"x": digest}
+    with pytest.raises(ValueError, match="data set 'cifar10', not 'digits'"):
+        build_model("dc", "digits", **options)
 
 
 def test_shipped_denoisers_come_the_old_way():

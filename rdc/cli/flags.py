@@ -29,8 +29,8 @@ class ModelFlags:
     denoiser: Annotated[
         str | None,
         arg(
-            help="heads (shipped, all classes in one pass), single-head (shipped), a checkpoint, a .safetensors file, or "
-            "'optimal' (the closed form over the train split)."
+            help="heads (shipped, all classes in one pass), single-head (shipped), a checkpoint, a .safetensors or a "
+            "published .pkl file, or 'optimal' (the closed form over the train split)."
         ),
     ] = None
     levels: Annotated[int | None, arg(help="Number of noise levels.")] = None

@@ -1,7 +1,8 @@
 """The one builder of all classifiers and defences, by name: ``build("rdc", "fashion-mini", levels=8)``.
 
-A name is one of :func:`names`, a shipped checkpoint or a ``.safetensors`` file (the diffusion classifier of that denoiser), or
-``module:function`` (a model of one's own). ``rdc models`` lists the names on the command line, ``rdc models rdc`` the options.
+A name is one of :func:`names`, a shipped checkpoint, a ``.safetensors`` or a published ``.pkl`` file (the diffusion classifier of
+that denoiser), or ``module:function`` (a model of one's own). ``rdc models`` lists the names on the command line, ``rdc models
+rdc`` the options.
 
 >>> build("dc", "digits", levels=2).num_classes
 10
@@ -44,7 +45,7 @@ def build(name: str, data: str = "fashion-mini", device: str | torch.device = "c
     """Build a model: images ``(N, C, H, W)`` in [0, 1] to logits ``(N, K)``, in evaluation mode.
 
     Arguments:
-        name: One of :func:`names`, a shipped checkpoint, a ``.safetensors`` file, or ``module:function``.
+        name: One of :func:`names`, a shipped checkpoint, a ``.safetensors`` or ``.pkl`` file, or ``module:function``.
         data: The images that it is for, a name that ``rdc.data.load`` knows.
         device: Where it shall live.
         options: Those of :func:`options_of`, as objects or as text (``"8/255"``, ``"none"``, ``"0.4,0.6"``).
@@ -96,9 +97,9 @@ def entry(name: str) -> Model:
 
     if name in MODELS:
         return MODELS[name]
-    if name in shipped() or name in ALIASES or name.endswith(".safetensors"):
+    if name in shipped() or name in ALIASES or name.endswith((".safetensors", ".pkl")):
         return Model(name, partial(diffusion.of_checkpoint, name))
     raise ValueError(
-        f"unknown model {name!r}; there are {', '.join(names())}, the checkpoints {', '.join(shipped())}, a .safetensors file, "
-        "or module:function"
+        f"unknown model {name!r}; there are {', '.join(names())}, the checkpoints {', '.join(shipped())}, a .safetensors or "
+        ".pkl file, or module:function"
     )

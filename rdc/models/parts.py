@@ -15,7 +15,7 @@ from rdc.data import Images
 Kind = Literal["elbo", "edm", "edm-released", "vp", "vp-printed", "vp-derived"]
 Coupling = Literal["shared", "per_class", "antithetic", "fresh"]
 #: Name of a denoiser, for :func:`find_denoiser`.
-DenoiserName = Annotated[str, "heads, single-head, optimal, a checkpoint or a .safetensors file"]
+DenoiserName = Annotated[str, "heads, single-head, optimal, a checkpoint, a .safetensors or a .pkl file"]
 #: Networks that come with the book.
 Network = Literal["cnn", "at-linf", "at-l2"]
 #: Shipped denoisers by data set: all classes in one pass, and one class at a time.
@@ -47,7 +47,8 @@ def find_denoiser(name: str, data: str, device: torch.device) -> Any:
 
     Arguments:
         name: ``heads`` (shipped, all classes in one pass where there is such a network), ``single-head`` (shipped), ``optimal``
-            (the closed form over the train split), a shipped checkpoint, or a ``.safetensors`` file.
+            (the closed form over the train split), a shipped checkpoint, a ``.safetensors`` file, those of published networks
+            included, or the ``.pkl`` file of one (:mod:`rdc.denoise.published`).
         data: The data set that it must be for.
         device: Where it shall live.
 
@@ -55,7 +56,7 @@ def find_denoiser(name: str, data: str, device: torch.device) -> Any:
         ValueError: if there is none for the data set, or the file is missing, damaged or for another one.
     """
     from rdc.denoise.base import fast_dtype
-    from rdc.denoise.checkpoints import load_denoiser
+    from rdc.denoise.published import load_denoiser
 
     if name == "optimal":
         return optimal_denoiser(data, device)

@@ -2,6 +2,7 @@
 
 __all__ = ["checkpoints_of"]
 
+import hashlib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 DENOISERS, NETWORKS = ("denoiser", "unconditional", "fast", "slow"), ("network",)
 #: Models with a network that no option names.
 IMPLIED = {"lm-cnn": "cnn"}
+PICKLE = ".pkl"  # of a published denoiser
 
 
 def checkpoints_of(name: str, data: str, options: Mapping[str, Any]) -> dict[str, str]:
@@ -44,9 +46,13 @@ def checkpoints_of(name: str, data: str, options: Mapping[str, Any]) -> dict[str
 def denoiser_file(name: str, data: str) -> tuple[Path, str] | None:
     """Return the file of a denoiser, and its kind; None for the optimal one."""
     from rdc.denoise.checkpoints import locate
+    from rdc.denoise.published import KIND, kind_of
     from rdc.models.parts import SHIPPED
 
-    return None if name == "optimal" else (locate(SHIPPED[name][data] if name in SHIPPED else name), "denoiser")
+    if name == "optimal":
+        return None
+    path = Path(name) if name.endswith(PICKLE) else locate(SHIPPED[name][data] if name in SHIPPED else name)
+    return path, KIND if path.suffix == PICKLE or kind_of(path) == KIND else "denoiser"
 
 
 def network_file(name: str, data: str) -> tuple[Path, str] | None:
@@ -62,7 +68,9 @@ def network_file(name: str, data: str) -> tuple[Path, str] | None:
 
 @cache
 def digest_of(path: Path, kind: str) -> str:
-    """Return the start of the hash of the tensors of a checkpoint, which is checked."""
+    """Return the start of the hash of the tensors of a checkpoint, which is checked; of a published ``.pkl`` that of the file."""
     from rdc.denoise.checkpoints import read_checkpoint
 
+    if path.suffix == PICKLE:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     return str(read_checkpoint(path, kind)[1]["tensors_sha256"])[:12]
