@@ -44,10 +44,13 @@ TOY: dict[str, dict[str, Any]] = {
         **{"n_frechet": 20},
     },
     "07d_similar_heads": {"n_heads": 4, "sigmas": [0.2, 1.6], "n_feature": 2},
-    "08_gradient_randomness": {
-        **{"count": 2, "n": 1, "repeats": 4, "eot": [1, 2], "level_counts": [2], "n_smooth": 1, "path_steps": 2},
-        **{"draws": 2, "n_attack": 1, "steps": 1, "eps": 16 / 255, "lm_count": 1},
+    "08_gradient_randomness": {"count": 2, "n": 1, "repeats": 4, "eot": [1, 2], "level_counts": [2]},
+    "08b_loss_and_size": {"count": 2, "n": 1, "repeats": 2},
+    "08c_smooth_and_quiet": {
+        **{"count": 2, "n": 1, "repeats": 2, "n_smooth": 1, "path_steps": 2, "draws": 2, "steps": 1, "eps": 16 / 255},
     },
+    "08d_known_noise": {"count": 2, "draws": 2, "n_attack": 1, "steps": 1, "eps": 16 / 255, "lm_count": 1},
+    "08e_compression": {"count": 2, "n": 1, "n_smooth": 1},
     "09_certification": {
         **{"radii": [0.25, 0.5, 0.75, 1.0], "toy_n": 30, "toy_runs": 20, "peek_runs": 20, "peek_n": 60, "plan_n": 400},
         **{"plan_runs": 10},

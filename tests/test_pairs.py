@@ -12,7 +12,6 @@ ROOT = Path(__file__).parents[1]
 
 PY = sorted((ROOT / "notebooks").glob("*.py"))
 LINES = 400  # of code a page, without its exercises
-LONG = {"08_gradient_randomness"}  # to be split
 
 
 def cells(nb):
@@ -49,4 +48,4 @@ def test_a_page_is_short(py):
     asked = code_of_exercises(nb)
     cells = [c for i, c in enumerate(nb.cells) if c.cell_type == "code" and i not in asked]
     code = [line for c in cells for line in c.source.splitlines() if line.strip()]
-    assert (len(code) <= LINES) != (py.stem in LONG), f"{len(code)} lines of code; the limit is {LINES}"
+    assert len(code) <= LINES, f"{len(code)} lines of code; the limit is {LINES}"

@@ -15,7 +15,7 @@ from rdc.findings.certified import CERTIFIED, FAST, NOISED
 from rdc.findings.claim import stored
 from rdc.findings.guidance import METHODS, SAMPLES
 from rdc.findings.ledger.attacks import ATTACKS, PARTS
-from rdc.findings.robust_classification import AT_WORK, DC, LM, OOD, OPTIMAL, RANDOM, TAUGHT
+from rdc.findings.robust_classification import AT_WORK, DC, LM, OOD, OPTIMAL, RANDOM, SIZE, TAUGHT
 from rdc.runs.record import book_folder
 
 State = Literal["done here", "at our size", "needs files", "absent"]
@@ -98,7 +98,7 @@ ITEMS = (
     Item("R12", "Section 3.3", "The optimal classifier under attack", ("optimal", "nearest"), claims=("A4", "A5"), page=OPTIMAL),
     Item("R13", "Table 3", "Evaluations, seconds and accuracy of the variants", ("rdc-settings", "multihead"), claims=("A12",),
          note="costs are those of this machine", page=PARTS),
-    Item("R14", "Table 4", "Mean absolute gradients", ("gradient-randomness",), claims=("A19",), page=RANDOM),
+    Item("R14", "Table 4", "Mean absolute gradients", ("gradient-randomness",), claims=("A19",), page=SIZE),
     Item("R15", "Table 5", "DiffPure, DiffPure and DC, RDC", ("rdc-suite",), claims=("A22",), page=PARTS),
     Item("R16", "Appendix B.2", "The attack on features", ("rdc-attacks",), claims=("A21",), page=ATTACKS),
     Item("R17", "Table 6", "Randomised defences, quoted from others", note="quotations; nothing to run"),

@@ -93,7 +93,7 @@ LM = "notebooks/06_likelihood_maximization"
 OOD, BY_PGD = "notebooks/13_out_of_distribution", {"data": "digits", "attack": "pgd"}
 DC, STEPS, LOSS = (f"notebooks/04{page}" for page in ("_diffusion_classifier", "c_time_steps", "e_large_loss"))
 HEADS, TAUGHT, AT_WORK = (f"notebooks/07{page}" for page in ("_multihead", "b_training_heads", "c_heads_at_work"))
-RANDOM = "notebooks/08_gradient_randomness"
+RANDOM, SIZE = "notebooks/08_gradient_randomness", "notebooks/08b_loss_and_size"
 FLOOR = "notebooks/12_floor"
 COLOUR, CIFAR = "notebooks/14_papers_data", "CIFAR-10, 32x32"
 
@@ -243,7 +243,7 @@ CLAIMS = (
     ),
     Claim(
         "A19", "Table 4", "Gradients of RDC are as large as those of adversarially trained networks.",
-        "measured without an interval", page=RANDOM,
+        "measured without an interval", page=SIZE,
     ),
     Claim(
         "A20", "Appendix B.2", "Averaging gradients over the noise (EOT) does not help an attacker.",

@@ -6,7 +6,7 @@ from typing import Any
 
 from rdc.findings.claim import Side
 from rdc.findings.ledger import Effect, Entry
-from rdc.findings.robust_classification import AT_WORK, HEADS, LM, RANDOM, TAUGHT, compared, heads, rdc, suite, trained
+from rdc.findings.robust_classification import AT_WORK, HEADS, LM, RANDOM, SIZE, TAUGHT, compared, heads, rdc, suite, trained
 
 ATTACKS, PARTS, AUDITED = "notebooks/06b_rdc_attacks", "notebooks/06c_rdc_parts", "notebooks/05e_audit"
 
@@ -130,7 +130,7 @@ ENTRIES = (
         "`reduce=`; `rdc.analyse` has measures without units",
         (Effect(("mean absolute gradient, CNN:", random("CNN", "mean absolute")),
                 ("RDC, BPDA:", random("RDC, BPDA", "mean absolute"))),),
-        "Each in its own units, which is the point.", RANDOM,
+        "Each in its own units, which is the point.", SIZE,
     ),
     Entry(
         "ATT-11", "M", "Which images", "512 random test images; the first 100 in ablations.",
