@@ -42,6 +42,7 @@ ALLOWED = {
     rf"(?:from|near|between|floors?(?: of)?|noise level to) {FRACTION}(?:(?: and to| to| and|,) {FRACTION})*": "noise levels",
     rf"in which {FRACTION} is usual|best scale is {FRACTION} for|below {FRACTION} %|{FRACTION}/255": "a parameter",
     r"a stated 5 %|9900 of 10 000|more than 9[05] %|must reach 0 %": "a definition, a question or a rule of choice",
+    r"and 640 times as many|probability 0\.0086": "arithmetic of a solution",
     r"which is 0\.2 here|not below 0\.05 in spite of 9 against 2": "arithmetic of a solution",
     r": 0\.98 when the common part|than its 5 % if": "the same, and a level",
     r"nearest distance|within 10 % of|less than 1 %|is 2\.3 nats|that is 1\.5 for all": "arithmetic that the sentence makes",
