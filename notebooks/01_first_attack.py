@@ -401,17 +401,39 @@ for name in ("margin", "dlr"):  # these do not notice the factor
 # - Accuracy under attack is an upper bound of the robust accuracy. Draw the whole curve and see it reach zero.
 # - An ordinary network on Fashion-MNIST falls to PGD and to AutoAttack.
 # - Cross-entropy saturates when logits are large. Margin and DLR do not, so run more than one loss and rescale the logits as a check.
-#
+
+# %% [markdown]
 # ## Exercises
 #
 # :::{exercise-start}
 # :label: ex-first-attack-fgsm
 # :::
-# **One step.** The fast gradient sign method ({term}`FGSM`) takes a single step of length $\epsilon$ {cite}`goodfellow2015explaining`.
-# Compare it with PGD at 4/255, 8/255 and 32/255. Where does it fail, and why?
+# **One step** (10 minutes, easy). The fast gradient sign method ({term}`FGSM`) takes a single step of length $\epsilon$
+# {cite}`goodfellow2015explaining`. How many of the images are right after it at 8/255 and 32/255, compared with PGD?
+# Where does it fail, and why?
+#
+# :::{hint}
+# :class: dropdown
+# It is `pgd_by_hand` with one step of length $\epsilon$; `robust_accuracy(...).correct` counts.
+# :::
 
 # %%
 # your code here
+after_one_step = {8: None, 32: None}  # images right, by radius
+
+# %%
+# check
+def after_pgd(e: int) -> int:
+    """Images right after PGD."""
+    x_adv = pgd_by_hand(model, xa, ya, eps=e / 255, steps=steps)
+    return robust_accuracy(model, xa, ya, x_adv).correct
+
+
+fine = None not in after_one_step.values() and all(
+    after_pgd(e) <= right <= n_attack for e, right in after_one_step.items()
+)
+fine = fine and after_one_step[32] <= after_one_step[8]
+print("right" if fine else "not yet")
 
 # %% [markdown]
 # :::{exercise-end}
@@ -421,30 +443,43 @@ for name in ("margin", "dlr"):  # these do not notice the factor
 # :label: sol-first-attack-fgsm
 # :class: dropdown
 # :::
-# It is `pgd_by_hand` with one step of length $\epsilon$.
+# FGSM is the weaker attack at every radius. It trusts the linear model {eq}`eq-first-order` over the whole radius. Far
+# from $x$ the gradient has turned, and a long step along the first one passes over the adversarial region. A model that
+# resists FGSM at a large radius has shown that its loss is curved, not that it is robust.
 
 # %%
-for e in (4, 8, 32):
+for e in after_one_step:
     one = pgd_by_hand(model, xa, ya, eps=e / 255, steps=1, step=e / 255)
-    many = pgd_by_hand(model, xa, ya, eps=e / 255, steps=steps)
-    print(f"{e:2}/255  FGSM {robust_accuracy(model, xa, ya, one)}   PGD {robust_accuracy(model, xa, ya, many)}")
-    claim(robust_accuracy(model, xa, ya, one).correct >= robust_accuracy(model, xa, ya, many).correct)
+    after_one_step[e] = robust_accuracy(model, xa, ya, one).correct
+    print(f"{e:2}/255: FGSM {after_one_step[e]}, PGD {after_pgd(e)}")
+
+# %% tags=["remove-cell"]
+claim(all(after_one_step[e] >= after_pgd(e) for e in (8, 32)))
 
 # %% [markdown]
-# FGSM is the weaker attack at every radius. It trusts the linear model {eq}`eq-first-order` over the whole radius.
-# Far from $x$ the gradient has turned, and a long step along the first one passes over the adversarial region.
-# A model that resists FGSM at a large radius has shown that its loss is curved, not that it is robust.
-#
 # :::{solution-end}
 # :::
 #
 # :::{exercise-start}
 # :label: ex-first-attack-targeted
 # :::
-# **A target.** Make the network say the *next* class, $y + 1 \bmod K$. How often does that succeed at 8/255 and at 32/255, compared with any wrong class?
+# **A target** (10 minutes, medium). Make the network say the *next* class, $y + 1 \bmod K$. For how many of the images
+# does that succeed at 8/255 and at 32/255, compared with any wrong class?
+#
+# :::{hint}
+# :class: dropdown
+# Descend on the cross-entropy of the target: `pgd_by_hand` takes a `loss` of logits and labels, and climbs.
+# :::
 
 # %%
 # your code here
+says_target = {8: None, 32: None}  # images, by radius
+
+# %%
+# check
+fine = None not in says_target.values()
+fine = fine and 0 < says_target[8] <= says_target[32] <= n_attack
+print("right" if fine else "not yet")
 
 # %% [markdown]
 # :::{exercise-end}
@@ -454,31 +489,56 @@ for e in (4, 8, 32):
 # :label: sol-first-attack-targeted
 # :class: dropdown
 # :::
-# Descend on the cross-entropy of the target: the same function with another loss.
+# A target is a stronger wish, so it is granted less often at a given radius. AutoAttack uses targets for another
+# reason: with nine different directions, an image has nine chances to be broken.
 
 # %%
 target = (ya + 1) % len(test.classes)
-for e in (8, 32):
-    x_target = pgd_by_hand(model, xa, target, eps=e / 255, steps=steps, loss=lambda f, t: -cross_entropy(f, t))
-    hits = Accuracy.of(int((predict(model, x_target) == target).sum()), n_attack)
-    wrong = Accuracy.of(int((predict(model, x_target) != ya).sum()), n_attack)
-    print(f"{e:2}/255  says the target {hits}   says anything wrong {wrong}")
+for e in says_target:
+    x_target = pgd_by_hand(
+        model,
+        xa,
+        target,
+        eps=e / 255,
+        steps=steps,
+        loss=lambda f, t: -cross_entropy(f, t),
+    )
+    answers = predict(model, x_target)
+    says_target[e] = int((answers == target).sum())
+    wrong = int((answers != ya).sum())
+    print(f"{e:2}/255: the target {says_target[e]}, anything wrong {wrong}")
+
+# %% tags=["remove-cell"]
+claim(says_target[8] < says_target[32])
 
 # %% [markdown]
-# A target is a stronger wish, so it is granted less often at a given radius.
-# AutoAttack uses targets for another reason: with nine different directions, an image has nine chances to be broken.
-#
 # :::{solution-end}
 # :::
 #
 # :::{exercise-start}
 # :label: ex-first-attack-dual
 # :::
-# **Other norms.** Prove {prf:ref}`prop-steepest` for $p = 2$, and find the steepest step for $p = 1$.
-# Check both against random directions.
+# **Other norms** (10 minutes, medium). Prove {prf:ref}`prop-steepest` for $p = 2$, and find the steepest step for $p =
+# 1$. Give the step of length 1 for each $p$ and the gradient $g$ below; no direction may do better.
+#
+# :::{hint}
+# :class: dropdown
+# Cauchy and Schwarz for $p = 2$. For $p = 1$: which pixel would you spend the whole budget on?
+# :::
 
 # %%
 # your code here
+g = torch.randn(784, generator=generator(seed, "dual"))
+best = {1: None, 2: None}  # a step for each p, of norm 1
+
+# %%
+# check
+dual = {1: float(g.abs().max()), 2: float(g.norm())}  # what can be reached
+fine = all(d is not None for d in best.values()) and all(
+    abs(float(d.norm(p=p)) - 1) < 1e-5 and float(g @ d) > 0.9999 * dual[p]
+    for p, d in best.items()
+)
+print("right" if fine else "not yet")
 
 # %% [markdown]
 # :::{exercise-end}
@@ -488,34 +548,51 @@ for e in (8, 32):
 # :label: sol-first-attack-dual
 # :class: dropdown
 # :::
-# For $p = 2$ this is the Cauchy-Schwarz inequality, $g \cdot \delta \le \norm{g}_2 \norm{\delta}_2 \le \eta \norm{g}_2$, with equality for $\delta \propto g$.
+# For $p = 2$ this is the Cauchy-Schwarz inequality, $g \cdot \delta \le \norm{g}_2 \norm{\delta}_2 \le \eta
+# \norm{g}_2$, with equality for $\delta \propto g$.
 #
-# For $p = 1$ we have $g \cdot \delta \le \max_i |g_i| \sum_i |\delta_i| \le \eta \norm{g}_\infty$. Equality holds if the whole budget goes to one pixel,
-# the one with the largest $|g_i|$. In general the value is $\eta$ times the *dual* norm of $g$.
+# For $p = 1$ we have $g \cdot \delta \le \max_i |g_i| \sum_i |\delta_i| \le \eta \norm{g}_\infty$. Equality holds if
+# the whole budget goes to one pixel, the one with the largest $|g_i|$. In general the value is $\eta$ times the *dual*
+# norm of $g$. Random directions are far behind: in 784 dimensions they are nearly orthogonal to $g$.
 
 # %%
-g = torch.randn(784, generator=generator(seed, "dual"))
 trial = torch.randn(10_000, 784, generator=generator(seed, "trial"))
 largest = g.abs().argmax()
-best = {1: torch.zeros(784).index_fill(0, largest, 1.0) * g[largest].sign(), 2: g / g.norm()}
-for p, delta_p in best.items():
+best = {1: torch.zeros(784), 2: g / g.norm()}
+best[1][largest] = g[largest].sign()
+for p, step_p in best.items():
     tried = (trial / trial.norm(p=p, dim=1, keepdim=True)) @ g
-    print(f"p = {p}: formula {float(g @ delta_p):.3f}, best of 10 000 random directions {float(tried.max()):.3f}")
-    claim(g @ delta_p > tried.max())
+    print(f"p = {p}: {float(g @ step_p):.3f}, random {float(tried.max()):.3f}")
+
+# %% tags=["remove-cell"]
+claim(float(g @ best[1]) > 0 and float(g @ best[2]) > float(tried.max()))
 
 # %% [markdown]
-# Random directions are far behind: in 784 dimensions they are nearly orthogonal to $g$.
-#
 # :::{solution-end}
 # :::
 #
 # :::{exercise-start}
 # :label: ex-first-attack-start
 # :::
-# **Does a random start matter?** Run the package's attack with 1 and with 3 restarts at 4/255, and `pgd_by_hand` (which starts at the image) with the margin loss. Which images does only one of them break?
+# **Does a random start matter?** (10 minutes, medium). At 4/255, how many images are right after `pgd_by_hand` (which
+# starts at the image) with the margin loss, after the package's `pgd` with 1 and with 3 restarts, and after all of them
+# together?
+#
+# :::{hint}
+# :class: dropdown
+# `robust_accuracy` takes a list of attacked images; an image counts if none of them breaks it.
+# :::
 
 # %%
 # your code here
+still_right = dict.fromkeys(("image", "one", "three", "together"))
+
+# %%
+# check
+fine = None not in still_right.values() and 0 < still_right["together"]
+fine = fine and still_right["together"] == min(still_right.values())
+fine = fine and still_right["three"] <= still_right["one"] < n_attack
+print("right" if fine else "not yet")
 
 # %% [markdown]
 # :::{exercise-end}
@@ -525,32 +602,47 @@ for p, delta_p in best.items():
 # :label: sol-first-attack-start
 # :class: dropdown
 # :::
+# For a smooth, undefended network they differ by few images: its loss has no traps. A large gain from restarts is a
+# warning. It means that single runs get stuck, so still more restarts would find still more.
 
 # %%
-e = 4 / 255
-attacks = {
-    "from the image": pgd_by_hand(model, xa, ya, eps=e, steps=steps, loss=LOSSES["margin"]),
-    "one random start": pgd(model, xa, ya, eps=e, steps=steps, seed=seed),
-    "three random starts": pgd(model, xa, ya, eps=e, steps=steps, restarts=3, seed=seed),
-}
-for name, x_adv in attacks.items():
-    print(f"{name:20} {robust_accuracy(model, xa, ya, x_adv)}")
-print(f"{'all together':20} {robust_accuracy(model, xa, ya, list(attacks.values()))}")
+e, margin_loss = 4 / 255, LOSSES["margin"]
+tries = [pgd_by_hand(model, xa, ya, eps=e, steps=steps, loss=margin_loss)]
+for restarts in (1, 3):
+    again = {"restarts": restarts, "seed": seed}
+    tries.append(pgd(model, xa, ya, eps=e, steps=steps, **again))
+for name, images in zip(still_right, [*tries, tries], strict=True):
+    still_right[name] = robust_accuracy(model, xa, ya, images).correct
+print(still_right)
+
+# %% tags=["remove-cell"]
+claim(still_right["together"] <= min(still_right.values()))
 
 # %% [markdown]
-# For a smooth, undefended network the three differ by few images: its loss has no traps.
-# A large gain from restarts is a warning. It means that single runs get stuck, so still more restarts would find still more.
-#
 # :::{solution-end}
 # :::
 #
 # :::{exercise-start}
 # :label: ex-first-attack-units
 # :::
-# **Why is an $\epsilon$ of 8 wrong?** Call the attack with `eps=8`. What does the package say, and what would the result mean?
+# **Why is an $\epsilon$ of 8 wrong?** (5 minutes, easy). Call the attack with `eps=8.0` on eight images. Which radius
+# does the package's warning suggest? What is the largest change of a pixel then, and what would the result mean?
+#
+# :::{hint}
+# :class: dropdown
+# `warnings.catch_warnings(record=True)` collects warnings; `norm_of(x_adv - x, "Linf")` measures.
+# :::
 
 # %%
 # your code here
+suggested, largest_change = None, None  # a radius; in image units
+
+# %%
+# check
+fine = None not in (suggested, largest_change)
+fine = fine and abs(suggested - 8 / 255) < 1e-6 and largest_change <= 1
+fine = fine and largest_change > 0.9
+print("right" if fine else "not yet")
 
 # %% [markdown]
 # :::{exercise-end}
@@ -560,18 +652,23 @@ print(f"{'all together':20} {robust_accuracy(model, xa, ya, list(attacks.values(
 # :label: sol-first-attack-units
 # :class: dropdown
 # :::
+# Images lie in $[0, 1]$. A radius of 1 or more contains *every* image, so each classifier that ever says two different
+# things has robust accuracy zero. The number would be true and worthless. The same mistake in the other direction,
+# $8/255$ on images in $[0, 255]$, makes every model look robust.
 
 # %%
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     x_adv = pgd(model, xa[:8], ya[:8], eps=8.0, steps=steps, seed=seed)
 print(caught[0].message)
-print(f"largest change {norm_of(x_adv - xa[:8], 'Linf').max():.2f}, accuracy {robust_accuracy(model, xa[:8], ya[:8], x_adv)}")
+suggested = 8 / 255
+largest_change = float(norm_of(x_adv - xa[:8], "Linf").max())
+print(f"largest change {largest_change:.2f}")
+
+# %% tags=["remove-cell"]
+claim("8/255" in str(caught[0].message))
 
 # %% [markdown]
-# Images lie in $[0, 1]$. A radius of 1 or more contains *every* image, so each classifier that ever says two different things has robust accuracy zero.
-# The number would be true and worthless. The same mistake in the other direction, $8/255$ on images in $[0, 255]$, makes every model look robust.
-#
 # :::{solution-end}
 # :::
 #
