@@ -73,16 +73,17 @@ def title(row: Row) -> str:
 
 
 cells = stored_cells("cifar10")
-fig, ax = plt.subplots(figsize=(7.5, 0.6 + 0.42 * len(cells)))
+fig, ax = plt.subplots(figsize=(7.5, 0.6 + 0.6 * len(cells)))
 for i, cell in enumerate(reversed(cells)):
     bars = {"clean": "#b0b0b0"} | ({"robust": "#de8f05"} if cell.row.attack else {})
     for outcome, shade in bars.items():
         value = cell.accuracy(outcome)
         ends = [[value.value - value.low], [value.high - value.value]]
         ends = [[100 * max(end, 0) for end in side] for side in ends]
-        ax.barh(i, 100 * value.value, xerr=ends, color=shade, capsize=3)
+        at = i + (0.2 if outcome == "clean" else -0.2)
+        ax.barh(at, 100 * value.value, 0.38, xerr=ends, color=shade, capsize=3)
         words = f"{value.correct} of {value.n}"
-        ax.text(100 * value.high + 1.5, i, words, va="center")
+        ax.text(100 * value.high + 1.5, at, words, va="center", fontsize=10)
 ax.set_yticks(range(len(cells)), [title(c.row) for c in reversed(cells)])
 ax.set(xlim=(0, 100), xlabel="images right (%)")
 ax.grid(axis="y", visible=False)
