@@ -116,7 +116,7 @@ def test_unknown_parameters_and_profiles_of_a_notebook(monkeypatch, capsys, tmp_
     code, _, err = run(monkeypatch, capsys, "run", "01", "-p", "stpes", "3", "--out", out)
     assert code == 2 and "unknown parameter 'stpes'" in err
     code, _, err = run(monkeypatch, capsys, "run", "01", "--profile", "huge", "--out", out)
-    assert code == 2 and "unknown profile 'huge'; there are full, tutorial" in err
+    assert code == 2 and "unknown profile 'huge'; there are full, paper, tutorial" in err
     assert not out.exists()
 
 

@@ -88,7 +88,7 @@ def test_run_notebook_uses_parameters(write, tmp_path, source):
 def test_unknown_names_are_refused(write, tmp_path):
     with pytest.raises(ValueError, match="^unknown parameter 'stpes'; there are n, seed$"):
         notebook.run_notebook(write(), tmp_path / "out.ipynb", {"stpes": 3})
-    with pytest.raises(ValueError, match="unknown profile 'huge'; there are full, tutorial"):
+    with pytest.raises(ValueError, match="unknown profile 'huge'; there are full, paper, tutorial"):
         notebook.run_notebook(write(), tmp_path / "out.ipynb", profile="huge")
     with pytest.raises(ValueError, match="there is no notebook"):
         notebook.run_notebook(tmp_path / "none.py", tmp_path / "out.ipynb")
