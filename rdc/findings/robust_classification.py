@@ -225,7 +225,7 @@ CLAIMS = (
     ),
     Claim(
         "A16d", "Section 4.4", "BPDA suffices for evaluating RDC, on CIFAR-10.",
-        "the union of the gradients keeps as many images as BPDA alone, less five points, with a small denoiser",
+        "the union of the gradients that were run keeps as many images as BPDA alone, less five points, with a small denoiser",
         (Evidence(colour(), colour(gradient="bpda"), bound=MARGIN, effect=0.0),), page=COLOUR, scale=CIFAR,
     ),
     Claim(
