@@ -4,6 +4,7 @@ __all__ = ["experiment_command"]
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,7 +14,9 @@ from tyro.conf import Positional, arg
 from rdc.cli.forecast import forecast
 from rdc.cli.options import Device, Quiet, pick_device
 from rdc.experiments import Experiment, experiment, names
+from rdc.quantities import count
 from rdc.runs.campaign import Campaign, campaign_state, run_campaign
+from rdc.runs.cell import Row
 from rdc.runs.cluster import on_ray
 from rdc.runs.record import book_folder
 from rdc.runs.store import Store, merge
@@ -34,6 +37,9 @@ def experiment_command(
     cpus: Annotated[float, arg(help="Cores of a task on Ray.")] = 1,
     gpus: Annotated[float, arg(help="GPUs of a task on Ray; 0.25 lets four share one.")] = 0,
     out: Annotated[Path | None, arg(help="Folder of the results; by default that of the book.")] = None,
+    block: Annotated[
+        int | None, arg(help="Images of a cell; by default as the row says, which suits a CPU. A GPU is filled by more.")
+    ] = None,
     shard: Annotated[str, arg(help="I/N: of N runs that share the work this is number I = 0...N-1.")] = "0/1",
     toy_size: Annotated[bool, arg(name="toy", help="Two images and one step, to try a campaign; needs --out.")] = False,
     quiet: Quiet = False,
@@ -46,7 +52,7 @@ def experiment_command(
     For example:
       rdc experiment list
       rdc experiment status rdc-gradient
-      rdc experiment run rdc-gradient --minutes 9 --device cuda --out run1
+      rdc experiment run rdc-gradient --minutes 9 --device cuda --block 128 --out run1
       rdc experiment merge run1 run2
 
     The experiments paper-... need published denoisers, and say which; before they start they print what they cost here.
@@ -60,7 +66,7 @@ def experiment_command(
         raise ValueError("--toy is for runs into a folder of their own; give --out")
     begin = time.monotonic()
     for one in chosen:
-        rows = tuple(map(toy, one.rows)) if toy_size else one.rows
+        rows = tuple(map(toy, one.rows)) if toy_size else in_blocks(one.rows, block)
         left_over = None if minutes is None else minutes - (time.monotonic() - begin) / 60
         campaign = Campaign(rows, measure, code_of, weights_of, str(pick_device(device)), shard_of(shard))
         if action == "status":
@@ -73,6 +79,15 @@ def experiment_command(
             done, left = run_campaign(campaign, path, () if toy_size else known, left_over, workers, quiet, execute)
             print(f"{one.name}: {done} cells done, {left} left; {path}")
     return None
+
+
+def in_blocks(rows: Sequence[Row], block: int | None) -> tuple[Row, ...]:
+    """Return rows with another number of images in a cell, if one is given; it decides nothing else.
+
+    Raises:
+        ValueError: if it is not positive.
+    """
+    return tuple(rows) if block is None else tuple(replace(row, block=count(block, "--block")) for row in rows)
 
 
 def shard_of(text: str) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from rdc.runs.cell import Row
 
 PGD: dict[str, Any] = {"attack": "pgd", "steps": 20}
 APGD: dict[str, Any] = {"attack": "autoattack", "steps": 20, "version": "custom", "attacks": ["apgd-ce", "apgd-t"]}
-SQUARE: dict[str, Any] = {"attack": "square", "queries": 1000}
+SQUARE: dict[str, Any] = {"attack": "square", "queries": 5000}
 
 
 def pgd(gradient: str, name: str = "", **more: Any) -> dict[str, Any]:
@@ -57,15 +57,14 @@ def lm(
 
 
 ROWS = (
-    *(row(m, OWN, 96, {"model": m, "attacks": "all"}, priority=-2) for m in ("cnn", "at-linf")),
-    row("dc", OWN[:3], 96, {"model": "dc", "attacks": "strong"}, priority=-2),
-    row("dc-floor", OWN, 96, {"model": "dc-floor", "attacks": "all"}, priority=-3),
-    lm("rdc", 5, 96, priority=-2),
-    lm("rdc", 5, 48, ALL, priority=-3, title="rdc-floor", sigma_min=1.0),
-    *(lm("rdc", N, 96, priority=-1) for N in (1, 2)),
-    *(lm(m, 5, 96) for m in ("lm-cnn", "lm-at")),
-    *(row(m, PURIFIED, 96, {"model": m, "attacks": "strong"}) for m in ("diffpure", "diffpure-dc")),
-    lm("rdc", 10, 48, priority=1),
-    lm("rdc", 5, 32, ALL, priority=1),
-    *(lm(m, 5, 48, GRADIENTS, seed) for m, seed in product(("rdc",), (1, 2, 3, 4))),
+    *(row(m, OWN, 512, {"model": m, "attacks": "all"}, priority=-2) for m in ("cnn", "at-linf")),
+    row("dc", OWN[:3], 512, {"model": "dc", "attacks": "strong"}, priority=-3),
+    row("dc-floor", OWN, 256, {"model": "dc-floor", "attacks": "all"}, priority=-2),
+    lm("rdc", 5, 512, priority=-3),
+    lm("rdc", 5, 256, ALL, priority=-2, title="rdc-floor", sigma_min=1.0),
+    *(lm("rdc", N, 256, priority=-1) for N in (1, 2, 10)),
+    *(lm(m, 5, 256) for m in ("lm-cnn", "lm-at")),
+    *(row(m, PURIFIED, 256, {"model": m, "attacks": "strong"}) for m in ("diffpure", "diffpure-dc")),
+    lm("rdc", 5, 128, ALL, priority=1),
+    *(lm(m, 5, 256, GRADIENTS, seed) for m, seed in product(("rdc",), (1, 2, 3, 4))),
 )

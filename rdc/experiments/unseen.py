@@ -35,7 +35,8 @@ def row(model: str, threat: str) -> Row:
     ball, attack = THREATS[threat]
     attacks = [{"name": g, "gradient": g, **attack} for g in gradients] or [{"name": attack["attack"], **attack}]
     about = {"model": model, "threat": threat}
-    return Row(model, options, "union", {**ball, "attacks": attacks}, task="union", about=about, priority=[*MODELS].index(model))
+    arguments = {**ball, "attacks": attacks}
+    return Row(model, options, "union", arguments, n=256, task="union", about=about, priority=[*MODELS].index(model))
 
 
 ROWS = tuple(row(model, threat) for model, threat in product(MODELS, THREATS))
