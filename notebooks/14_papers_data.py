@@ -44,7 +44,7 @@ from rdc.data import load
 from rdc.denoise.checkpoints import load_denoiser
 from rdc.evaluate import Accuracy
 from rdc.findings.claim import Evidence, compared
-from rdc.findings.robust_classification import colour as kept
+from rdc.findings.colour import colour as kept
 from rdc.notebook import (
     check_parameters,
     claim,

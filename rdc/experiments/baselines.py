@@ -15,7 +15,11 @@ PGD = {"steps": 20, "loss": "margin"}
 TARGETED = {"steps": 50, "loss": "margin", "targets": 9, "norm": "Linf", "eps": "8/255"}
 SQUARE = {"queries": 1000, "norm": "Linf", "eps": "8/255"}
 STADV = {"steps": 30, "eps": "0.05"}
-TRAINED = ("at-linf", "cnn", "at-l2", "trades-linf")  # those whose weights come with the package
+#: Networks whose weights come with the package.
+TRAINED = (
+    "at-linf", "cnn", "at-l2", "trades-linf", "trades-l2", "mart-linf", "mart-l2", "at-linf-generated", "at-l2-generated",
+    "wrn-linf", "jem",
+)  # fmt: skip
 WHOLE, BLOCK = 512, 128
 FRESH = ("random-noise", "random-resize")
 

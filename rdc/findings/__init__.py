@@ -16,9 +16,9 @@ from rdc.runs.record import write_atomic
 
 def claims() -> dict[str, Claim]:
     """Return all claims by their id, in order."""
-    from rdc.findings import certified, guidance, robust_classification
+    from rdc.findings import certified, colour, guidance, robust_classification
 
-    return {claim.id: claim for claim in (*robust_classification.CLAIMS, *certified.CLAIMS, *guidance.CLAIMS)}
+    return {claim.id: claim for claim in (*robust_classification.CLAIMS, *colour.CLAIMS, *certified.CLAIMS, *guidance.CLAIMS)}
 
 
 def write_claims(path: str | Path, folder: str | Path | None = None) -> list[Finding]:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rdc.findings.claim import Side, outcomes
-from rdc.findings.robust_classification import alone, colour, rdc, trained
+from rdc.findings.colour import colour
+from rdc.findings.robust_classification import alone, rdc, trained
 from rdc.runs.statistics import Accuracy
 
 BARS: dict[str, tuple[str, Side]] = {

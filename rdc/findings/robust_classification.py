@@ -36,11 +36,6 @@ def strongest(model: str, **words: Any) -> Side:
     return Side("union", {"model": model, **words})
 
 
-def colour(model: str = "RDC", gradient: Any = THREE) -> Side:
-    """A defence on CIFAR-10 under PGD with 20 steps, Linf 8/255; RDC as released, under the union of its gradients."""
-    return Side("cifar10", {"model": model, "what": "attacked", "gradient": gradient if model == "RDC" else "plain"})
-
-
 def unseen(model: str, threat: str, outcome: str = "robust") -> Side:
     """A defence under a threat, all gradients that were tried; LM as released."""
     return Side("unseen", {"model": model, "threat": threat}, outcome)
@@ -95,7 +90,6 @@ DC, STEPS, LOSS = (f"notebooks/04{page}" for page in ("_diffusion_classifier", "
 HEADS, TAUGHT, AT_WORK = (f"notebooks/07{page}" for page in ("_multihead", "b_training_heads", "c_heads_at_work"))
 RANDOM, SIZE = "notebooks/08_gradient_randomness", "notebooks/08b_loss_and_size"
 FLOOR = "notebooks/12_floor"
-COLOUR, CIFAR = "notebooks/14_papers_data", "CIFAR-10, 32x32"
 
 CLAIMS = (
     Claim(
@@ -217,16 +211,6 @@ CLAIMS = (
         "A16b", "Section 4.4", "BPDA suffices for evaluating RDC.",
         "RDC as released under the union of the gradients keeps as many images as under BPDA, less five points",
         (Evidence(rdc(), rdc(gradient="bpda"), bound=MARGIN, effect=0.0),), page=LM,
-    ),
-    Claim(
-        "A16c", "Table 2", "… on CIFAR-10, the data of the claim.",
-        "RDC as released under the exact gradient keeps as many images as under BPDA, less five points, with a small denoiser",
-        (Evidence(colour(gradient="exact"), colour(gradient="bpda"), bound=MARGIN, effect=0.0),), page=COLOUR, scale=CIFAR,
-    ),
-    Claim(
-        "A16d", "Section 4.4", "BPDA suffices for evaluating RDC, on CIFAR-10.",
-        "the union of the gradients that were run keeps as many images as BPDA alone, less five points, with a small denoiser",
-        (Evidence(colour(), colour(gradient="bpda"), bound=MARGIN, effect=0.0),), page=COLOUR, scale=CIFAR,
     ),
     Claim(
         "A17", "Table 2", "The Lagrange attack is no stronger than BPDA.",
