@@ -180,6 +180,10 @@ class NearestNeighbor(nn.Module):
         return -torch.stack([d.amin(dim=1) for d in self.data.distances(z).split(self.data.counts, dim=1)], dim=1)
 
 
+#: What the released formula and the corollary say, in this order: divisor, square, units.
+READINGS = (("sigma", "variance"), ("each", "sum"), ("image", "model"))
+
+
 class ReleasedOptimalClassifier(nn.Module):
     r"""The formula of the released code (Chen et al., commit 8a82504), which differs from Corollary 3.3 in three places.
 
@@ -188,7 +192,8 @@ class ReleasedOptimalClassifier(nn.Module):
         s = \operatorname{softmax}_i\big( -\lVert \sqrt{\alpha_t} (x - x_i) + \sigma_t \epsilon \rVert^2 / (2 \sigma_t) \big)
 
     The softmax divides by :math:`2 \sigma_t` instead of :math:`2 \sigma_t^2`; squares are summed instead of the square of the sum
-    being taken; images stay in [0, 1]. For flat weights the loss is proportional to :math:`1 / N_y`.
+    being taken; images stay in [0, 1]. For flat weights the loss is proportional to :math:`1 / N_y`. Each of the three can be
+    switched to what the corollary says; with all of them it is the corollary.
 
     Arguments:
         x: The data set D, images in [0, 1].
@@ -196,13 +201,31 @@ class ReleasedOptimalClassifier(nn.Module):
         steps: Number of the 1 000 VP time steps, systematic.
         seed: Owner of the noise, one draw, shared by all images.
         chunk: Images at a time.
+        divisor: What the softmax divides by: ``sigma``, that is :math:`2 \sigma_t`, or ``variance``, :math:`2 \sigma_t^2`.
+        square: ``each``: squares are summed. ``sum``: the square of the sum, :math:`\lVert \sum_i s_i (x - x_i) \rVert^2`.
+        units: ``image``: [0, 1]. ``model``: [-1, 1].
+
+    Raises:
+        ValueError: on an unknown name.
     """
 
     def __init__(
-        self, x: Float[Tensor, "n c h w"], y: Int64[Tensor, " n"], steps: int = 100, seed: int = 0, chunk: int = 8
+        self,
+        x: Float[Tensor, "n c h w"],
+        y: Int64[Tensor, " n"],
+        steps: int = 100,
+        seed: int = 0,
+        chunk: int = 8,
+        divisor: str = "sigma",
+        square: str = "each",
+        units: str = "image",
     ) -> None:
         super().__init__()
+        for what, name, known in zip(("divisor", "square", "units"), (divisor, square, units), READINGS, strict=True):
+            if name not in known:
+                raise ValueError(f"unknown {what} {name!r}; there are {', '.join(known)}")
         self.data, self.chunk = OptimalDenoiser(x, y), chunk
+        self.power, self.square, self.unit = 1 if divisor == "sigma" else 2, square, 2 if units == "image" else 1
         alpha = vp_alphas()
         self.alphas = alpha[
             (torch.arange(1, steps + 1, device="cpu") * len(alpha)).div(steps, rounding_mode="floor") - 1
@@ -217,14 +240,21 @@ class ReleasedOptimalClassifier(nn.Module):
         return chunked(self._logits, to_model(x.to(self.data.points.dtype)), self.chunk).to(x.dtype)
 
     def _logits(self, z: Tensor) -> Tensor:
-        d = self.data.distances(z) / 4  # |x - x_i|^2 in image units
-        own = (z.flatten(1) - self.data.center) / 2
-        e = (own @ self.eps.T)[:, None] - (self.data.points @ self.eps.T / 2)[None]  # eps_t . (x - x_i), (B, N, T)
+        d = self.data.distances(z) / self.unit**2  # |x - x_i|^2
+        own = (z.flatten(1) - self.data.center) / self.unit
+        e = (own @ self.eps.T)[:, None] - (self.data.points @ self.eps.T / self.unit)[None]  # eps_t . (x - x_i), (B, N, T)
         total = z.new_zeros(len(z), self.data.num_classes)
         for t, alpha in enumerate(self.alphas):
             sigma = (1 - alpha) ** 0.5
-            exponent = -(alpha * d + 2 * alpha**0.5 * sigma * e[..., t]) / (2 * sigma)
-            groups = zip(exponent.split(self.data.counts, dim=1), d.split(self.data.counts, dim=1), strict=True)
-            loss = torch.stack([(a.softmax(dim=1).square() * b).sum(dim=1) for a, b in groups], dim=1)
-            total = total - alpha / sigma**2 * loss / len(self.alphas)
+            exponent = -(alpha * d + 2 * alpha**0.5 * sigma * e[..., t]) / (2 * sigma**self.power)
+            weights = [a.softmax(dim=1) for a in exponent.split(self.data.counts, dim=1)]
+            total = total - alpha / sigma**2 * self._losses(weights, d, own) / len(self.alphas)
         return total
+
+    def _losses(self, weights: list[Tensor], d: Tensor, own: Tensor) -> Tensor:
+        """The loss of each class ``(B, K)`` from its weights, squared distances and the centred images."""
+        if self.square == "sum":
+            groups = zip(weights, self.data.points.split(self.data.counts), strict=True)
+            return torch.stack([(own - s @ points / self.unit).square().sum(dim=1) for s, points in groups], dim=1)
+        pairs = zip(weights, d.split(self.data.counts, dim=1), strict=True)
+        return torch.stack([(s.square() * b).sum(dim=1) for s, b in pairs], dim=1)

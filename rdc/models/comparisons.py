@@ -80,6 +80,28 @@ def dc_first(
     return DiffusionClassifier(find_denoiser(denoiser, data, device), levels_of("vp", levels, "first"), seed=seed, chunk=chunk)
 
 
+@model("dc-mean")
+def dc_mean(
+    data: str,
+    device: torch.device,
+    *,
+    denoiser: DenoiserName = "heads",
+    levels: int = 8,
+    sigma_min: float | None = 0.1,
+    seed: int = 0,
+    chunk: int | None = None,
+) -> nn.Module:
+    """The diffusion classifier with the mean over pixels in the place of the sum, as in the released code.
+
+    The logits are those of dc, whose options these are, divided by the number of pixels: the same decisions.
+    """
+    from rdc.classify.diffusion import DiffusionClassifier
+    from rdc.schedule import levels as levels_of
+
+    chosen = levels_of("elbo", levels, sigma_min=sigma_min)
+    return DiffusionClassifier(find_denoiser(denoiser, data, device), chosen, reduce="mean", seed=seed, chunk=chunk)
+
+
 @model("sbgc")
 def sbgc(
     data: str,

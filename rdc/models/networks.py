@@ -1,5 +1,7 @@
 """Models that are one network, and those that look at the training images only."""
 
+from typing import Literal
+
 import torch
 from torch import nn
 
@@ -70,9 +72,24 @@ def optimal(
 
 
 @model("optimal-released")
-def optimal_released(data: str, device: torch.device, *, levels: int = 100, seed: int = 0) -> nn.Module:
-    """The formula of the released code for the optimal classifier, which differs from the theorem in three places."""
+def optimal_released(
+    data: str,
+    device: torch.device,
+    *,
+    levels: int = 100,
+    divisor: Literal["sigma", "variance"] = "sigma",
+    square: Literal["each", "sum"] = "each",
+    units: Literal["image", "model"] = "image",
+    seed: int = 0,
+    chunk: int | None = None,
+) -> nn.Module:
+    """The formula of the released code for the optimal classifier, which differs from the theorem in three places.
+
+    divisor, square and units (variance, sum, model) switch each of them to the theorem. chunk: images at a time (none: the
+    device decides).
+    """
     from rdc.classify.optimal import ReleasedOptimalClassifier
 
-    train = training_images(data, "optimal-released")
-    return ReleasedOptimalClassifier(train.x, train.y, levels, seed=seed).to(device)
+    train, size = training_images(data, "optimal-released"), (8 if device.type == "cpu" else 64) if chunk is None else chunk
+    found = ReleasedOptimalClassifier(train.x, train.y, levels, seed, size, divisor, square, units)
+    return found.to(device)
