@@ -43,6 +43,13 @@ def test_one_grid_gives_the_plain_classifier():
     assert torch.allclose(build("dc-first", "digits", levels=3)(x), first, rtol=1e-4)
 
 
+def test_the_mean_over_pixels_is_the_sum_divided_by_their_number():
+    x = load("digits").x[:6]
+    total, mean = (build(m, "digits", denoiser="optimal", levels=3).double()(x.double()) for m in ("dc", "dc-mean"))
+    assert torch.equal(mean, total / 64) and torch.equal(mean.argmax(1), total.argmax(1))
+    assert build("dc-mean", "digits", levels=3, seed=4).reduce == "mean"
+
+
 def test_unseen_images_are_those_that_are_left_out(monkeypatch):
     every, some = torch.rand(6, 1, 2, 2), torch.tensor([1, 4])
     sets = {"fashion": Images(every, torch.arange(6), []), "fashion-mini": Images(every[some], some, [])}

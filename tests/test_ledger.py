@@ -11,6 +11,7 @@ from rdc.findings.checklist import ITEMS, status
 from rdc.findings.claim import fits
 from rdc.findings.ledger import SECTIONS, effect, entries
 from rdc.models import options_of
+from rdc.runs.cell import Cell, Line, Outcome
 from rdc.runs.record import book_folder
 
 ROOT = book_folder("results").parent
@@ -42,7 +43,8 @@ def test_an_entry_is_measured_or_says_why_not(entry):
         for _, side in (one.before, one.after):
             assert any(fits(row.about, side.where) for row in experiment(side.experiment).rows), side
         text = effect(one)
-        assert "was not run" not in text and re.search(r"\d+ of \d+.*points \[|mean of \d+", text), text
+        measured = re.search(r"\d+ of \d+.*points \[|mean of \d+", text)
+        assert measured or text.endswith("not measured yet, `rdc experiment run ledger`"), text
     for file in re.findall(r"tests/\w+\.py", entry.note):
         assert (ROOT / file).exists(), file
 
@@ -56,7 +58,42 @@ def test_a_model_of_a_switch_takes_its_arguments(entry):
 
 
 def test_an_effect_of_rows_that_were_not_run_says_so(tmp_path):
-    assert effect(EVERY["DC-1"].effects[0], tmp_path) == "EDM: was not run"
+    assert effect(EVERY["DC-1"].effects[0], tmp_path) == "EDM: not measured yet, `rdc experiment run dc-settings`"
+
+
+IN_LEDGER = [(e.id, one) for e in EVERY.values() for one in e.effects if one.before[1].experiment == "ledger"]
+
+
+def test_the_experiment_ledger_has_no_row_that_no_entry_shows():
+    sides = [side for _, one in IN_LEDGER for _, side in (one.before, one.after)]
+    rows = experiment("ledger").rows
+    assert all(sum(fits(row.about, side.where) for row in rows) == 1 for side in sides)
+    assert all(any(fits(row.about, side.where) for side in sides) for row in rows)
+    shown = {name for name, _ in IN_LEDGER}
+    assert shown == {"DC-4", "OPT-1", "OPT-2", "OPT-3", "LM-6", "LM-11", "ATT-2", "NDC-4"}
+
+
+@pytest.mark.parametrize(("name", "one"), IN_LEDGER, ids=[f"{name} {i}" for i, (name, _) in enumerate(IN_LEDGER)])
+def test_an_effect_is_shown_as_soon_as_both_sides_are_there(tmp_path, name, one):
+    """Made-up outcomes: the first of twenty images is right on the one side, the first eleven on the other."""
+    (first, a), (second, b) = one.before, one.after
+    (before,), (after,) = ([row for row in experiment("ledger").rows if fits(row.about, side.where)] for side in (a, b))
+    left, right = {a.outcome: [i < 1 for i in range(20)]}, {b.outcome: [i < 11 for i in range(20)]}
+    if before is after:
+        write(tmp_path, (before, left | right))
+    else:
+        write(tmp_path, (before, left))
+        assert effect(one, tmp_path) == f"{second} not measured yet, `rdc experiment run ledger`", name
+        write(tmp_path, (before, left), (after, right))
+    assert effect(one, tmp_path).startswith(f"{first} 1 of 20, {second} 11 of 20; difference +50 points ["), name
+
+
+def write(folder, *measured):
+    """A record of the first twenty images of some rows, with made-up outcomes."""
+    stamp = {"commit": "", "date": "", "device": "", "python": "", "seconds": 1.0, "versions": {}}
+    every = {"clean": [True] * 20, "robust": [True] * 20}
+    lines = [Line.of(Cell(row, 0, 20), Outcome(every | bits), "0", {}, stamp).dump() for row, bits in measured]
+    (folder / "ledger.jsonl").write_text("\n".join(lines) + "\n", encoding="utf8")
 
 
 def test_the_checklist_has_every_experiment_once():

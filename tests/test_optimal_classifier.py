@@ -195,6 +195,44 @@ def test_the_released_formula_by_loops(seed, count, steps):
     assert model(query).numpy() == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
+COROLLARY = {"divisor": "variance", "square": "sum", "units": "model"}
+
+
+@given(st.integers(0, 10**6), counts, st.sampled_from([1, 5]))
+def test_with_all_three_switched_it_is_the_corollary(seed, count, steps):
+    """Against the denoiser of the theorem at the levels and with the noise of the formula: ``alpha / sigma^2 |z - D|^2``."""
+    x, y = mixture(seed, count)
+    query = draw((2, 1, 2, 3), seed + 1)
+    model, denoiser, z = ReleasedOptimalClassifier(x, y, steps, seed, **COROLLARY), OptimalDenoiser(x, y), 2 * query - 1
+    expected = torch.zeros(2, len(count), dtype=torch.float64)
+    for alpha, eps in zip(vp_alphas()[[1000 * i // steps - 1 for i in range(1, steps + 1)]].tolist(), model.eps, strict=True):
+        level = ((1 - alpha) / alpha) ** 0.5
+        found = denoiser.all_classes(z + level * eps.reshape(1, 1, 2, 3), level)
+        expected -= (found - z[:, None]).square().flatten(2).sum(2) / level**2 / steps
+    assert model(query).numpy() == pytest.approx(expected.numpy(), rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("one", COROLLARY.items(), ids=lambda item: item[0])
+def test_each_place_of_the_released_formula_matters(one):
+    x, y = mixture(3, (4, 5, 6))
+    query, released = draw((5, 1, 2, 3), 4), ReleasedOptimalClassifier(x, y, 5)
+    changed = ReleasedOptimalClassifier(x, y, 5, **dict([one]))
+    assert float((changed(query) / released(query) - 1).abs().min()) > 1e-6
+    restored = ReleasedOptimalClassifier(x, y, 5, divisor="sigma", square="each", units="image")
+    assert torch.equal(restored(query), released(query))
+    with pytest.raises(ValueError, match=f"unknown {one[0]} 'x'; there are "):
+        ReleasedOptimalClassifier(x, y, 5, **{one[0]: "x"})
+
+
+@given(st.integers(0, 10**6))
+def test_a_set_where_each_class_has_one_image_knows_neither_divisor_nor_square(seed):
+    x, y = mixture(seed, (1, 1, 1))
+    query = draw((2, 1, 2, 3), seed + 1)
+    pairs = [(d, s) for d in ("sigma", "variance") for s in ("each", "sum")]
+    all_of_them = [ReleasedOptimalClassifier(x, y, 4, divisor=d, square=s)(query) for d, s in pairs]
+    assert all(torch.allclose(found, all_of_them[0], rtol=1e-9) for found in all_of_them)
+
+
 def test_bad_input():
     x, y = mixture()
     found = levels("elbo", 4)

@@ -230,9 +230,14 @@ class ReleasedOptimalClassifier(nn.Module):
         self.alphas = alpha[
             (torch.arange(1, steps + 1, device="cpu") * len(alpha)).div(steps, rounding_mode="floor") - 1
         ].tolist()
-        self.register_buffer("eps", randn((steps, self.data.points.shape[1]), seed, "released", like=self.data.points))
+        eps = randn((steps, self.data.points.shape[1]), seed, "released", like=self.data.points)
+        self.register_buffer("eps", eps)
+        self.register_buffer("points", pad(self.data.points / self.unit, self.data.counts, 0.0))  # (K, M, D)
+        self.register_buffer("projections", self.points @ eps.T)  # (K, M, T)
 
     eps: Tensor
+    points: Tensor
+    projections: Tensor
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
         """Logits ``(N, K)``."""
@@ -240,21 +245,14 @@ class ReleasedOptimalClassifier(nn.Module):
         return chunked(self._logits, to_model(x.to(self.data.points.dtype)), self.chunk).to(x.dtype)
 
     def _logits(self, z: Tensor) -> Tensor:
-        d = self.data.distances(z) / self.unit**2  # |x - x_i|^2
         own = (z.flatten(1) - self.data.center) / self.unit
-        e = (own @ self.eps.T)[:, None] - (self.data.points @ self.eps.T / self.unit)[None]  # eps_t . (x - x_i), (B, N, T)
-        total = z.new_zeros(len(z), self.data.num_classes)
+        d = pad(self.data.distances(z).T / self.unit**2, self.data.counts, FAR).transpose(1, 2)  # |x - x_i|^2, (K, B, M)
+        e, total = own @ self.eps.T, z.new_zeros(self.data.num_classes, len(z))
         for t, alpha in enumerate(self.alphas):
             sigma = (1 - alpha) ** 0.5
-            exponent = -(alpha * d + 2 * alpha**0.5 * sigma * e[..., t]) / (2 * sigma**self.power)
-            weights = [a.softmax(dim=1) for a in exponent.split(self.data.counts, dim=1)]
-            total = total - alpha / sigma**2 * self._losses(weights, d, own) / len(self.alphas)
-        return total
-
-    def _losses(self, weights: list[Tensor], d: Tensor, own: Tensor) -> Tensor:
-        """The loss of each class ``(B, K)`` from its weights, squared distances and the centred images."""
-        if self.square == "sum":
-            groups = zip(weights, self.data.points.split(self.data.counts), strict=True)
-            return torch.stack([(own - s @ points / self.unit).square().sum(dim=1) for s, points in groups], dim=1)
-        pairs = zip(weights, d.split(self.data.counts, dim=1), strict=True)
-        return torch.stack([(s.square() * b).sum(dim=1) for s, b in pairs], dim=1)
+            cross = e[:, t, None] - self.projections[:, None, :, t]  # eps_t . (x - x_i)
+            s = (-(alpha * d + 2 * alpha**0.5 * sigma * cross) / (2 * sigma**self.power)).softmax(dim=2)
+            whole = self.square == "sum"
+            loss = (own - s @ self.points).square().sum(dim=2) if whole else (s.square() * d).sum(dim=2)
+            total = total - alpha / sigma**2 * loss / len(self.alphas)
+        return total.T

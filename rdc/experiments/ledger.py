@@ -48,6 +48,6 @@ ROWS = (
     asked("LM-11", "batch", "rdc", RELEASED, 0.0),
     asked("LM-11", "image", "rdc", {**RELEASED, "share": "image"}, 0.0, reference={"model": "rdc", "options": RELEASED}),
     attacked("ATT-2", "fresh noise", "rdc", FRESH, n=48),
-    *(attacked("OPT", name, "optimal-released", formula) for name, formula in FORMULAS.items()),
+    *(attacked("OPT", name, "optimal-released", formula, n=128) for name, formula in FORMULAS.items()),
     *(asked("NDC-4", weight, "epndc", {**EPNDC, "weight": weight}, 0.25) for weight in ("elbo", "edm", "edm-released")),
 )

@@ -90,6 +90,6 @@ def optimal_released(
     """
     from rdc.classify.optimal import ReleasedOptimalClassifier
 
-    train, size = training_images(data, "optimal-released"), (8 if device.type == "cpu" else 64) if chunk is None else chunk
+    train, size = training_images(data, "optimal-released"), (8 if device.type == "cpu" else 128) if chunk is None else chunk
     found = ReleasedOptimalClassifier(train.x, train.y, levels, seed, size, divisor, square, units)
     return found.to(device)

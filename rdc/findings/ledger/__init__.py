@@ -5,7 +5,7 @@ what was measured: an :class:`Effect` of two rows of stored results, or why ther
 at the commit that was read; it does not say that this code gave the published number.
 """
 
-__all__ = ["COMMITS", "SECTIONS", "Effect", "Entry", "effect", "entries", "tally"]
+__all__ = ["COMMITS", "SECTIONS", "Effect", "Entry", "effect", "entries", "pair", "tally"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -82,7 +82,7 @@ def effect(one: Effect, folder: str | Path | None = None) -> str:
     """Return what was measured in a sentence: both numbers, how many images, the difference and its 95 % interval.
 
     Images of both sides are compared as pairs; where a record has counts alone, as two samples; where it has a mean alone, the
-    two means stand without an interval. A side that was not run says so.
+    two means stand without an interval. A side that was not measured says by which command it is.
 
     Arguments:
         one: The two measurements.
@@ -99,7 +99,15 @@ def effect(one: Effect, folder: str | Path | None = None) -> str:
     left, right = mean(a, folder), mean(b, folder)
     if left and right:
         return f"{first} {left}, {second} {right}, without an interval"
-    return f"{first if not left else second} was not run"
+    name, side = one.after if rows_of(a, folder) else one.before
+    return f"{name} not measured yet, `rdc experiment run {side.experiment}`"
+
+
+def pair(entry: str, before: str, after: str, words: tuple[str, str], outcome: str = "robust", **more: str) -> Effect:
+    """Return two rows of the experiment *ledger*, by their sides, and what they are called."""
+    sides = (Side("ledger", {"entry": entry, "side": side, **more}, outcome) for side in (before, after))
+    first, second = zip(words, sides, strict=True)
+    return Effect(first, second)
 
 
 def difference(a: Side, b: Side, folder: str | Path | None) -> tuple[Verdict, tuple[str, str]] | None:

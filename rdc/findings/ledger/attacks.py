@@ -32,6 +32,11 @@ def purified(**words: Any) -> Side:
     return Side("rdc-suite", {"model": "DiffPure+CNN", "norm": "Linf", **words})
 
 
+def judged(protocol: str) -> Side:
+    """RDC with fresh noise after an attack, judged by a protocol of :mod:`rdc.evaluate`."""
+    return Side("ledger", {"entry": "ATT-2"}, f"robust {protocol}".strip())
+
+
 SCRATCH = ("heads from scratch:", heads("wide, from scratch", "clean"))
 ENTRIES = (
     Entry(
@@ -53,8 +58,15 @@ ENTRIES = (
         "-",
         "An attack stops at the first success on one draw of the noise, and one other draw then judges; if that is right, "
         "the image counts as robust.",
-        "`draws=` of `rdc.evaluate.robust_accuracy`: a majority decides", (),
-        "No stored rows. The page shows four ways to judge; `tests/test_evaluate.py` checks them against the binomial law.",
+        "`draws=` and `protocol=` of `rdc.evaluate.robust_accuracy`: a majority decides",
+        tuple(
+            Effect(("one draw judges:", judged("once")), (f"{name}:", judged(protocol)))
+            for name, protocol in (
+                ("a majority of twenty", ""), ("the worst of twenty", "resubmit"), ("an attacker who knows the noise", "known")
+            )
+        ),
+        "RDC with fresh noise, Linf 8/255, through blurred signs. The page shows four ways to judge; `tests/test_evaluate.py` "
+        "checks them against the binomial law.",
         AUDITED,
     ),
     Entry(

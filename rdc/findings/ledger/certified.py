@@ -6,7 +6,7 @@ from typing import Any
 
 from rdc.findings.certified import CERTIFIED, FAST, NOISED, SMOOTHING
 from rdc.findings.claim import Side
-from rdc.findings.ledger import Effect, Entry
+from rdc.findings.ledger import Effect, Entry, pair
 
 
 def noisy(outcome: str = "right", **words: Any) -> Side:
@@ -62,8 +62,13 @@ ENTRIES = (
     Entry(
         "NDC-4", "M", "The weights of EPNDC", "Those of the bound.",
         "Those of the bound times the EDM weight and the cube of the level.",
-        "`weight=\"elbo\"`, `\"edm\"` or `\"edm-released\"`", (),
-        "No stored rows. `tests/test_noised.py` checks that only the first bound a likelihood.", NOISED,
+        "`build(\"epndc\", weight=\"elbo\")`, `\"edm\"` or `\"edm-released\"`",
+        tuple(
+            pair("NDC-4", "elbo", other, ("weights of the bound:", f"{name}:"), "right")
+            for other, name in (("edm", "EDM"), ("edm-released", "EDM as released"))
+        ),
+        "Noisy images, smoothing noise 0.25, 124 levels. `tests/test_noised.py` checks that only the first bound a likelihood.",
+        NOISED,
     ),
     Entry(
         "NDC-7", "H", "Sift and refine", "Sifting saves evaluations at no loss (Section 3.4).",

@@ -3,7 +3,7 @@
 __all__ = ["ENTRIES"]
 
 from rdc.findings.claim import Side
-from rdc.findings.ledger import Effect, Entry
+from rdc.findings.ledger import Effect, Entry, pair
 from rdc.findings.robust_classification import DC, LM, OPTIMAL
 
 
@@ -26,6 +26,12 @@ def floor(low: float) -> tuple[str, Side]:
 def noise(coupling: str, outcome: str) -> Side:
     """The classifier with one draw of its noise."""
     return Side("dc-noise", {"draws": 1, "coupling": coupling}, outcome)
+
+
+def formulas(side: str, name: str) -> tuple[Effect, ...]:
+    """The corollary against one place of the released formula, before and after an attack."""
+    words = (("before the attack, the corollary:", "clean"), ("after it, the corollary:", "robust"))
+    return tuple(pair("OPT", "corollary", side, (text, f"{name}:"), outcome) for text, outcome in words)
 
 
 ENTRIES = (
@@ -97,8 +103,13 @@ ENTRIES = (
         "A squared norm, hence a sum over pixels.",
         "The mean (`EDMDC.py`, lines 70 and 105): logits smaller by the number of pixels. The decision is the same; losses "
         "with a scale (cross-entropy, the penalty of StAdv) see another model.",
-        "`DiffusionClassifier(reduce=\"sum\")` or `\"mean\"`", (),
-        "No stored rows. The chapter attacks both; see also ATT-6.", DC,
+        "`DiffusionClassifier(reduce=\"sum\")` or `\"mean\"`, `build(\"dc\")` or `build(\"dc-mean\")`",
+        tuple(
+            pair("DC-4", "sum, ce", other, (f"cross-entropy of the sum, Linf {eps}:", name), eps=eps)
+            for eps in ("2/255", "8/255")
+            for other, name in (("mean, ce", "of the mean:"), ("sum, margin", "the margin, of either:"))
+        ),
+        "PGD; the margin has no scale. The chapter attacks both; see also ATT-6.", DC,
     ),
     Entry(
         "DC-5", "H", "Noise that the attack does not share",
@@ -141,21 +152,21 @@ ENTRIES = (
         "OPT-1", "M", "Temperature of the softmax",
         "Corollary 3.3 divides by $2\\sigma_t^2$.", "The code divides by $2\\sigma_t$ (`OptimalDiffusionClassifier.py`, line "
         "48).",
-        "`build(\"optimal\")` or `build(\"optimal-released\")`", (),
-        "No stored rows; the chapter compares both formulas on images. `tests/test_optimal_classifier.py` checks the "
-        "released one by loops.",
+        "`build(\"optimal-released\", divisor=\"sigma\")` or `\"variance\"`", formulas("OPT-1", "2 sigma"),
+        "Images that are not stored, PGD, Linf 8/255. `tests/test_optimal_classifier.py` checks both formulas by loops.",
         OPTIMAL,
     ),
     Entry(
         "OPT-2", "M", "Square of a sum, or sum of squares",
         "The norm of the weighted sum of differences.",
         "The weighted sum of norms (lines 52 and 53), which favours large classes at high noise.",
-        "`build(\"optimal-released\")`", (), "No stored rows; see OPT-1. Nearly all the weight is on levels where both "
-        "agree.", OPTIMAL,
+        "`build(\"optimal-released\", square=\"each\")` or `\"sum\"`", formulas("OPT-2", "sum of squares"),
+        "As OPT-1. Nearly all the weight is on levels where both agree.", OPTIMAL,
     ),
     Entry(
         "OPT-3", "M", "Units of the images", "Images in [-1, 1].", "Images in [0, 1], so that every noise level is doubled.",
-        "`build(\"optimal-released\")`", (), "No stored rows; see OPT-1.", OPTIMAL,
+        "`build(\"optimal-released\", units=\"image\")` or `\"model\"`",
+        (*formulas("OPT-3", "[0, 1]"), *formulas("released", "all three as released")), "As OPT-1.", OPTIMAL,
     ),
     Entry(
         "OPT-4", "H", "Which images are stored",

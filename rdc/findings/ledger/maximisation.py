@@ -3,7 +3,7 @@
 __all__ = ["ENTRIES"]
 
 from rdc.findings.claim import Side
-from rdc.findings.ledger import Effect, Entry
+from rdc.findings.ledger import Effect, Entry, pair
 from rdc.findings.ledger.attacks import PARTS
 from rdc.findings.robust_classification import LM, THREE, rdc, setting
 
@@ -81,7 +81,12 @@ ENTRIES = (
         "LM-6", "M", "The class that VP is told",
         "The unconditional network.", "The conditional one with class 0, which is *airplane* (`DiffusionClassifier.py`, lines "
         "241 and 287).",
-        "`label=`", (), "No stored rows; the chapter tries it on images.", PARTS,
+        "`build(\"rdc\", label=0)`",
+        tuple(
+            pair("LM", "released", "label 0", (f"{when} the attack, without a class:", "class 0:"), outcome)
+            for when, outcome in (("before", "clean"), ("after", "robust"))
+        ),
+        "Linf 8/255, through blurred signs; class 0 is *T-shirt* here.", PARTS,
     ),
     Entry(
         "LM-7", "M", "Restricted ImageNet",
@@ -104,7 +109,13 @@ ENTRIES = (
         "LM-11", "M", "Noise for each image of a batch", "-",
         "A batch of noise is drawn after the seed is set, so that an image's noise depends on its place in the batch; "
         "evaluated alone, it is always the same.",
-        "`share=\"batch\"` or `\"image\"`, which belongs to the image and not to its place", (),
-        "No stored rows. `tests/test_likelihood.py` checks that an image does not depend on its batch.", LM,
+        "`share=\"batch\"` or `\"image\"`; with an index the noise belongs to the image and not to its place",
+        (
+            pair("LM-11", "batch", "image", ("clean, one noise:", "by the place in a batch of 20:"), "right"),
+            pair("LM", "released", "another seed", ("attacked, one noise for all:", "another one for all:")),
+        ),
+        "Linf 8/255, through blurred signs; the other noise is that of another seed, of the classifier, too. An attack that asks "
+        "about fewer and fewer images of a batch would move them to other places. `tests/test_likelihood.py` checks that an "
+        "image does not depend on its batch.", LM,
     ),
 )  # fmt: skip
