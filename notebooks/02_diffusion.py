@@ -416,17 +416,64 @@ claim(inside > 0.95)
 # ## Exercises
 #
 # :::{exercise-start}
-# :label: ex-diffusion-memory
+# :label: ex-diffusion-half
 # :::
-# **A sampler with a perfect memory.** Feed the {term}`optimal denoiser` of the digits to `sample`. What do you get? Measure the distance of each sample to the nearest training image. (10 minutes)
+# **Half noise** (5 minutes, easy). Let the images have variance one. At which $\sigma$ is half of the variance of a noisy image noise? After how many steps $t$ of the schedule `vp_alphas()` is it half or more?
 #
-# :::{admonition} Hint
-# :class: dropdown tip
-# `exact` takes the place of `denoiser`, and `exact.distances` gives squared distances to the stored images.
+# :::{hint}
+# :class: dropdown
+# In VP form the two parts of the variance are $\alpha_t$ and $1 - \alpha_t$. The entry 0 of the schedule is $t = 1$.
 # :::
 
 # %%
 # your code here
+half_sigma, half_step = None, None
+
+# %%
+# check
+fine = (half_sigma, half_step) == (1, 260)
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-diffusion-half
+# :label: sol-diffusion-half
+# :class: dropdown
+# :::
+# Half means $\alpha_t = 1/2$, and $\sigma_t^2 = (1 - \alpha_t) / \alpha_t = 1$: noise as large as the signal. The schedule spends about a quarter of its steps below that level.
+
+# %%
+half_sigma = alpha_to_sigma(torch.tensor(0.5)).item()
+half_step = int((vp_alphas() <= 0.5).nonzero()[0, 0]) + 1
+print(half_sigma, half_step)
+
+# %% tags=["remove-cell"]
+claim(half_sigma == 1 and half_step == 260)
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# :::{exercise-start}
+# :label: ex-diffusion-memory
+# :::
+# **A sampler with a perfect memory** (10 minutes, medium). Feed the {term}`optimal denoiser` of the digits to `sample`, with 40 steps and one sample a class. What do you get? Measure the largest distance of a sample to its nearest training image.
+#
+# :::{hint}
+# :class: dropdown
+# `exact` takes the place of `denoiser`, and `exact.distances` gives squared distances to the stored images. The start has the type of `exact`: `randn((10, 1, 8, 8), seed, "memory").double()`.
+# :::
+
+# %%
+# your code here
+farthest = None  # of ten samples, in model units
+
+# %%
+# check
+fine = farthest is not None and 0 <= farthest < 0.1
+print("right" if fine else "not yet")
 
 # %% [markdown]
 # :::{exercise-end}
@@ -436,6 +483,7 @@ claim(inside > 0.95)
 # :label: sol-diffusion-memory
 # :class: dropdown
 # :::
+# The distances are far below those between a test digit and its nearest training digit.
 
 # %%
 wanted = torch.arange(10)
@@ -443,18 +491,20 @@ test_digits = load("digits", "test")
 copies = sample(
     exact, wanted, randn((10, 1, 8, 8), seed, "memory").double(), 40
 )
-distance = exact.distances(copies).min(dim=1).values.sqrt()
+farthest = float(exact.distances(copies).min(dim=1).values.sqrt().max())
 between = (
     exact.distances(to_model(test_digits.x[:10].double()))
     .min(dim=1)
     .values.sqrt()
 )
 print(
-    f"sample to nearest training image: at most {float(distance.max()):.4f}; "
+    f"sample to nearest training image: at most {farthest:.4f}; "
     f"test image to nearest training image: {float(between.mean()):.2f} on "
     f"average"
 )
-claim(distance.max() < 0.1 * between.mean())
+
+# %% tags=["remove-cell"]
+claim(farthest < 0.1 and farthest < 0.1 * between.mean())
 
 # %% [markdown]
 # Every sample *is* a training image. As $\sigma \to 0$ the optimal denoiser points to one of them.
@@ -466,15 +516,21 @@ claim(distance.max() < 0.1 * between.mean())
 # :::{exercise-start}
 # :label: ex-diffusion-label
 # :::
-# **Where does the label matter?** At which noise level does the label lower the network's loss most? Read it off the table of losses. (5 minutes)
+# **Where does the label matter?** (5 minutes, easy). At which {term}`noise level` of `grid` does the label lower the network's loss on test images most?
 #
-# :::{admonition} Hint
-# :class: dropdown tip
+# :::{hint}
+# :class: dropdown
 # Subtract two rows of `loss_at`.
 # :::
 
 # %%
 # your code here
+best_level = None
+
+# %%
+# check
+fine = best_level is not None and abs(best_level - 30) < 0.5
+print("right" if fine else "not yet")
 
 # %% [markdown]
 # :::{exercise-end}
@@ -496,7 +552,11 @@ gain = [
     )
 ]
 most = max(range(len(grid)), key=lambda i: gain[i])
-print(f"the label saves most at sigma {grid[most]:.2g}: {gain[most]:.1f}")
+best_level = grid[most]
+print(f"the label saves most at sigma {best_level:.2g}: {gain[most]:.1f}")
+
+# %% tags=["remove-cell"]
+claim(abs(best_level - max(grid)) < 1e-6)
 
 # %% [markdown]
 # :::{solution-end}

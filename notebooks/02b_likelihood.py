@@ -276,18 +276,74 @@ glue("diffusion-loglik", f"{float(smooth_errors[64].max()):.0e}")
 # ## Exercises
 #
 # :::{exercise-start}
-# :label: ex-diffusion-vp
+# :label: ex-diffusion-gaussian
 # :::
-# **The weight of a VP chain.** Write the weight of {prf:ref}`thm-chain` for noise prediction, in terms of $\alpha_t$, for the step between $t - 1$ and $t$.
-# Compare with `vp_weights(alpha, "derived")` and `"printed"` (Eq. 4 of the paper). (15 minutes)
+# **A class that is a Gaussian** (10 minutes, medium). Let the images of a class be normal numbers with mean 0 and variance 1. What is the best denoiser, and what is its loss $m(\sigma)$ at $z = 0$? Put it into {eq}`eq-loglik`. Does the density come out? Give $m(2)$ and $\log p(0)$.
 #
-# :::{admonition} Hint
-# :class: dropdown tip
-# Use the signal-to-noise ratio $\gamma_t = \alpha_t / (1 - \alpha_t)$.
+# :::{hint}
+# :class: dropdown
+# $\E[z \mid z_\sigma] = z_\sigma / (1 + \sigma^2)$. Then substitute $v = 1 + \sigma^2$.
 # :::
 
 # %%
 # your code here
+loss_at_two, log_density = None, None
+
+# %%
+# check
+fine = None not in (loss_at_two, log_density) and (
+    abs(loss_at_two - 0.16) < 1e-6 and abs(log_density + 0.9189) < 1e-3
+)
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-diffusion-gaussian
+# :label: sol-diffusion-gaussian
+# :class: dropdown
+# :::
+# $m(\sigma) = \E (\sigma \varepsilon)^2 / (1 + \sigma^2)^2 = \sigma^2 / (1 + \sigma^2)^2$. The integrand is
+# $\frac{1}{\sigma (1 + \sigma^2)^2} - \frac{1}{\sigma (1 + \sigma^2)} = -\frac{\sigma}{(1 + \sigma^2)^2}$, with integral $-\tfrac12$. So
+# $\log p(0) = -\tfrac12 \log(2 \pi e) + \tfrac12 = -\tfrac12 \log 2 \pi$, as it should be.
+
+# %%
+loss_at_two = 2**2 / (1 + 2**2) ** 2
+steps = torch.arange(-12, 12.001, 0.125, dtype=torch.float64).exp()
+area_of = 0.125 * float((-((steps / (1 + steps**2)) ** 2)).sum())
+log_density = -0.5 * math.log(2 * math.pi * math.e) - area_of
+print(f"{loss_at_two:.2f}, {log_density:.4f}")
+
+# %% tags=["remove-cell"]
+assert abs(log_density + 0.5 * math.log(2 * math.pi)) < 1e-6
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# :::{exercise-start}
+# :label: ex-diffusion-vp
+# :::
+# **The weight of a VP chain** (15 minutes, medium). Write the weight of {prf:ref}`thm-chain` for noise prediction, in terms of $\alpha_t$, for the step between $t - 1$ and $t$. Compute it for $t = 2, \dots, 1000$ of the schedule `vp_alphas()`.
+# Which of `vp_weights(alpha, "derived")` and `"printed"` (Eq. 4 of the paper) is it?
+#
+# :::{hint}
+# :class: dropdown
+# Use the signal-to-noise ratio $\gamma_t = \alpha_t / (1 - \alpha_t)$. The first weight of `vp_weights` is a convention: leave it out.
+# :::
+
+# %%
+# your code here
+ours = None  # 999 numbers
+
+# %%
+# check
+derived = vp_weights(vp_alphas(), "derived")[1:]
+fine = ours is not None and torch.allclose(
+    torch.as_tensor(ours).to(derived), derived, rtol=1e-4
+)
+print("right" if fine else "not yet")
 
 # %% [markdown]
 # :::{exercise-end}
@@ -304,15 +360,11 @@ glue("diffusion-loglik", f"{float(smooth_errors[64].max()):.0e}")
 alphas = vp_alphas()
 snr = alphas / (1 - alphas)
 ours = 0.5 * (snr[:-1] / snr[1:] - 1)
-print(
-    f"derived / ours: "
-    f"{float((vp_weights(alphas, 'derived')[1:] / ours).min()):.6f} to "
-    f"{float((vp_weights(alphas, 'derived')[1:] / ours).max()):.6f}"
-)
-printed = vp_weights(alphas, "printed")[1:] / ours
-print(
-    f"printed / ours: {float(printed.min()):.1f} to {float(printed.max()):.1f}"
-)
+for kind in ("derived", "printed"):
+    over = vp_weights(alphas, kind)[1:] / ours
+    print(f"{kind} / ours: {float(over.min()):.6f} to {float(over.max()):.6f}")
+
+# %% tags=["remove-cell"]
 assert torch.allclose(vp_weights(alphas, "derived")[1:], ours)
 
 # %% [markdown]
@@ -322,20 +374,53 @@ assert torch.allclose(vp_weights(alphas, "derived")[1:], ours)
 # :::{solution-end}
 # :::
 #
-# :::{exercise}
+# :::{exercise-start}
 # :label: ex-diffusion-learned
-# **A learned denoiser.** Let $D_\theta$ be any denoiser, with losses $m_\theta$. By how much does its continuous bound fall short of $J(\sigma_0)$?
-# Show that the shortfall, averaged over the data, is not negative, and give an example of a single point where it is.
+# :::
+# **A learned denoiser** (15 minutes, hard). Let $D_\theta$ be any {term}`denoiser`, with losses $m_\theta$. By how much does its continuous bound fall short of $J(\sigma_0)$?
+# Show that the shortfall, averaged over the data, is not negative. Compute it for a denoiser that always answers `spot`, at the point `spot`, from `low` to `high`, for both classes.
+#
+# :::{hint}
+# :class: dropdown
+# Compare {prf:ref}`thm-identity` for $m$ with the bound for $m_\theta$. `truth` and `ceiling` are $J$ at both ends.
+# :::
+
+# %%
+# your code here
+shortfall = None  # two numbers, in nats
+
+# %%
+# check
+fine = shortfall is not None and torch.allclose(
+    torch.as_tensor(shortfall).double(),
+    truth - ceiling - 2 * math.log(high / low),
+    atol=1e-4,
+)
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
 # :::
 #
-# :::{solution} ex-diffusion-learned
+# :::{solution-start} ex-diffusion-learned
 # :label: sol-diffusion-learned
 # :class: dropdown
+# :::
 # By {prf:ref}`thm-identity` the shortfall is $\int \sigma^{-3} (m_\theta - m)\, d\sigma$, with $m$ the loss of the posterior mean. Averaged over $z$ of class $y$, and at every $\sigma$,
 # $m_\theta \ge m$ by {prf:ref}`prop-posterior-mean`.
 #
-# At a single point it can be negative: take $D_\theta(\cdot) = z$, a constant. Its loss at that $z$ is zero, so it rates this one image above all bounds, and pays for it elsewhere.
+# At a single point it can be negative. A constant answer $z$ has the loss zero at that $z$, so it rates this one image above all bounds, and pays for it elsewhere.
 # The exact bound holds for the *chain* of $D_\theta$, which produces that image and nothing else.
+
+# %%
+shortfall = -area
+print([round(v, 4) for v in shortfall.tolist()])
+
+# %% tags=["remove-cell"]
+assert (shortfall < 0).all()
+
+# %% [markdown]
+# :::{solution-end}
 # :::
 #
 # ## References

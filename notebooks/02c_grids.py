@@ -318,17 +318,77 @@ claim(((tails[3.0][0] - tails[3.0][1]).abs() < tails[3.0][0]).all())
 # ## Exercises
 #
 # :::{exercise-start}
+# :label: ex-diffusion-between
+# :::
+# **Between two images** (10 minutes, easy). Take the two images at $\pm 1$ of `pair`. Compute the loss $m(\sigma)$ at $z = 0$ and at $z = 1$ for some levels. Where does it rise with the noise, and where does it fall? At which $\sigma$ are the two losses equal?
+#
+# :::{hint}
+# :class: dropdown
+# `averages(pair, z, sigma, nodes)[1]` is $m$, for `z` a tensor of shape `(1, 1, 1)`. Halve an interval.
+# :::
+
+# %%
+# your code here
+equal_at = None
+
+# %%
+# check
+fine = equal_at is not None and abs(equal_at - 0.946) < 5e-3
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-diffusion-between
+# :label: sol-diffusion-between
+# :class: dropdown
+# :::
+# The denoiser is $\tanh(z_\sigma / \sigma^2)$. At $z = 0$ it is wrong by one at low noise, and right at high noise. At $z = 1$ it is the other way round. So {eq}`eq-grid-gap` has one sign at the images, and the other between them.
+
+# %%
+ends = [torch.full((1, 1, 1), v, dtype=torch.float64) for v in (0, 1)]
+
+
+def between_and_at(s: float) -> list[float]:
+    """The losses at 0 and at 1."""
+    return [float(averages(pair, z, s, nodes)[1]) for z in ends]
+
+
+for s in (0.25, 0.5, 1.0, 2.0, 4.0):
+    print(f"sigma {s:4}: " + ", ".join(f"{m:.3f}" for m in between_and_at(s)))
+lower, upper = 0.25, 4.0
+for _ in range(30):
+    equal_at = math.sqrt(lower * upper)
+    zero, one = between_and_at(equal_at)
+    lower, upper = (equal_at, upper) if zero > one else (lower, equal_at)
+print(f"equal at {equal_at:.3f}")
+
+# %% tags=["remove-cell"]
+claim(abs(equal_at - 0.946) < 1e-3)
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# :::{exercise-start}
 # :label: ex-diffusion-right
 # :::
-# **Always too small.** With $r = \sigma_{t+1} / \sigma_t$, show that the weight of `chain` is $r (r + 1) / 2$ times that of `right`. How many intervals does the range from 0.25 to 20 need until the two differ by less than 1 %? (10 minutes)
+# **Always too small** (10 minutes, medium). With $r = \sigma_{t+1} / \sigma_t$, show that the weight of `chain` is $r (r + 1) / 2$ times that of `right`. How many intervals does the range from 0.25 to 20 need, at least, until the two differ by less than 1 %?
 #
-# :::{admonition} Hint
-# :class: dropdown tip
+# :::{hint}
+# :class: dropdown
 # Factor $\sigma_{t+1}^2 - \sigma_t^2$. On an even grid in $\log \sigma$ all ratios are the same.
 # :::
 
 # %%
 # your code here
+intervals = None
+
+# %%
+# check
+fine = intervals == 661
+print("right" if fine else "not yet")
 
 # %% [markdown]
 # :::{exercise-end}
@@ -341,16 +401,63 @@ claim(((tails[3.0][0] - tails[3.0][1]).abs() < tails[3.0][0]).all())
 # $\tfrac12 (\sigma_t^{-2} - \sigma_{t+1}^{-2}) = (\sigma_{t+1} - \sigma_t)(\sigma_{t+1} + \sigma_t) / 2 \sigma_t^2 \sigma_{t+1}^2$; divide by $(\sigma_{t+1} - \sigma_t) / \sigma_{t+1}^3$.
 
 # %%
-for count in (4, 32, 128, 512, 1024):
+def excess(count: int) -> float:
+    """The largest weight of ``chain`` over that of ``right``, less one."""
     grid_c = log_grid(low, high, count)
     weights = [chain_levels(grid_c, rule).weight for rule in ("chain", "right")]
-    share = float((weights[0] / weights[1]).max())
+    return float((weights[0] / weights[1]).max()) - 1
+
+
+for count in (4, 32, 128, 512, 1024):
     r = (high / low) ** (1 / count)
-    print(
-        f"{count:5}: chain over right {share:.4f}, r (r + 1) / 2 "
-        f"{r * (r + 1) / 2:.4f}"
-    )
-    assert abs(share - r * (r + 1) / 2) < 1e-6
+    law = r * (r + 1) / 2 - 1
+    print(f"{count:5}: {excess(count):.4f}, by the formula {law:.4f}")
+intervals = next(n for n in range(512, 1024) if excess(n) < 0.01)
+print(intervals)
+
+# %% tags=["remove-cell"]
+claim(intervals == 661 and abs(excess(1024) - law) < 1e-6)
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# :::{exercise-start}
+# :label: ex-diffusion-order
+# :::
+# **One order more** (5 minutes, easy). How many intervals does `chain` need to come as close to $J$ as the trapezoid rule with 16, on the toy? Answer from `gaps`, to 10 %.
+#
+# :::{hint}
+# :class: dropdown
+# The distance of `chain` is about $c / T$; read $c$ off its last entry.
+# :::
+
+# %%
+# your code here
+chain_intervals = None
+
+# %%
+# check
+fine = chain_intervals is not None and abs(chain_intervals - 111) < 11
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-diffusion-order
+# :label: sol-diffusion-order
+# :class: dropdown
+# :::
+# The distances of `chain` fall like $1/T$, so $T = c\, /$ distance. For half the distance it needs twice the intervals, where the trapezoid rule needs $\sqrt 2$ times as many.
+
+# %%
+wanted = abs(gaps["trapezoid"][counts.index(16)])
+chain_intervals = round(gaps["chain"][-1] * counts[-1] / wanted)
+print(chain_intervals)
+
+# %% tags=["remove-cell"]
+claim(abs(chain_intervals - 111) < 5)
 
 # %% [markdown]
 # :::{solution-end}

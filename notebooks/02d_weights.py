@@ -268,17 +268,69 @@ claim(sum(same_class) >= len(same_class) - 1)
 # ## Exercises
 #
 # :::{exercise-start}
-# :label: ex-diffusion-reweight
+# :label: ex-diffusion-cut
 # :::
-# **Check the reweighting identity** {eq}`eq-reweighting` on the toy, with $g(\sigma) = \sigma$ on $[0.25, 20]$ (then $w = \sigma^{-2}$). (10 minutes)
+# **Leave out the high levels** (10 minutes, easy). Let $g = 1$ up to $\sigma = 1$, and 0 above. Of which images is the reweighted logit a difference of log-likelihoods? Compute the logit of class 1 minus that of class 0 at `spot`, from $\sigma_0 =$ `low`.
 #
-# :::{admonition} Hint
-# :class: dropdown tip
-# What are $g'$ and $w \sigma^2$?
+# :::{hint}
+# :class: dropdown
+# {prf:ref}`thm-identity` with $\sigma_T = 1$. `averages(toy, spot, sigma, nodes)[0]` is $J(\sigma)$ of both classes.
 # :::
 
 # %%
 # your code here
+cut_ratio = None
+
+# %%
+# check
+fine = cut_ratio is not None and abs(float(cut_ratio) - 0.1221) < 1e-3
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-diffusion-cut
+# :label: sol-diffusion-cut
+# :class: dropdown
+# :::
+# The sum is $J(\sigma_0) - J(1)$, up to a constant without a label: the log-likelihood of slightly noisy images *minus* that of noisier ones. What both see cancels, so the logit is not that of any density.
+
+# %%
+j_low, j_one = (averages(toy, spot, s, nodes)[0] for s in (low, 1.0))
+cut_ratio = float((j_low - j_one) @ torch.tensor([-1.0, 1.0]).double())
+whole = float(j_low[1] - j_low[0])
+print(f"without the high levels {cut_ratio:.4f}, with them {whole:.4f}")
+
+# %% tags=["remove-cell"]
+claim(abs(cut_ratio - 0.1221) < 1e-3)
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# :::{exercise-start}
+# :label: ex-diffusion-reweight
+# :::
+# **Check the reweighting identity** (10 minutes, medium). Check {eq}`eq-reweighting` on the toy at `spot`, with $g(\sigma) = \sigma$ on $[0.25, 20]$ (then $w = \sigma^{-2}$). Compute both sides, for both classes.
+#
+# :::{hint}
+# :class: dropdown
+# What are $g'$ and $w \sigma^2$? `legendre(low, high, 64)` gives nodes and weights of an integral.
+# :::
+
+# %%
+# your code here
+left, right = None, None  # two numbers each
+
+# %%
+# check
+known = torch.tensor([-0.679, -0.750]).double()
+fine = all(
+    s is not None and torch.allclose(torch.as_tensor(s), known, atol=2e-3)
+    for s in (left, right)
+)
+print("right" if fine else "not yet")
 
 # %% [markdown]
 # :::{exercise-end}
@@ -306,6 +358,8 @@ print(
     f"left {[round(v, 6) for v in left.tolist()]}, right "
     f"{[round(v, 6) for v in right.tolist()]}"
 )
+
+# %% tags=["remove-cell"]
 assert (left - right).abs().max() < 1e-6
 
 # %% [markdown]
@@ -315,15 +369,23 @@ assert (left - right).abs().max() < 1e-6
 # :::{exercise-start}
 # :label: ex-diffusion-temperature
 # :::
-# **Can a temperature repair it?** Divide the logit ratio of each weight by its least-squares factor. How far is it then from the true ratio, relative to its size? (5 minutes)
+# **Can a temperature repair it?** (5 minutes, easy). Divide the logit ratio of each weight by its least-squares factor. How far is it then from the true ratio, relative to its size (norm of the difference over the norm of `ratio`)?
 #
-# :::{admonition} Hint
-# :class: dropdown tip
-# `fits` holds the factors.
+# :::{hint}
+# :class: dropdown
+# `slope_of` of a kind is `logit_ratio[kind] @ ratio / (ratio @ ratio)`.
 # :::
 
 # %%
 # your code here
+left_over = {"elbo": None, "edm": None, "vp": None}
+
+# %%
+# check
+fine = None not in left_over.values() and (
+    0 < left_over["elbo"] < 0.05 < left_over["edm"] < 1
+)
+print("right" if fine else "not yet")
 
 # %% [markdown]
 # :::{exercise-end}
@@ -337,8 +399,12 @@ assert (left - right).abs().max() < 1e-6
 
 # %%
 for kind, value in logit_ratio.items():
-    left = float((value / fits[kind] - ratio).norm() / ratio.norm())
-    print(f"{kind:5} relative error after a temperature: {left:.3f}")
+    factor = (value @ ratio) / (ratio @ ratio)
+    left_over[kind] = float((value / factor - ratio).norm() / ratio.norm())
+    print(f"{kind:5} relative error: {left_over[kind]:.3f}")
+
+# %% tags=["remove-cell"]
+claim(left_over["elbo"] < left_over["edm"])
 
 # %% [markdown]
 # :::{solution-end}
