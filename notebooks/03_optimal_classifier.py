@@ -356,18 +356,68 @@ assert error_general < 1e-9
 # ## Exercises
 #
 # :::{exercise-start}
+# :label: ex-optimal-half
+# :::
+# **One against a hundred** (5 minutes, easy). A point $z_\sigma$ has the squared distance 10 to one stored image of a class, and 12 to a hundred others. At which $\sigma$ does the one have half of the weight?
+#
+# :::{hint}
+# :class: dropdown
+# Its weight is $1 / (1 + 100\, e^{-2 / 2 \sigma^2})$.
+# :::
+
+# %%
+# your code here
+half_weight_at = None
+
+# %%
+# check
+fine = half_weight_at is not None and abs(half_weight_at - 0.466) < 2e-3
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-optimal-half
+# :label: sol-optimal-half
+# :class: dropdown
+# :::
+# $100\, e^{-1 / \sigma^2} = 1$, so $\sigma = 1 / \sqrt{\ln 100}$. Number counts only through its logarithm, distance through its square over $\sigma^2$: that is why one image wins at low noise.
+
+# %%
+half_weight_at = 1 / math.sqrt(math.log(100))
+squared = torch.tensor([10.0] + [12.0] * 100)
+for s in (0.3, half_weight_at, 1.0):
+    weight = (-squared / (2 * s**2)).softmax(dim=0)[0]
+    print(f"sigma {s:.3f}: weight of the nearest {float(weight):.3f}")
+
+# %% tags=["remove-cell"]
+assert abs(half_weight_at - 0.466) < 1e-3
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# :::{exercise-start}
 # :label: ex-optimal-two-points
 # :::
-# **Two points on a line.** Let $\mathcal D_y = \{-1, 1\}$, images of one pixel. Compute $D(z_\sigma, \sigma)$ by hand, and check it. What does
-# the denoiser do at $\sigma = 0.1$, and what at $\sigma = 3$? (5 minutes)
+# **Two points on a line** (5 minutes, easy). Let $\mathcal D_y = \{-1, 1\}$, images of one pixel. Compute $D(z_\sigma, \sigma)$ by hand. What does the denoiser make of $z_\sigma = 0.5$ at $\sigma = 0.1$, and what at $\sigma = 3$?
 #
-# :::{admonition} Hint
-# :class: dropdown tip
+# :::{hint}
+# :class: dropdown
 # The factor $e^{-(z_\sigma^2 + 1) / 2 \sigma^2}$ is common to both weights.
 # :::
 
 # %%
 # your code here
+at_half = {0.1: None, 3.0: None}  # D(0.5, sigma)
+
+# %%
+# check
+fine = None not in at_half.values() and (
+    abs(at_half[0.1] - 1) < 1e-3 and abs(at_half[3.0] - 0.0555) < 1e-3
+)
+print("right" if fine else "not yet")
 
 # %% [markdown]
 # :::{exercise-end}
@@ -381,16 +431,16 @@ assert error_general < 1e-9
 # class, at high noise.
 
 # %%
+at_half = {s: math.tanh(0.5 / s**2) for s in at_half}
 line = torch.tensor([0.0, 1.0], dtype=torch.float64).reshape(
     2, 1, 1, 1
 )  # -1 and 1
 two = OptimalDenoiser(line, torch.zeros(2, dtype=torch.long))
-place = torch.linspace(-2, 2, 9, dtype=torch.float64).reshape(-1, 1, 1, 1)
-for sigma in (0.1, 1.0, 3.0):
-    estimate = two(place, sigma, torch.zeros(9, dtype=torch.long))
-    error = float((estimate - (place / sigma**2).tanh()).abs().max())
-    print(f"sigma = {sigma:.1f}: error {error:.0e}")
-    assert error < 1e-9
+place = torch.full((1, 1, 1, 1), 0.5, dtype=torch.float64)
+for s, by_hand in at_half.items():
+    estimate = float(two(place, s, torch.zeros(1, dtype=torch.long)))
+    print(f"sigma {s:.1f}: {by_hand:.4f}, error {abs(estimate - by_hand):.0e}")
+    assert abs(estimate - by_hand) < 1e-9
 
 # %% [markdown]
 # :::{solution-end}
@@ -399,16 +449,24 @@ for sigma in (0.1, 1.0, 3.0):
 # :::{exercise-start}
 # :label: ex-optimal-unconditional
 # :::
-# **Without a label.** Show that the best denoiser which does not know the class is $\sum_y p(y \mid z_\sigma)\, D(z_\sigma, \sigma, y)$. Check it on
-# the small mixture: a denoiser of the same images in *one* class must agree. (10 minutes)
+# **Without a label** (10 minutes, medium). Show that the best denoiser which does not know the class is $\sum_y p(y \mid z_\sigma)\, D(z_\sigma, \sigma, y)$. Compute that sum for the points `noisy` of
+# the small mixture at $\sigma = 0.7$. The check compares it with a denoiser of the same images in *one* class.
 #
-# :::{admonition} Hint
-# :class: dropdown tip
-# The tower rule: average $\E[z \mid z_\sigma, y]$ over $y$ given $z_\sigma$. The prior of a class is its share of the images.
+# :::{hint}
+# :class: dropdown
+# The tower rule: average $\E[z \mid z_\sigma, y]$ over $y$ given $z_\sigma$. The prior of a class is its share of the images. `tiny.log_density` and `tiny.all_classes` give the parts.
 # :::
 
 # %%
 # your code here
+mixed = None  # (5, 1, 3, 3)
+
+# %%
+# check
+nobody = torch.zeros(len(tiny_x), dtype=torch.long)
+free = OptimalDenoiser(tiny_x, nobody)(noisy, 0.7, nobody[:5])
+fine = mixed is not None and torch.allclose(mixed, free, atol=1e-9)
+print("right" if fine else "not yet")
 
 # %% [markdown]
 # :::{exercise-end}
@@ -421,15 +479,12 @@ for sigma in (0.1, 1.0, 3.0):
 # By the tower rule $\E[z \mid z_\sigma] = \E\big[ \E[z \mid z_\sigma, y] \mid z_\sigma \big]$, and $p(y \mid z_\sigma) \propto N_y\, p_\sigma(z_\sigma \mid y)$.
 
 # %%
-sigma = 0.7
-together = OptimalDenoiser(tiny_x, torch.zeros(len(tiny_x), dtype=torch.long))
 prior = torch.bincount(tiny_y).double().log()
-posterior = (tiny.log_density(noisy, sigma) + prior).softmax(dim=1)
-mixed = torch.einsum(
-    "nk,nkchw->nchw", posterior, tiny.all_classes(noisy, sigma)
-)
-free = together(noisy, sigma, torch.zeros(5, dtype=torch.long))
+posterior = (tiny.log_density(noisy, 0.7) + prior).softmax(dim=1)
+mixed = torch.einsum("nk,nkchw->nchw", posterior, tiny.all_classes(noisy, 0.7))
 print(f"largest error {float((mixed - free).abs().max()):.0e}")
+
+# %% tags=["remove-cell"]
 assert torch.allclose(mixed, free, atol=1e-9)
 
 # %% [markdown]

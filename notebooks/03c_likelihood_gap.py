@@ -380,19 +380,119 @@ glue("optimal-slope-vp", calibration["vp"][0])
 # ## Exercises
 #
 # :::{exercise-start}
-# :label: ex-optimal-prior
+# :label: ex-optimal-one-gap
 # :::
-# **Unbalanced classes.** The paper assumes a uniform prior. Let the test images come with the class frequencies of an unbalanced
-# data set, from 400 images of the first class down to 40 of the last. What has to be added to the logits? Check that the result is the exact posterior, and find a {term}`noise level` at
-# which the prior changes decisions. (15 minutes)
+# **One image a class** (5 minutes, easy). Let every class have exactly one image of `dimension` pixels. Show that the gap of {prf:ref}`prop-gap` is the same at every level and for every class. How large is it, in nats?
 #
-# :::{admonition} Hint
-# :class: dropdown tip
-# Bayes' rule. For the check: with the frequencies of the data as prior, every stored image has the same weight.
+# :::{hint}
+# :class: dropdown
+# What is log-sum-exp of one number?
 # :::
 
 # %%
 # your code here
+gap_of_one = None
+
+# %%
+# check
+fine = gap_of_one is not None and abs(gap_of_one - dimension / 2) < 1e-6
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-optimal-one-gap
+# :label: sol-optimal-one-gap
+# :class: dropdown
+# :::
+# With one image LSE is its argument, and the noise has mean zero, so $G_y = 0$ and $d = D/2$.
+
+# %%
+firsts = torch.stack(
+    [(train.y == k).nonzero()[0, 0] for k in range(len(train.classes))]
+)
+single = OptimalDenoiser(train64[firsts], train.y[firsts])
+largest = float(jensen_gap(single, z_gap, 0.5, eps_gap).abs().max())
+gap_of_one = dimension / 2 - largest
+print(f"gap {gap_of_one:.0f}; largest G: {largest:.0e}")
+
+# %% tags=["remove-cell"]
+assert largest < 1e-9
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# :::{exercise-start}
+# :label: ex-optimal-lead
+# :::
+# **Enough of a lead?** (5 minutes, easy). Three classes have the losses $L = (100, 103, 104)$, the gaps $d = (386, 391, 390)$ and equal priors. Which class does the classifier choose, with which probability? What is the exact posterior? Why does {prf:ref}`thm-gap` not forbid it?
+#
+# :::{hint}
+# :class: dropdown
+# $\log p(z \mid y) = d - L_y$.
+# :::
+
+# %%
+# your code here
+exact_posterior = None  # three numbers
+
+# %%
+# check
+fine = exact_posterior is not None and torch.allclose(
+    torch.as_tensor(exact_posterior).double(),
+    torch.tensor([0.1065, 0.7870, 0.1065]).double(),
+    atol=1e-3,
+)
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-optimal-lead
+# :label: sol-optimal-lead
+# :class: dropdown
+# :::
+# The classifier chooses the first class and is fairly sure of it; the posterior prefers the second. The lead of 3 nats is less than the spread of the gap, 5 nats. A constant added to all gaps would change nothing.
+
+# %%
+losses_3 = torch.tensor([100.0, 103.0, 104.0]).double()
+gaps_3 = torch.tensor([386.0, 391.0, 390.0]).double()
+exact_posterior = (gaps_3 - losses_3).softmax(dim=0)
+print("classifier", [round(p, 3) for p in (-losses_3).softmax(dim=0).tolist()])
+print("posterior ", [round(p, 3) for p in exact_posterior.tolist()])
+
+# %% tags=["remove-cell"]
+assert int(exact_posterior.argmax()) == 1
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# :::{exercise-start}
+# :label: ex-optimal-prior
+# :::
+# **Unbalanced classes** (15 minutes, medium). The paper assumes a uniform prior. Let the data have from 400 images of the first class down to 40 of the last (the first `counts[k]` of each), and let the test images come with these frequencies. What has to be added to the logits?
+# On which share of `x_clean` does it change the decision of the likelihood, at $\sigma = 0.1$ and at 100?
+#
+# :::{hint}
+# :class: dropdown
+# Bayes' rule, and `OptimalDenoiser.log_density`. To check yourself: with the frequencies of the data as prior, every stored image has the same weight.
+# :::
+
+# %%
+# your code here
+counts = np.geomspace(400, 40, len(train.classes)).astype(int)
+changed_share = {0.1: None, 100.0: None}
+
+# %%
+# check
+fine = None not in changed_share.values() and (
+    changed_share[0.1] < 0.005 and abs(changed_share[100.0] - 0.925) < 0.02
+)
+print("right" if fine else "not yet")
 
 # %% [markdown]
 # :::{exercise-end}
@@ -409,71 +509,26 @@ glue("optimal-slope-vp", calibration["vp"][0])
 # and the posterior of a class is the sum of its softmax weights over *all* images.
 
 # %%
-counts = np.geomspace(400, 40, len(train.classes)).astype(int)
 picked = torch.cat(
     [(train.y == k).nonzero()[: counts[k], 0] for k in range(len(counts))]
 )
-unbalanced = train.x[picked], train.y[picked]
-size = torch.from_numpy(counts / counts.sum())
-skewed = OptimalDenoiser(unbalanced[0].double(), unbalanced[1])
-log_prior = torch.log(size).to(device)
+skewed = OptimalDenoiser(train.x[picked].double(), train.y[picked])
+log_prior = torch.from_numpy(counts / counts.sum()).log().to(device)
 for s in (0.1, 1.0, 10.0, 100.0):
     evidence = skewed.log_density(to_model(x_clean.double()), s)
     posterior = torch.softmax(evidence + log_prior, dim=1)
-    shares = torch.softmax(
+    weights = torch.softmax(
         -skewed.distances(to_model(x_clean.double())) / (2 * s**2), dim=1
     ).split(skewed.counts, dim=1)
-    error = float(
-        (posterior - torch.stack([share.sum(dim=1) for share in shares], dim=1))
-        .abs()
-        .max()
-    )
-    changed = float(
-        (posterior.argmax(dim=1) != evidence.argmax(dim=1)).double().mean()
-    )
+    summed = torch.stack([w.sum(dim=1) for w in weights], dim=1)
+    error = float((posterior - summed).abs().max())
+    changed = posterior.argmax(dim=1) != evidence.argmax(dim=1)
+    changed_share[s] = float(changed.double().mean())
     print(
         f"sigma = {s:5.1f}: error against the exact posterior {error:.0e}; "
-        f"prior changes {100 * changed:5.1f} % of the decisions"
+        f"prior changes {100 * changed_share[s]:5.1f} % of the decisions"
     )
     assert error < 1e-9
-
-# %% [markdown]
-# :::{solution-end}
-# :::
-#
-# :::{exercise-start}
-# :label: ex-optimal-one-gap
-# :::
-# **One image a class.** Let every class have exactly one image. Show that the gap of {prf:ref}`prop-gap` is $D/2$ for every level. (5 minutes)
-#
-# :::{admonition} Hint
-# :class: dropdown tip
-# What is log-sum-exp of one number?
-# :::
-
-# %%
-# your code here
-
-# %% [markdown]
-# :::{exercise-end}
-# :::
-#
-# :::{solution-start} ex-optimal-one-gap
-# :label: sol-optimal-one-gap
-# :class: dropdown
-# :::
-# With one image LSE is its argument, and the noise has mean zero, so $G_y = 0$.
-
-# %%
-firsts = torch.stack(
-    [(train.y == k).nonzero()[0, 0] for k in range(len(train.classes))]
-)
-single = OptimalDenoiser(train64[firsts], train.y[firsts])
-one_gap = float(jensen_gap(single, z_gap, 0.5, eps_gap).abs().max())
-print(f"largest G: {one_gap:.0e}")
-
-# %% tags=["remove-cell"]
-assert one_gap < 1e-9
 
 # %% [markdown]
 # :::{solution-end}

@@ -475,18 +475,109 @@ for found in proofs:
 # ## Exercises
 #
 # :::{exercise-start}
+# :label: ex-optimal-radius
+# :::
+# **A certificate by hand** (5 minutes, easy). An attacked image lies in $\mathcal D$. The only image of another class near it is at the $\ell_2$ distance 6; the absolute differences of their pixels sum to 90. What does {prf:ref}`prop-certificate` prove, in $\ell_2$ and in $\ell_\infty$?
+#
+# :::{hint}
+# :class: dropdown
+# $x_i = x$. For $p = \infty$ the dual norm is the sum of absolute values.
+# :::
+
+# %%
+# your code here
+proved_l2, proved_linf = None, None
+
+# %%
+# check
+fine = None not in (proved_l2, proved_linf) and (
+    abs(proved_l2 - 3) < 1e-6 and abs(proved_linf - 0.2) < 1e-6
+)
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-optimal-radius
+# :label: sol-optimal-radius
+# :class: dropdown
+# :::
+# $36 / (2 \cdot 6) = 3$ and $36 / (2 \cdot 90)$, which is 51/255. Distances between images are large; the radii of the usual benchmark are not.
+
+# %%
+proved_l2, proved_linf = 6**2 / (2 * 6), 6**2 / (2 * 90)
+print(f"{proved_l2:.1f}, {255 * proved_linf:.0f}/255")
+
+# %% tags=["remove-cell"]
+claim(proved_l2 > 0.5 and proved_linf > 8 / 255)
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# :::{exercise-start}
+# :label: ex-optimal-half-distance
+# :::
+# **Half the distance** (10 minutes, medium). Compute the certified $\ell_2$ radius of the first test image without the package, for $\mathcal D$ = `attacked`. The check asks the package.
+#
+# :::{hint}
+# :class: dropdown
+# The image is stored. `torch.cdist` of flat images, and only those with another label.
+# :::
+
+# %%
+# your code here
+by_hand = None
+
+# %%
+# check
+known = float(certified["attacked"]["L2"][0])
+fine = by_hand is not None and abs(by_hand - known) < 1e-3
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-optimal-half-distance
+# :label: sol-optimal-half-distance
+# :class: dropdown
+# :::
+# Half the distance to the nearest image of another class, in the units of the image.
+
+# %%
+points, kinds = sets["attacked"]
+others = points[kinds != kinds[0]].flatten(1)
+by_hand = float(torch.cdist(points[:1].flatten(1), others).min()) / 2
+print(f"{by_hand:.3f}; the package says {known:.3f}")
+
+# %% tags=["remove-cell"]
+claim(abs(by_hand - known) < 1e-3)
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# :::{exercise-start}
 # :label: ex-optimal-one-image
 # :::
-# **One image a class.** Let every class have exactly one image. Show that the classifier is linear in the image, and that the
-# certificate of {prf:ref}`prop-certificate` for $\ell_2$ cannot be improved. (10 minutes)
+# **One image a class** (10 minutes, medium). Let every class have exactly one image, the first one of the training set. Show that the classifier is linear in the image, and that the
+# certificate of {prf:ref}`prop-certificate` for $\ell_2$ cannot be improved. How large is it for the image of class 0? Walk that far.
 #
-# :::{admonition} Hint
-# :class: dropdown tip
+# :::{hint}
+# :class: dropdown
 # The {term}`denoiser` no longer depends on its input. In which direction is Hölder's inequality an equality?
 # :::
 
 # %%
 # your code here
+radius = None
+
+# %%
+# check
+fine = radius is not None and abs(radius - 4.996) < 0.01
+print("right" if fine else "not yet")
 
 # %% [markdown]
 # :::{exercise-end}

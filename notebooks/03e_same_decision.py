@@ -369,18 +369,116 @@ claim(
 # ## Exercises
 #
 # :::{exercise-start}
+# :label: ex-optimal-temperature
+# :::
+# **Two wrong temperatures** (5 minutes, easy). Take a level $\sigma = 0.04$ and correct all but one error of the list. Which level in model units does the classifier see with the third error alone (images in [0, 1])? And with the first alone: which $\sigma$ would give the same softmax in the right formula?
+#
+# :::{hint}
+# :class: dropdown
+# Distances in [0, 1] are half of those in model units. Solve $2 s^2 = 2 \sigma$.
+# :::
+
+# %%
+# your code here
+sigma_of_third, sigma_of_first = None, None
+
+# %%
+# check
+fine = None not in (sigma_of_third, sigma_of_first) and (
+    abs(sigma_of_third - 0.08) < 1e-6 and abs(sigma_of_first - 0.2) < 1e-6
+)
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-optimal-temperature
+# :label: sol-optimal-temperature
+# :class: dropdown
+# :::
+# $2 \sigma$ and $\sqrt \sigma$. Both errors say "more noise" at low levels. But the softmax is one-hot at all of these, so neither changes a decision.
+
+# %%
+sigma_of_third, sigma_of_first = 2 * 0.04, 0.04**0.5
+print(f"{sigma_of_third:.2f}, {sigma_of_first:.2f}")
+
+# %% tags=["remove-cell"]
+claim(max(sigma_of_third, sigma_of_first) < 1)
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# :::{exercise-start}
+# :label: ex-optimal-lead-proved
+# :::
+# **A small lead** (10 minutes, medium). Take the training images as $\mathcal D$, and the bound $\tfrac12 \min_j (\norm{x - x_j} - \norm{x - x_i})$ of {prf:ref}`prop-certificate`. For how many of the images `x_clean` does it prove that 1-NN is right within the $\ell_2$ radius 0.5? How many does 1-NN get right at all?
+#
+# :::{hint}
+# :class: dropdown
+# `torch.cdist` of flat images; `masked_fill` leaves one class out. Images keep their units, [0, 1].
+# :::
+
+# %%
+# your code here
+proved_half, right_at_all = None, None
+
+# %%
+# check
+fine = None not in (proved_half, right_at_all) and (
+    abs(proved_half - 89) <= 1 and abs(right_at_all - 165) <= 1
+)
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-optimal-lead-proved
+# :label: sol-optimal-lead-proved
+# :class: dropdown
+# :::
+# The lead is the difference of two distances of about the same size. Compare with an image that is stored: there the second distance is zero.
+
+# %%
+apart = torch.cdist(x_clean.flatten(1), train.x.flatten(1))
+same = train.y[None] == y_clean[:, None]
+own = apart.masked_fill(~same, float("inf")).amin(dim=1)
+other = apart.masked_fill(same, float("inf")).amin(dim=1)
+proved_half = int(((other - own) / 2 > 0.5).sum())
+right_at_all = int((other > own).sum())
+print(f"{proved_half} proved, {right_at_all} right, of {n_clean}")
+
+# %% tags=["remove-cell"]
+claim(0 < proved_half < right_at_all < n_clean)
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# :::{exercise-start}
 # :label: ex-optimal-bias
 # :::
-# **Which error does it?** The released formula has three errors. Which of them makes the loss at the noisiest step depend on the size of a class? Compute the loss
-# at the noisiest step by hand, with flat weights, and correct one error at a time. (15 minutes)
+# **Which error does it?** (15 minutes, medium). The released formula has three errors. Which of them makes the loss at the noisiest step depend on the size of a class? Compute the loss
+# at the noisiest step by hand, with flat weights, for the data set `unbalanced` and the images `x_clean[:n_released]`: as a sum of squares, and as the square of a sum. For which share of the images has the largest class the smallest loss?
 #
-# :::{admonition} Hint
-# :class: dropdown tip
+# :::{hint}
+# :class: dropdown
 # At the noisiest step all $s_i$ are $1 / N_y$. Write the loss as printed in the list above, and as in Corollary 3.3.
 # :::
 
 # %%
 # your code here
+largest_class = {"sum of squares": None, "square of sum": None}
+
+# %%
+# check
+fine = None not in largest_class.values() and (
+    abs(largest_class["sum of squares"] - 0.78) < 0.03
+    and abs(largest_class["square of sum"] - 0.08) < 0.03
+)
+print("right" if fine else "not yet")
 
 # %% [markdown]
 # :::{exercise-end}
@@ -402,8 +500,11 @@ for k in range(len(train.classes)):
     means.append((flat_x - points.mean(dim=0)).square().sum(dim=1))
 for name, losses in (("sum of squares", sums), ("square of sum", means)):
     predicted = torch.stack(losses, dim=1).argmin(dim=1)
-    largest = 100 * float((predicted == 0).double().mean())
-    print(f"{name}: largest class predicted for {largest:.0f} % of the images")
+    largest_class[name] = float((predicted == 0).double().mean())
+    print(f"{name}: largest class for {100 * largest_class[name]:.0f} %")
+
+# %% tags=["remove-cell"]
+claim(largest_class["sum of squares"] > 3 * largest_class["square of sum"])
 
 # %% [markdown]
 # :::{solution-end}

@@ -349,18 +349,64 @@ plt.show()
 # ## Exercises
 #
 # :::{exercise-start}
-# :label: ex-dc-dlr
+# :label: ex-dc-price
 # :::
-# How many classes does the gradient of the DLR loss need, for an image that is classified correctly, and for one that is not?
-# Check with `Counting`. (10 minutes)
+# **The price of an answer** (5 minutes, easy). A classifier has 16 levels, one draw and ten classes. How many evaluations of the network does one answer take? How many does PGD on the {term}`margin` take in 20 gradient steps, those with and those without gradient together?
 #
-# :::{admonition} Hint
-# :class: dropdown tip
-# Which logits enter the numerator, which the denominator?
+# :::{hint}
+# :class: dropdown
+# The first pass has all classes, the second one two of them.
 # :::
 
 # %%
 # your code here
+answer_cost, attack_cost = None, None
+
+# %%
+# check
+fine = (answer_cost, attack_cost) == (160, 3840)
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-dc-price
+# :label: sol-dc-price
+# :class: dropdown
+# :::
+# $T K$ for an answer, $T (K + 2)$ for a step. Without the second pass by class a step would take gradients of all $T K$.
+
+# %%
+answer_cost = 16 * 10
+attack_cost = 20 * 16 * (10 + 2)
+print(answer_cost, attack_cost)
+
+# %% tags=["remove-cell"]
+claim((counter.plain + counter.graded) / (2 * len(four)) == 10 + 2)
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# :::{exercise-start}
+# :label: ex-dc-dlr
+# :::
+# **Classes of the DLR loss** (10 minutes, medium). How many classes does the gradient of the DLR loss (`"dlr"`) need, for an image that is classified correctly, and for one whose label is the last of the ranking? Think first, then check with `Counting`.
+#
+# :::{hint}
+# :class: dropdown
+# Which logits enter the numerator, which the denominator? `counter.graded` counts levels times classes.
+# :::
+
+# %%
+# your code here
+classes_if_right, classes_if_last = None, None
+
+# %%
+# check
+fine = (classes_if_right, classes_if_last) == (3, 3)
+print("right" if fine else "not yet")
 
 # %% [markdown]
 # :::{exercise-end}
@@ -376,20 +422,20 @@ plt.show()
 # third itself.
 
 # %%
-for label, name in (
-    (int(plain[0].argmax()), "right"),
-    (int(plain[0].argmin()), "wrong"),
-):
-    counter = Counting(exact)
-    gradient(
-        DiffusionClassifier(counter, four, seed=seed),
-        x[:1],
-        torch.tensor([label], device=device),
-        "dlr",
-    )
-    print(
-        f"{name}: {counter.graded // len(four)} classes"
-    )  # NBVAL_CHECK_OUTPUT
+def classes_of_dlr(label: Tensor) -> int:
+    """Classes in the gradient for the first image with this label."""
+    watched = Counting(exact)
+    model = DiffusionClassifier(watched, four, seed=seed)
+    gradient(model, x[:1], label[None], "dlr")
+    return watched.graded // len(four)
+
+
+classes_if_right = classes_of_dlr(plain[0].argmax())
+classes_if_last = classes_of_dlr(plain[0].argmin())
+print(classes_if_right, classes_if_last)
+
+# %% tags=["remove-cell"]
+assert (classes_if_right, classes_if_last) == (3, 3)
 
 # %% [markdown]
 # :::{solution-end}
@@ -398,16 +444,22 @@ for label, name in (
 # :::{exercise-start}
 # :label: ex-dc-common
 # :::
-# **What sharing saves.** Let $\ell_j$ and $\ell_y$ have the same variance and the correlation $\rho$. By which factor does sharing divide the variance of their
-# difference {eq}`eq-dc-variance`? What correlation belongs to the factor printed above? (5 minutes)
+# **What sharing saves** (5 minutes, easy). Let $\ell_j$ and $\ell_y$ have the same variance and the correlation $\rho$. By which factor does sharing divide the variance of their
+# difference {eq}`eq-dc-variance`? What correlation belongs to the `factor` of the table above?
 #
-# :::{admonition} Hint
-# :class: dropdown tip
+# :::{hint}
+# :class: dropdown
 # Own noise gives $2 \operatorname{Var}$.
 # :::
 
 # %%
 # your code here
+correlation = None
+
+# %%
+# check
+fine = correlation is not None and abs(factor * (1 - correlation) - 1) < 0.02
+print("right" if fine else "not yet")
 
 # %% [markdown]
 # :::{exercise-end}
@@ -420,10 +472,11 @@ for label, name in (
 # Own noise gives $2 \operatorname{Var}$, shared noise $2 \operatorname{Var} (1 - \rho)$. The factor is $1 / (1 - \rho)$.
 
 # %%
-print(f"correlation {1 - 1 / factor:.3f}")
+correlation = 1 - 1 / factor
+print(f"correlation {correlation:.3f}")
 
 # %% tags=["remove-cell"]
-claim(0.5 < 1 - 1 / factor < 1)
+claim(0.5 < correlation < 1)
 
 # %% [markdown]
 # :::{solution-end}

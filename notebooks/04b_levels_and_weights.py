@@ -334,65 +334,26 @@ glue("dc-clean", str(clean["ELBO (main)"]))
 # ## Exercises
 #
 # :::{exercise-start}
-# :label: ex-dc-calibration
-# :::
-# Is the softmax of the logits, {eq}`eq-dc-posterior`, a probability? Compare mean confidence with accuracy. Then divide the
-# logits by the temperature that minimises the cross-entropy on the first half of the images, and compare on the second half. (10 minutes)
-#
-# :::{admonition} Hint
-# :class: dropdown tip
-# A grid of temperatures and `cross_entropy` of the scaled logits will do.
-# :::
-
-# %%
-# your code here
-
-# %% [markdown]
-# :::{exercise-end}
-# :::
-#
-# :::{solution-start} ex-dc-calibration
-# :label: sol-dc-calibration
-# :class: dropdown
-# :::
-# A temperature above 1 says that the raw softmax is too sure of itself. Even for a perfect bound, noise in the losses has
-# this effect.
-
-# %%
-part = slice(0, n_clean // 2), slice(n_clean // 2, n_clean)
-temperatures = torch.logspace(-1, 3, 100, dtype=torch.float64)
-scores = torch.stack(
-    [
-        cross_entropy(logits[part[0]] / t, truth[part[0]]).mean()
-        for t in temperatures
-    ]
-)
-best = float(temperatures[scores.argmin()])
-for name, t in (("raw", 1.0), (f"temperature {best:.1f}", best)):
-    p = (logits[part[1]] / t).softmax(dim=1)
-    hit = (p.argmax(1) == truth[part[1]]).double()
-    print(
-        f"{name:18s} confidence {float(p.amax(1).mean()):.2f}, accuracy "
-        f"{float(hit.mean()):.2f}"
-    )
-
-# %% [markdown]
-# :::{solution-end}
-# :::
-#
-# :::{exercise-start}
 # :label: ex-dc-prior
 # :::
-# A shop sells ten times as many shirts as anything else. Add $\log \pi_y$ to the logits (`prior=` of the classifier). How
-# many decisions change with summed and with mean logits? Which of the two follows Bayes' rule? (5 minutes)
+# **Ten times as many shirts** (5 minutes, easy). A shop sells ten times as many shirts as anything else. Add $\log \pi_y$ to `logits` (the classifier itself does it with `prior=`). How
+# many decisions change with summed logits, and how many with their mean over `pixels`? Which of the two follows Bayes' rule?
 #
-# :::{admonition} Hint
-# :class: dropdown tip
-# In which unit is $\log \pi$?
+# :::{hint}
+# :class: dropdown
+# In which unit is $\log \pi$? `test.classes.index("Shirt")` is the place of the shirts.
 # :::
 
 # %%
 # your code here
+changed_by = {"sum": None, "mean": None}
+
+# %%
+# check
+fine = None not in changed_by.values() and (
+    abs(changed_by["sum"] - 3) <= 1 and abs(changed_by["mean"] - 91) <= 1
+)
+print("right" if fine else "not yet")
 
 # %% [markdown]
 # :::{exercise-end}
@@ -410,7 +371,73 @@ prior = torch.ones(len(test.classes), dtype=torch.float64)
 prior[test.classes.index("Shirt") if "Shirt" in test.classes else 0] = 10
 for name, f in (("sum", logits), ("mean", logits / pixels)):
     changed = (f + prior.log()).argmax(1) != f.argmax(1)
-    print(f"{name:4s} {int(changed.sum())} of {n_clean} decisions change")
+    changed_by[name] = int(changed.sum())
+    print(f"{name:4s} {changed_by[name]} of {n_clean} decisions change")
+
+# %% tags=["remove-cell"]
+claim(changed_by["sum"] < 10 < 50 < changed_by["mean"])
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# :::{exercise-start}
+# :label: ex-dc-calibration
+# :::
+# **Too sure?** (10 minutes, medium). Is the softmax of `logits`, {eq}`eq-dc-posterior`, a probability? Find the temperature that minimises the mean cross-entropy on the first half of the images. On the second half, compare mean confidence
+# (the largest probability) with accuracy, before and after.
+#
+# :::{hint}
+# :class: dropdown
+# A grid such as `torch.logspace(-1, 3, 100)` and `cross_entropy(logits / t, truth)` will do.
+# :::
+
+# %%
+# your code here
+best_temperature = None
+confidence = {"before": None, "after": None}
+
+# %%
+# check
+fine = best_temperature is not None and None not in confidence.values()
+fine = fine and 2 < best_temperature < 4 and (
+    abs(confidence["before"] - 0.95) < 0.02
+    and abs(confidence["after"] - 0.80) < 0.05
+)
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-dc-calibration
+# :label: sol-dc-calibration
+# :class: dropdown
+# :::
+# A temperature above 1 says that the raw softmax is too sure of itself. Even for a perfect bound, noise in the losses has
+# this effect.
+
+# %%
+first, second = slice(0, n_clean // 2), slice(n_clean // 2, n_clean)
+temperatures = torch.logspace(-1, 3, 100, dtype=torch.float64)
+scores = torch.stack(
+    [
+        cross_entropy(logits[first] / t, truth[first]).mean()
+        for t in temperatures
+    ]
+)
+best_temperature = float(temperatures[scores.argmin()])
+for when, t in (("before", 1.0), ("after", best_temperature)):
+    p = (logits[second] / t).softmax(dim=1)
+    hit = (p.argmax(1) == truth[second]).double()
+    confidence[when] = float(p.amax(1).mean())
+    print(
+        f"temperature {t:.1f}: confidence {confidence[when]:.2f}, accuracy "
+        f"{float(hit.mean()):.2f}"
+    )
+
+# %% tags=["remove-cell"]
+claim(best_temperature > 1)
 
 # %% [markdown]
 # :::{solution-end}
@@ -419,17 +446,25 @@ for name, f in (("sum", logits), ("mean", logits / pixels)):
 # :::{exercise-start}
 # :label: ex-dc-unconditional
 # :::
-# In training the class was hidden for one image in ten, so `denoiser(z, sigma)` without a label estimates $\E[z \mid
+# **Told nothing** (15 minutes, hard). In training the class was hidden for one image in ten, so `denoiser(z, sigma)` without a label estimates $\E[z \mid
 # z_\sigma]$. For the optimal denoiser $\E[z \mid z_\sigma] = \sum_y p(y \mid z_\sigma)\, D(z_\sigma, \sigma, y)$. Where does
-# the loss of the unconditional network lie between those of the true class and of the other classes, level by level? (15 minutes)
+# the loss of the unconditional network lie between those of the true class and of the other classes, level by level? Compute its mean over `images[:n_small]` for the levels `main.sigma`.
 #
-# :::{admonition} Hint
-# :class: dropdown tip
-# The noise of the classifier has the key `seed, 0, t, 0, 0`. Compare means over images, level by level.
+# :::{hint}
+# :class: dropdown
+# The noise of the classifier has the key `seed, 0, t, 0, 0`: `randn(denoiser.shape, seed, 0, t, 0, 0, like=z)`. The losses of the classes are in `table`.
 # :::
 
 # %%
 # your code here
+free_loss = None  # one number a level
+
+# %%
+# check
+fine = free_loss is not None and len(free_loss) == count
+fine = fine and abs(float(free_loss[0]) - 2.2) < 0.1
+fine = fine and abs(float(free_loss[-2]) - 272) < 10
+print("right" if fine else "not yet")
 
 # %% [markdown]
 # :::{exercise-end}
@@ -451,7 +486,7 @@ for t, s in enumerate(main.sigma.tolist()):
             z + s * randn(denoiser.shape, seed, 0, t, 0, 0, like=z), s
         )
     rows.append((z - estimate).square().flatten(1).sum(1).cpu())
-free = torch.stack(rows, dim=1).mean(dim=0)
+free_loss = torch.stack(rows, dim=1).mean(dim=0)
 true_loss = conditional.gather(
     1, truth[:n_small, None, None].expand(-1, 1, count)
 ).mean(dim=(0, 1))
@@ -459,8 +494,13 @@ other_loss = (conditional.sum(dim=1).mean(dim=0) - true_loss) / (
     len(test.classes) - 1
 )
 for t in range(0, count, max(1, count // 8)):
-    values = f"true class {true_loss[t]:7.2f}, no class {free[t]:7.2f}, other classes {other_loss[t]:7.2f}"
-    print(f"sigma {main.sigma[t]:7.3f}: {values}")
+    print(
+        f"sigma {main.sigma[t]:7.3f}: true class {true_loss[t]:7.2f}, no class "
+        f"{free_loss[t]:7.2f}, other classes {other_loss[t]:7.2f}"
+    )
+
+# %% tags=["remove-cell"]
+claim(true_loss[-1] < free_loss[-1] < other_loss[-1])
 
 # %% [markdown]
 # :::{solution-end}

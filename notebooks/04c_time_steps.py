@@ -250,15 +250,21 @@ for place in ("first", "uniform"):
 # :::{exercise-start}
 # :label: ex-dc-placement
 # :::
-# **When are they alike?** For which $T'$ do the two placements look at the same noise levels? (5 minutes)
+# **When are they alike?** (5 minutes, easy). For which $T'$ do the two placements look at the same noise levels?
 #
-# :::{admonition} Hint
-# :class: dropdown tip
-# There are $T$ time steps in all.
+# :::{hint}
+# :class: dropdown
+# There are $T = 1000$ time steps in all.
 # :::
 
 # %%
 # your code here
+same_for = None
+
+# %%
+# check
+fine = same_for == 1000
+print("right" if fine else "not yet")
 
 # %% [markdown]
 # :::{exercise-end}
@@ -271,7 +277,8 @@ for place in ("first", "uniform"):
 # Only for $T' = T$: then both take all of them.
 
 # %%
-every = [levels("vp", 1000, p).sigma for p in ("first", "uniform")]
+same_for = 1000
+every = [levels("vp", same_for, p).sigma for p in ("first", "uniform")]
 print(f"the same: {torch.equal(*every)}")
 
 # %% tags=["remove-cell"]
@@ -282,17 +289,65 @@ assert torch.equal(*every)
 # :::
 #
 # :::{exercise-start}
-# :label: ex-dc-nearest-mean
+# :label: ex-dc-disagreements
 # :::
-# **A robust but crude rule.** How far does an attacker have to move an image, in $\ell_2$, to change the decision of the nearest-mean classifier? (10 minutes)
+# **How many disagreements?** (5 minutes, easy). Two classifiers are attacked on the same images, and a few images survive on one of them only. If all of these favour the same classifier, how many must there be until the exact two-sided test of McNemar says $p < 0.05$? And how many for $p < 0.01$?
 #
-# :::{admonition} Hint
-# :class: dropdown tip
-# The border between two means is a plane.
+# :::{hint}
+# :class: dropdown
+# Each of them is a fair coin. All heads or all tails: $2 \cdot 2^{-k}$.
 # :::
 
 # %%
 # your code here
+needed_5, needed_1 = None, None
+
+# %%
+# check
+fine = (needed_5, needed_1) == (6, 8)
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-dc-disagreements
+# :label: sol-dc-disagreements
+# :class: dropdown
+# :::
+# So six attacked images cannot decide anything unless they *all* differ in the same direction.
+
+# %%
+needed_5, needed_1 = (
+    next(k for k in range(1, 50) if 2 * 0.5**k < p) for p in (0.05, 0.01)
+)
+print(needed_5, needed_1)
+
+# %% tags=["remove-cell"]
+claim((needed_5, needed_1) == (6, 8))
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# :::{exercise-start}
+# :label: ex-dc-nearest-mean
+# :::
+# **A robust but crude rule** (10 minutes, medium). How far does an attacker have to move an image, in $\ell_2$, to change the decision of the nearest-mean classifier? Give the median over those of `images` that it gets right.
+#
+# :::{hint}
+# :class: dropdown
+# The border between two means is a plane. `means` are flat images in [0, 1].
+# :::
+
+# %%
+# your code here
+median_radius = None
+
+# %%
+# check
+fine = median_radius is not None and abs(median_radius - 1.85) < 0.02
+print("right" if fine else "not yet")
 
 # %% [markdown]
 # :::{exercise-end}
@@ -310,9 +365,8 @@ own = distance.gather(1, truth[:, None])
 apart = 2 * torch.cdist(means, means)[truth]
 radius = ((distance - own) / apart).scatter(1, truth[:, None], math.inf)
 radius = radius.amin(dim=1)
-print(
-    f"median of those it gets right: {float(radius[radius > 0].median()):.2f}"
-)
+median_radius = float(radius[radius > 0].median())
+print(f"median of those it gets right: {median_radius:.2f}")
 
 # %% tags=["remove-cell"]
 assert bool(((radius > 0) == (nearest == truth)).all())
