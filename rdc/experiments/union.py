@@ -13,6 +13,7 @@ from rdc.runs.cell import Row
 PGD: dict[str, Any] = {"attack": "pgd", "steps": 20}
 APGD: dict[str, Any] = {"attack": "autoattack", "steps": 20, "version": "custom", "attacks": ["apgd-ce", "apgd-t"]}
 SQUARE: dict[str, Any] = {"attack": "square", "queries": 5000}
+FEWER: dict[str, Any] = SQUARE | {"queries": 1000}  # for likelihood maximisation, which costs much more
 
 
 def pgd(gradient: str, name: str = "", **more: Any) -> dict[str, Any]:
@@ -23,7 +24,12 @@ def pgd(gradient: str, name: str = "", **more: Any) -> dict[str, Any]:
 def plain(gradient: str | None = None) -> tuple[dict[str, Any], ...]:
     """The attacks of any model, through its own gradient or one of a defence."""
     own = {} if gradient is None else {"gradient": gradient}
-    kinds = (("restarts", PGD | {"restarts": 3}), ("targets", PGD | {"targets": 9}), ("apgd", APGD), ("square", SQUARE))
+    kinds = (
+        ("restarts", PGD | {"restarts": 3}),
+        ("targets", PGD | {"targets": 9}),
+        ("apgd", APGD),
+        ("square", SQUARE if gradient is None else FEWER),
+    )
     return tuple({"name": name, **own, **attack} for name, attack in kinds)
 
 
