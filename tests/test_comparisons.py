@@ -90,15 +90,21 @@ def test_the_shipped_network_differs_from_itself_by_nothing():
 def test_gradients_of_a_network_are_not_random():
     arguments = {"repeats": 4, "eot": [1, 2], "eps": "0.1", "steps": 2, "draws": 2}
     row = Row("cnn", {}, None, arguments, data="digits", n=3, block=3, task="randomness")
-    found, cnn, test = measure(next(row.cells())).means, build("cnn", "digits"), load("digits")
+    outcome, cnn, test = measure(next(row.cells())), build("cnn", "digits"), load("digits")
+    found, each = outcome.means, outcome.values
     index = (predict(cnn, test.x) == test.y).nonzero()[:3, 0]
     x = test.x[index].requires_grad_()
     (g,) = torch.autograd.grad(margin(cnn(x), test.y[index]).sum(), x)
     assert found["cosine 1"] == found["cosine 2"] == found["cosine margin"] == pytest.approx(1.0)
     assert found["half eot"] == found["noise common"] == pytest.approx(0.0, abs=1e-6)
     assert found["mean absolute"] == pytest.approx(float(g.abs().mean()), rel=1e-4) and found["path cosine 0"] == pytest.approx(1)
-    fresh = measure(next(toy(Row("dc", {"noise": "fresh"}, None, arguments, n=1, task="randomness")).cells())).means
-    assert fresh["cosine 1"] < 0.9999 and fresh["noise independent"] > 0
+    assert each["mean absolute"] == pytest.approx(g.abs().flatten(1).mean(1).tolist(), rel=1e-4)
+    assert all(v is None or v < -15 for v in each["log2 half eot"]), "no noise, up to rounding"
+    fresh = measure(next(toy(Row("dc", {"noise": "fresh"}, None, arguments, n=1, task="randomness")).cells()))
+    assert fresh.means["cosine 1"] < 0.9999 and fresh.means["noise independent"] > 0
+    (own,) = fresh.values["log2 half eot"]
+    assert (own is None) == ("half eot" not in fresh.means)
+    assert own is None or 2**own == pytest.approx(fresh.means["half eot"])
 
 
 def test_cells_of_an_experiment_are_found_by_their_words():

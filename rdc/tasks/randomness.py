@@ -25,7 +25,7 @@ def randomness(cell: Cell, device: str = "cpu") -> Outcome:
         two means of m gradients of the margin to a fixed rival, measured and in closed form. ``half eot``, ``largest share`` (of
         the draw with the longest gradient in the energy of all), ``distance m``, ``noise common``, ``noise independent``: medians
         over images. ``cosine margin``: of the margin, whose rival is free. ``mean absolute``. ``path cosine k``, ``lipschitz``:
-        along the path, the noise held fixed.
+        along the path, the noise held fixed. Of each image ``log2 half eot`` and ``mean absolute``; None where it is not finite.
     """
     from rdc.quantities import number
 
@@ -33,9 +33,10 @@ def randomness(cell: Cell, device: str = "cpu") -> Outcome:
     model = attack.made(row.model, row.data, device, attack.key(row.options))
     x, y = right_images(cell, device)
     eps, steps = number(given["eps"], "eps", low=0), int(given["steps"])
-    means = random(model, x, y, given["repeats"], given["eot"], (2 * eps / steps, given["draws"]), row.seed)
+    means, each = random(model, x, y, given["repeats"], given["eot"], (2 * eps / steps, given["draws"]), row.seed)
     means |= smooth(model, x, y, eps, steps, row.seed)
-    return Outcome({}, {name: value for name, value in means.items() if math.isfinite(value)})
+    values = {name: [v if math.isfinite(v) else None for v in found.tolist()] for name, found in each.items()}
+    return Outcome({}, {name: value for name, value in means.items() if math.isfinite(value)}, values=values)
 
 
 def right_images(cell: Cell, device: str) -> tuple[Tensor, Tensor]:
@@ -57,8 +58,11 @@ def right_images(cell: Cell, device: str) -> tuple[Tensor, Tensor]:
 
 def random(
     model: nn.Module, x: Tensor, y: Tensor, repeats: int, eot: Sequence[int], loss: tuple[float, int], seed: int
-) -> dict[str, float]:
-    """Return how alike gradients are that are taken again and again, and how noisy losses, ``loss``: after a step, in draws."""
+) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Return how alike gradients are that are taken again and again, and how noisy losses, ``loss``: after a step, in draws.
+
+    Means, and numbers of each image.
+    """
     from rdc.analyse import (
         eot_cosine,
         gradient_cosine,
@@ -75,6 +79,7 @@ def random(
     found, energy, counts = signal_to_noise(g), g.double().square().flatten(2).sum(2), [m for m in eot if repeats // m >= 2]
     noise = loss_noise(model, x, (x + loss[0] * g.mean(0).sign()).clamp(0, 1), y, loss[1], seed=seed)
     distance = {m: linearised_distance(model, x, y, eot=m, seed=seed) for m in (1, 4)}
+    each = {"log2 half eot": found.half_eot.log2(), "mean absolute": g.abs().flatten(2).mean(dim=(0, 2))}
     return {
         **{f"cosine {m}": float(v) for m, v in zip(counts, eot_cosine(g, counts).mean(1), strict=True)},
         **{f"predicted {m}": float(found.cosine(m).nanmean()) for m in counts},
@@ -85,7 +90,7 @@ def random(
         **{f"distance {m}": float(d[d > 0].median()) for m, d in distance.items()},
         "noise common": float(noise.ratio().median()),
         "noise independent": float(noise.ratio(common=False).median()),
-    }
+    }, each
 
 
 def smooth(model: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int, seed: int) -> dict[str, float]:
