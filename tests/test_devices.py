@@ -356,7 +356,7 @@ TRAINERS: dict[str, Case] = {
     "denoiser": lambda d: trained(Run(SMALL, {}, network_of_training(d), edm_objective), d),
     **{
         f"heads {o}": lambda d, o=o: trained(Run(SMALL, {}, students(d), objective(DistilConfig(SMALL, o, subset=2), edm(d))), d)
-        for o in OBJECTIVES if o != "pairs"  # of networks with one head
+        for o in OBJECTIVES
     },
     "classifier": lambda d: list(
         train_classifier(Images(TRAIN, TRAIN_Y, ["a", "b", "c"]), 1, 4, width=4, device=d, noise=0.1).parameters()

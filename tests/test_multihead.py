@@ -10,12 +10,13 @@ from torch import Tensor
 from rdc.classify import DiffusionClassifier
 from rdc.data import Images
 from rdc.denoise import EDM, Denoiser, EDMConfig, MultiHead, UNetConfig
-from rdc.denoise.checkpoints import load_denoiser, save_denoiser
+from rdc.denoise.checkpoints import load_denoiser, read_checkpoint, save_denoiser
 from rdc.denoise.multihead import build_multihead
 from rdc.rng import generator, randn
 from rdc.schedule import levels
 from rdc.train import TrainConfig
-from rdc.train.heads import OBJECTIVES, DistilConfig, denoise_loss, distil, distil_loss
+from rdc.train.heads import OBJECTIVES, DistilConfig, begin_as, denoise_loss, distil, distil_loss
+from rdc.train.shrink import compared, pair_loss
 
 UNET = UNetConfig(8, 1, 0, 8, (1,), 1, (), heads=4)
 CONFIG = EDMConfig(UNET, 0.6, "digits")
@@ -173,7 +174,7 @@ def test_the_trunk_of_a_branch_is_the_teacher_and_stays(tmp_path):
         distil(DistilConfig(recipe, objective="denoise"), tmp_path / "b.safetensors", images=images())
 
 
-@pytest.mark.parametrize("what", [one for one in OBJECTIVES if one != "pairs"])
+@pytest.mark.parametrize("what", OBJECTIVES)
 def test_training_lowers_its_loss_and_resumes(what, tmp_path):
     recipe = TrainConfig(CONFIG, steps=60, batch=12, lr=3e-3, warmup=3, label_dropout=0.0)
     config = DistilConfig(recipe, objective=what, subset=2, levels=3)
@@ -201,6 +202,67 @@ def test_distillation_recovers_a_teacher_of_the_same_form(tmp_path):
     assert after < 0.1 * before
 
 
+def test_heads_that_start_from_a_denoiser_are_its_answer_without_a_class():
+    """In float64; with the class embedding's own constant, which the network without labels has elsewhere."""
+    start = tiny_network(1)
+    for i, part in enumerate(start.model.parameters()):  # biases are zero at first
+        part.data += 0.1 * randn(tuple(part.shape), "part", i)
+    config = replace(start.config, unet=replace(start.config.unet, label_dim=0, heads=4))
+    net, z = build_multihead(config).double(), randn((3, 1, 8, 8), 1).double()
+    begin_as(net, start.double())
+    for sigma in (0.1, 0.7, 5.0):
+        free = start(z, sigma)
+        assert torch.allclose(net.all_heads(z, sigma), free[:, None].expand(-1, 4, -1, -1, -1), rtol=1e-10, atol=1e-12)
+    assert not torch.allclose(free, start(z, sigma, torch.zeros(3, dtype=torch.long)), atol=1e-3)
+
+
+def test_the_loss_of_compared_heads():
+    """Head by head, with the formula written out: distances, and the differences of all pairs in the units of the logits."""
+    net, teacher, z = heads(1), heads(0), randn((4, 1, 8, 8), 5).double()
+    net, teacher, eps = net.double(), teacher.double(), randn((4, 1, 8, 8), 6).double()
+    sigma, label = torch.tensor([0.2, 0.5, 1.0, 3.0]).double().reshape(-1, 1, 1, 1), torch.tensor([0, 2, 1, -1])
+    found = pair_loss(net, z, label, sigma, eps, 3, teacher, 0, 7.0, 3, True)
+    for i, asked in enumerate(compared(label, 3, 3, 0, 3).tolist()):
+        assert asked[0] == label[i] and len(set(asked)) == 3
+        s, noisy = float(sigma[i]), (z + sigma * eps)[i : i + 1]
+        c_out, c_skip = s * 0.6 / (s**2 + 0.36) ** 0.5, 0.36 / (s**2 + 0.36)
+        gap = [((net(noisy, s, torch.tensor([k])) - teacher(noisy, s, torch.tensor([k]))) / c_out).flatten() for k in asked]
+        apart = sum(float((gap[j] - gap[k]).square().mean()) for j, k in ((0, 1), (0, 2), (1, 2))) / 3
+        wanted = sum(float(g.square().mean()) for g in gap) / 3 + 7.0 * c_skip * apart
+        assert abs(float(found[i]) - wanted) < 1e-9 * wanted
+
+
+def test_classes_are_compared_equally_often():
+    found = compared(torch.tensor([1, -1]).repeat(2000), 4, 3, 0, 0)
+    for own, others in ((1, [0, 2, 3]), (-1, [0, 1, 2, 3])):
+        asked = found[found[:, 0] == own][:, 1:]
+        share = torch.bincount(asked.flatten(), minlength=4) / len(asked)
+        assert torch.allclose(share[others], torch.full((len(others),), 2 / len(others)), atol=0.05)
+        assert float(share.sum()) == 2 and not bool((asked[:, 0] == asked[:, 1]).any())
+
+
+def test_heads_start_from_a_checkpoint_fall_in_loss_and_resume(tmp_path):
+    teacher, start = tiny_network(0), tmp_path / "start.safetensors"
+    save_denoiser(start, teacher)
+    network = replace(teacher.config, unet=replace(teacher.config.unet, label_dim=0, heads=4))
+    recipe = TrainConfig(network, steps=40, batch=12, lr=1e-3, warmup=2, label_dropout=0.2, flip=True)
+    config = DistilConfig(recipe, objective="pairs", subset=3, gamma=10.0, start=str(start))
+    given = {"images": images(), "quiet": True, "teacher": teacher}
+    whole, piece = tmp_path / "whole.safetensors", tmp_path / "piece.safetensors"
+    distil(config, whole, **given)
+    distil(config, piece, minutes=1e-6, **given)
+    assert read_checkpoint(piece, "denoiser")[1]["stopped"] == 1
+    distil(config, piece, **given)
+    a, b = load_denoiser(whole), load_denoiser(piece)
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+    z, sigma, eps = 2 * images(24, 1).x - 1, torch.full((24, 1, 1, 1), 0.7), randn((24, 1, 8, 8), 9)
+    first = build_multihead(network)
+    begin_as(first, teacher)
+    args = (z, torch.arange(24) % 3, sigma, eps, 0, teacher, 0, 10.0, 3, True)
+    before, after = (pair_loss(net, *args).mean().item() for net in (first, a))
+    assert after < 0.9 * before
+
+
 def test_a_checkpoint_comes_back_as_it_was(tmp_path):
     net = heads()
     save_denoiser(tmp_path / "a.safetensors", net)
@@ -224,5 +286,12 @@ def test_mistakes_get_one_line(tmp_path):
         distil(DistilConfig(recipe, objective="gan"), tmp_path / "a.safetensors", images=images())
     with pytest.raises(ValueError, match="subset must be"):
         distil(DistilConfig(recipe, subset=9), tmp_path / "a.safetensors", images=images(), teacher=tiny_network(0))
+    pairs, given = DistilConfig(recipe, objective="pairs"), {"images": images(), "teacher": tiny_network(0)}
+    with pytest.raises(ValueError, match="pairs need a subset of 2 to 3 classes, got 1"):
+        distil(replace(pairs, subset=1), tmp_path / "a.safetensors", **given)
+    with pytest.raises(ValueError, match="no checkpoint .*none.safetensors; the shipped ones are"):
+        distil(replace(pairs, start=str(tmp_path / "none.safetensors")), tmp_path / "a.safetensors", **given)
+    with pytest.raises(ValueError, match="wide heads cannot start from digits: it needs the same unet"):
+        distil(replace(pairs, start="digits"), tmp_path / "a.safetensors", **given)
     with pytest.raises(ValueError, match="the teacher has 5 classes"):
         distil(DistilConfig(recipe), tmp_path / "a.safetensors", images=images(), teacher=tiny_network(0, num_classes=5))

@@ -34,7 +34,7 @@ def train_command(
         str | None,
         arg(
             help="fashion-mini or, for denoiser and classifier, digits; by default the one for the data, else fashion-mini. "
-            "For denoiser also cifar10-medium and cifar10-small. "
+            "For denoiser also cifar10-medium, for denoiser and multihead cifar10-small. "
             "For classifier also the reference networks cnn, at-linf and at-l2, and the baselines " + ", ".join(MORE) + "."
         ),
     ] = None,
@@ -55,7 +55,7 @@ def train_command(
     minutes: Annotated[
         float | None, arg(help="For denoisers: stop after that time and write what there is; the same command continues.")
     ] = None,
-    teacher: Annotated[str | None, arg(help="For recipes of smaller denoisers: the denoiser out of which it is cut.")] = None,
+    teacher: Annotated[str | None, arg(help="Denoiser to follow, if not that of the recipe; cifar10-small needs one.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Train a denoiser or a classifier. Interrupted or killed, the same command continues where it stopped.
@@ -94,7 +94,7 @@ def train_command(
     if name in distilled:
         whole = replace(distilled[name], train=config, teacher=teacher or distilled[name].teacher)
         if not whole.teacher:
-            raise ValueError(f"the recipe {name} needs --teacher: the denoiser out of which a smaller one is cut")
+            raise ValueError(f"the recipe {name} needs --teacher: the denoiser that it follows")
         path = distil(whole, path, place, None, save_seconds, quiet, compile=compile, minutes=minutes)
     else:
         path = train_denoiser(config, path, place, None, save_seconds, quiet, compile, minutes)

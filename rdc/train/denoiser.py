@@ -149,7 +149,7 @@ class Run:
             mirrored = sent(rand((c.batch,), c.seed, "flip", self.step) < 0.5, device)
             z = torch.where(mirrored[:, None, None, None], z.flip(3), z)
         sigma = sent(stratified_sigma(c, self.step), device)
-        eps = randn(tuple(z.shape), c.seed, "noise", self.step, like=z)
+        eps = sent(randn(tuple(z.shape), c.seed, "noise", self.step), device)
         with torch.autocast(z.device.type, dtype=torch.bfloat16, enabled=c.precision == "bf16"):
             loss = self.loss(self.denoiser, z, label, sigma, eps, self.step).mean()
         return self.state.descend(loss, c.lr * schedule(self.step, c.steps, c.warmup), c.ema)

@@ -7,8 +7,8 @@ r"""Train a denoiser from another one: many heads, distilled (Algorithm 2) or in
                     to say of other classes (appendix B.1: "only 60 % accuracy")
 ``cross-entropy``   the logits of the diffusion classifier on a few levels are trained to classify (appendix B.1:
                     no robustness)
-``pairs``           a smaller denoiser with a single head, cut out of the teacher (:mod:`rdc.train.shrink`), follows its
-                    answers for two classes and, with weight ``gamma``, their difference
+``pairs``           the heads follow the teacher's answers for the image's class and some others and, with weight ``gamma``,
+                    their differences; so does a smaller denoiser with a single head, cut out of it (:mod:`rdc.train.shrink`)
 ==================  ==========================================================================================
 
 The sum over heads is estimated without bias from ``subset`` heads, drawn anew for each image: a teacher evaluation costs as
@@ -18,14 +18,15 @@ heads. As printed, Algorithm 2 takes an optimiser step inside the loop over clas
 What the heads share is nearly all of their loss, and what tells classes apart nearly nothing: at moderate noise the heads of
 our teacher differ from its unconditional answer by a few thousandths of the target's variance. ``gamma`` raises the weight of an
 image to ``gamma / v`` wherever that is above 1, with ``v`` the mean square of the teacher's own class differences on it;
-``gamma = 0`` is Algorithm 2. In the *branch* form the trunk is the teacher without label, and stays as it is.
+``gamma = 0`` is Algorithm 2. For pairs see :func:`rdc.train.shrink.pair_loss`. In the *branch* form the trunk is the teacher
+without label, and stays as it is.
 
 References:
     | Robust Classification via a Single Diffusion Model (Chen et al., 2024), Algorithm 2, appendix B.1
     | https://arxiv.org/abs/2305.15241
 """
 
-__all__ = ["OBJECTIVES", "DistilConfig", "distil"]
+__all__ = ["OBJECTIVES", "DistilConfig", "distil", "prepared"]
 
 import copy
 from dataclasses import asdict, dataclass, field, replace
@@ -38,7 +39,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rdc.data import Images, load
-from rdc.denoise.base import fast_dtype, to_model
+from rdc.denoise.base import compiled, fast_dtype, to_model
 from rdc.denoise.checkpoints import load_denoiser
 from rdc.denoise.edm import EDM, coefficients
 from rdc.denoise.multihead import Branched, MultiHead, build_multihead
@@ -58,9 +59,10 @@ class DistilConfig:
     train: TrainConfig = field(default_factory=TrainConfig)  # network (with heads), data, optimiser
     objective: str = "distil"  # one of OBJECTIVES
     teacher: str = ""  # for distil and pairs: a checkpoint's name or path
-    subset: int = 3  # for distil: heads that an image teaches
+    subset: int = 3  # for distil and pairs: heads that an image teaches
     gamma: float = 0.0  # for distil: least size that the differences between classes have in the loss; for pairs: their weight
     levels: int = 4  # for cross-entropy: noise levels (ELBO weight) behind the logits
+    start: str = ""  # for wide heads: a single-head checkpoint; each of them begins with its answer without a class
 
 
 def distil(
@@ -84,13 +86,21 @@ def distil(
         save_seconds: Time between two saves of the state.
         quiet: Whether to hide the progress bar.
         teacher: The teacher itself, in place of the one that the recipe names.
-        compile: Whether to compile the student's network (:func:`rdc.denoise.compiled`).
+        compile: Whether to compile the networks (:func:`rdc.denoise.compiled`).
         minutes: When to stop (:func:`rdc.train.loop.train_to`).
 
     Raises:
-        ValueError: for an unknown objective, a subset that is no number of heads, or a teacher that does not fit.
+        ValueError: for an unknown objective, a subset that is no number of heads, or a teacher or a start that does not fit.
         CheckpointError: if the stored state belongs to another run, or the teacher cannot be read.
     """
+    images = load(config.train.denoiser.data, "train") if images is None else images
+    return fit(prepared(config, images, device, teacher, compile), out, images, save_seconds, quiet, compile, minutes)
+
+
+def prepared(
+    config: DistilConfig, images: Images, device: str | torch.device = "cpu", teacher: EDM | None = None, compile: bool = False
+) -> Run:
+    """The run of :func:`distil` before its first step; ``compile`` is for the teacher."""
     if config.objective not in OBJECTIVES:
         raise ValueError(f"unknown objective {config.objective!r}; there are {', '.join(OBJECTIVES)}")
     if config.objective in ("distil", "pairs") and teacher is None:
@@ -98,17 +108,21 @@ def distil(
         if not isinstance(loaded, EDM):
             raise ValueError(f"the teacher {config.teacher} must have a single head")
         teacher = loaded
-    images = load(config.train.denoiser.data, "train") if images is None else images
-    student = cut_out(config.train, images, teacher) if config.objective == "pairs" else with_heads(config, device)
+    single = config.objective == "pairs" and not config.train.denoiser.multihead
+    student = cut_out(config.train, images, teacher) if single else with_heads(config, device)
     sizes = [f"{d.num_classes} classes of {d.shape}" for d in (teacher or student, student)]
     if sizes[0] != sizes[1]:
         raise ValueError(f"the teacher has {sizes[0]}, the student {sizes[1]}")
+    if config.objective == "pairs" and not 2 <= config.subset <= student.num_classes:
+        raise ValueError(f"pairs need a subset of 2 to {student.num_classes} classes, got {config.subset}")
     if isinstance(student, MultiHead) and config.train.denoiser.branch is not None:
         borrow_trunk(student, teacher)
-    if config.train.precision == "bf16" and teacher is not None:
-        teacher = copy.deepcopy(teacher).to(fast_dtype(device))
-    run = Run(config.train, asdict(config), student, objective(config, teacher))
-    return fit(run, out, images, save_seconds, quiet, compile, minutes)
+    if config.start:
+        begin_as(student, load_denoiser(config.start, device), config.start)
+    if teacher is not None:
+        teacher = copy.deepcopy(teacher).to(fast_dtype(device) if config.train.precision == "bf16" else None)
+        teacher = compiled(teacher) if compile else teacher
+    return Run(config.train, asdict(config), student, objective(config, teacher))
 
 
 def with_heads(config: DistilConfig, device: str | torch.device) -> MultiHead:
@@ -141,6 +155,27 @@ def borrow_trunk(student: MultiHead, teacher: EDM | None) -> None:
     student.model.trunk.requires_grad_(False)
 
 
+def begin_as(student: EDM | MultiHead, start: EDM | MultiHead, name: str = "another denoiser") -> None:
+    """Let each head of a *wide* network begin with the answer of ``start`` without a class.
+
+    Its last layer is repeated, and the noise embedding takes up what its class embedding adds where there is no class.
+    """
+    own, other = student.config, start.config
+    alike = replace(other.unet, label_dim=0, heads=own.unet.heads) == own.unet and other.sigma_data == own.sigma_data
+    if not alike or not own.multihead or other.multihead or own.branch is not None or not start.unlabelled:
+        raise ValueError(
+            f"wide heads cannot start from {name}: it needs the same unet with a single head, and an answer without a class"
+        )
+    tensors, heads = start.model.state_dict(), own.unet.heads
+    for key, tensor in list(tensors.items()):
+        if "aux_conv" in key:
+            tensors[key] = tensor.repeat(heads, *[1] * (tensor.ndim - 1))
+    if other.unet.label_dim:
+        del tensors["map_label.weight"]
+        tensors["map_layer0.bias"] = tensors["map_layer0.bias"] + tensors["map_layer0.weight"] @ tensors.pop("map_label.bias")
+    student.model.load_state_dict(tensors)
+
+
 def trained_heads(student: MultiHead) -> int:
     """Heads that have something to learn: K, and the unconditional one in the *wide* form."""
     return student.num_classes + (not isinstance(student.model, Branched))
@@ -151,7 +186,8 @@ def objective(config: DistilConfig, teacher: nn.Module | None) -> Loss:
     if config.objective == "distil" and teacher is not None:
         return partial(distil_loss, teacher=teacher, subset=config.subset, seed=config.train.seed, gamma=config.gamma)
     if config.objective == "pairs" and teacher is not None:
-        return partial(pair_loss, teacher=teacher, seed=config.train.seed, weight=config.gamma)
+        pairs = partial(pair_loss, subset=config.subset, logits=config.train.denoiser.multihead)
+        return partial(pairs, teacher=teacher, seed=config.train.seed, weight=config.gamma)
     if config.objective == "denoise":
         return denoise_loss
     return partial(cross_entropy_loss, count=config.levels, seed=config.train.seed)

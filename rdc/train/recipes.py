@@ -29,6 +29,7 @@ CIFAR_UNET = UNetConfig(
     attn_resolutions=(8,),
     patch=2,
 )
+CIFAR_SMALL = replace(CIFAR_UNET, num_blocks=1, inner=(48, 64))
 DIGITS_UNET = UNetConfig(
     resolution=8, channels=1, label_dim=10, model_channels=32, channel_mult=(1, 2), num_blocks=1, attn_resolutions=()
 )
@@ -73,7 +74,7 @@ FASHION_BRANCH = UNetConfig(
     heads=10,
 )
 
-#: Multi-head networks: ``rdc train multihead --recipe fashion-mini``.
+#: Multi-head networks: ``rdc train multihead --recipe fashion-mini``; cifar10-small needs ``--teacher FILE`` and a GPU.
 MULTIHEAD = {
     "fashion-mini": DistilConfig(
         TrainConfig(
@@ -89,13 +90,32 @@ MULTIHEAD = {
         teacher="fashion-mini",
         gamma=0.05,
     ),
+    "cifar10-small": DistilConfig(
+        TrainConfig(
+            EDMConfig(replace(CIFAR_SMALL, label_dim=0, heads=11), data="cifar10"),
+            steps=4_000,
+            batch=256,
+            lr=1e-3,
+            warmup=100,
+            ema=0.998,
+            p_mean=-0.14,
+            p_std=0.72,
+            label_dropout=0.15,
+            precision="bf16",
+            flip=True,
+        ),
+        objective="pairs",
+        subset=3,
+        gamma=50.0,
+        start="cifar10-small",
+    ),
 }
 
 #: Smaller denoisers, cut out of a larger one: ``rdc train denoiser --recipe cifar10-small --teacher FILE``.
 SMALLER = {
     "cifar10-small": DistilConfig(
         TrainConfig(
-            EDMConfig(replace(CIFAR_UNET, num_blocks=1, inner=(48, 64)), data="cifar10"),
+            EDMConfig(CIFAR_SMALL, data="cifar10"),
             steps=3_000,
             batch=16,
             lr=4e-4,
@@ -107,6 +127,7 @@ SMALLER = {
             flip=True,
         ),
         objective="pairs",
+        subset=2,
         gamma=5.0,
     ),
 }

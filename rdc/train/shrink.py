@@ -10,7 +10,7 @@ Each block sees what those before it really give. The channels are chosen one by
 most of what remains of the teacher's convolution (orthogonal matching pursuit).
 
 What classes change in a denoiser's answer is a few thousandths of it, and no least-squares fit keeps it. :func:`pair_loss`, on
-two classes of the same noisy image, brings it back: the difference of two answers has a term of its own.
+two classes of the same noisy image, or more, brings it back: the difference of two answers has a term of its own.
 
 References:
     | ThiNet: A Filter Level Pruning Method for Deep Neural Network Compression (Luo et al., 2017), https://arxiv.org/abs/1707.06342
@@ -30,7 +30,8 @@ from torch.utils.hooks import RemovableHandle
 
 from rdc.denoise.edm import EDM, EDMConfig, build, coefficients, one_hot
 from rdc.denoise.unet import Block, UNet
-from rdc.rng import randint
+from rdc.rng import rand
+from rdc.train.denoiser import sent
 
 RIDGE, CHUNK = 1e-4, 32
 TAPS = 9  # of a convolution
@@ -243,18 +244,32 @@ def fill(layer: nn.Module, weight: Tensor, second: nn.Module | None = None) -> N
 
 def pair_loss(
     student: Any, z: Tensor, label: Tensor, sigma: Tensor, eps: Tensor, step: int, teacher: nn.Module, seed: int,
-    weight: float,
+    weight: float, subset: int = 2, logits: bool = False,
 ) -> Tensor:
-    r"""Distance to the teacher's answers ``F`` for two classes, and of their difference, ``(N,)``.
+    r"""Distance to the teacher's answers ``F`` for some classes, and of their differences, ``(N,)``.
 
-    ``|e_1|^2 / 2 + |e_2|^2 / 2 + weight |e_1 - e_2|^2``, means over pixels, with :math:`e_k = F(k) - F_\text{teacher}(k)`
-    for the image's own class, or none where it is hidden, and another one, drawn at random.
+    ``mean_k |e_k|^2 + weight mean_{j<k} |e_j - e_k|^2``, means over pixels too, with
+    :math:`e_k = F(k) - F_\text{teacher}(k)` for the image's own class, or none where it is hidden, and ``subset - 1`` others,
+    drawn at random. Heads answer in one pass. With ``logits`` the weight is ``weight c_skip``: then differences count at each
+    noise level as they do in the logits of a diffusion classifier (ELBO), whose share of a level in :math:`\ln \sigma` is
+    :math:`\lVert z - D \rVert^2 / \sigma^2`, with :math:`c_\text{out}^2 / \sigma^2 = c_\text{skip}`.
     """
-    z_sigma, k = z + sigma * eps, student.num_classes
-    other = (label.clamp(min=0) + 1 + randint(k - 1, (len(z),), seed, "other", step).to(label)) % k
-    labels, both, levels = torch.cat([label, other]), z_sigma.repeat(2, 1, 1, 1), sigma.repeat(2, 1, 1, 1)
+    z_sigma, labels = z + sigma * eps, compared(label, student.num_classes, subset, seed, step)
+    asked, levels, flat = z_sigma.repeat_interleave(subset, 0), sigma.repeat_interleave(subset, 0), labels.flatten()
     c_skip, c_out, c_in = coefficients(levels, student.sigma_data)
     with torch.no_grad():
-        target = (teacher(both, levels.flatten(), labels) - c_skip * both) / c_out
-    own, others = (student.raw(c_in * both, levels, labels) - target).flatten(1).chunk(2)
-    return (own.square() + others.square()).mean(dim=1) / 2 + weight * (own - others).square().mean(dim=1)
+        target = (teacher(asked, levels.flatten(), flat) - c_skip * asked) / c_out
+    if student.one_pass:
+        heads = student.raw(coefficients(sigma, student.sigma_data)[2] * z_sigma, sigma)
+        found = heads[torch.arange(len(z), device=z.device)[:, None], labels % heads.shape[1]].flatten(0, 1)
+    else:
+        found = student.raw(c_in * asked, levels, flat)
+    error = (found - target).flatten(1).unflatten(0, (len(z), subset))
+    scale = weight * c_skip[::subset].flatten() if logits else weight
+    return error.square().mean(dim=(1, 2)) + 2 * scale * error.var(dim=1).mean(dim=1)
+
+
+def compared(label: Tensor, classes: int, count: int, seed: int, step: int) -> Tensor:
+    """Classes ``(N, count)``: the image's own, or -1 where it is hidden, and others without repetition, drawn at random."""
+    order = sent(rand((len(label), classes), seed, "other", step), label.device) + 2 * one_hot(label, classes)
+    return torch.cat([label[:, None], order.argsort(dim=1)[:, : count - 1]], dim=1)
