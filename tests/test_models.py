@@ -354,7 +354,7 @@ def test_options_change_the_logits(name):
         ("dc", "digits", {"kind": "none"}, "kind of dc must be one of elbo, edm, edm-released, vp, vp-printed, vp-derived, got"),
         ("dc", "digits", {"denoiser": "nothing"}, "unknown checkpoint 'nothing'"),
         ("dc", "digits", {"denoiser": "fashion-mini"}, "is a denoiser for data set 'fashion', not 'digits'"),
-        ("dc", "cifar10-20", {}, "no denoiser is shipped for cifar10-20, only for digits, fashion-mini, fashion"),
+        ("dc", "cifar100", {}, "no denoiser is shipped for cifar100, only for digits, fashion-mini, fashion"),
         ("cnn", "cifar10-20", {}, "cifar10-20"),
         ("optimal", "cifar10-20", {}, "there is no optimal for cifar10-20: it has no training images"),
         ("resnet18", "digits", {}, "resnet18 is a network for cifar10-20, not for digits"),

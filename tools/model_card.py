@@ -55,16 +55,18 @@ def card(name: str) -> str:
     parameters = sum(p.numel() for p in load_denoiser(name).parameters())
     conditional = "EDM denoiser `D(z, sigma, y)`, conditional, with dropped classes for the unconditional case"
     multihead = "multi-head denoiser: one pass gives `D(z, sigma, y)` for every class, and the unconditional one"
+    split, usual = f"train split of `{config['data']}`, {meta['images']} images", "one core of a shared x86-64 CPU"
+    command = f"{'multihead' if heads else 'denoiser'} --recipe {name.removesuffix('-multihead')}"
     rows = {
         "what": multihead if heads else conditional,
-        "data": f"train split of `{config['data']}`, {meta['images']} images ({LICENCES[config['data']]})",
+        "data": f"{meta.get('source', split)} ({LICENCES[config['data']]})",
         "network": f"{words(config['unet'])}; sigma_data {config['sigma_data']}",
         **({"branch": words(config["branch"])} if config.get("branch") else {}),
         "parameters": f"{parameters}",
         "recipe": words(settings),
         "epochs": f"{recipe['steps'] * recipe['batch'] / meta['images']:.1f}",
-        "command": f"`rdc train {'multihead' if heads else 'denoiser'} --recipe {name.removesuffix('-multihead')}`",
-        "device": "one core of a shared x86-64 CPU (fashion-mini: a few dozen steps on two); other devices round differently",
+        "command": f"`rdc train {command}{' --teacher FILE' * bool(meta['recipe'].get('start'))}`",
+        "device": f"{meta.get('device', usual + ' (fashion-mini: a few dozen steps on two)')}; other devices round differently",
         "wall time": f"{meta['seconds'] / 60:.0f} minutes",
         "loss": f"{sum(last) / len(last):.4f}, mean of the last {len(last)} recorded batches",
     }
