@@ -29,9 +29,9 @@ FRESH = {**LM, "noise": "fresh"}
 
 
 def attacked(entry: str, side: str, model: str, options: Mapping[str, Any], eps: str = "8/255", n: int = 256, **more: str) -> Row:
-    """Return a row under PGD, Linf."""
-    arguments = {"steps": 20, "norm": "Linf", "eps": eps, **more}
-    return Row(model, options, "pgd", arguments, n=n, about={"entry": entry, "side": side, "eps": eps})
+    """Return a row under PGD, Linf; one whose images run alone comes last."""
+    arguments, late = {"steps": 20, "norm": "Linf", "eps": eps, **more}, int(options.get("noise") == "fresh")
+    return Row(model, options, "pgd", arguments, n=n, about={"entry": entry, "side": side, "eps": eps}, priority=late)
 
 
 def asked(entry: str, side: str, model: str, options: Mapping[str, Any], sigma: float, **more: Any) -> Row:
