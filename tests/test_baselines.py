@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rdc.attack.norms import norm_of
-from rdc.classify.baselines import BASELINES, SHIPPED, NetworkConfig, baseline_network, build_network, load_baseline
+from rdc.classify.baselines import BASELINES, SHIPPED, baseline_network, load_baseline
+from rdc.classify.reference import NetworkConfig, build_network
 from rdc.classify.wide_resnet import WideResNet
 from rdc.cli import train as cli_train
 from rdc.data import Images, load

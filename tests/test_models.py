@@ -3,7 +3,6 @@
 import inspect
 import pickle
 import sys
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Literal, get_args, get_origin
@@ -43,7 +42,6 @@ from rdc.models.values import described, parsed
 from rdc.quantities import number
 from rdc.schedule import KINDS, levels
 from rdc.train.classifiers import reference_cnn
-from rdc.train.reference import RECIPES
 
 CPU = torch.device("cpu")
 DIGITS = load("digits").x[:2]
@@ -58,8 +56,6 @@ def folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("models"))
         save_denoiser(Path(TINY), tiny_network(num_classes=10))
-        short = {kind: replace(r, epochs=1, width=4) for kind, r in RECIPES["digits"].items()}
-        patch.setitem(RECIPES, "digits", short)  # for those whose weights do not come with the package
         patch.setattr("rdc.denoise.checkpoints.load_denoiser", cache(load_denoiser))  # read each once, for speed
         _reference.cache_clear()
         yield
@@ -355,7 +351,7 @@ def test_options_change_the_logits(name):
         ("dc", "digits", {"denoiser": "nothing"}, "unknown checkpoint 'nothing'"),
         ("dc", "digits", {"denoiser": "fashion-mini"}, "is a denoiser for data set 'fashion', not 'digits'"),
         ("dc", "cifar100", {}, "no denoiser is shipped for cifar100, only for digits, fashion-mini, fashion"),
-        ("cnn", "cifar10-20", {}, "cifar10-20"),
+        ("cnn", "cifar100", {}, "no reference network 'cnn' for 'cifar100'; there are "),
         ("optimal", "cifar10-20", {}, "there is no optimal for cifar10-20: it has no training images"),
         ("resnet18", "digits", {}, "resnet18 is a network for cifar10-20, not for digits"),
         ("race", "digits", {}, "no rounds of a race were learned for digits"),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rdc.classify import baselines
-from rdc.classify.reference import KIND, reference_network, shipped_references
+from rdc.classify.reference import KIND, load_reference, reference_network, shipped_references
 from rdc.classify.reference import SHIPPED as REFERENCES
 from rdc.denoise.checkpoints import ASSETS, load_denoiser, read_checkpoint
 from rdc.experiments import experiment
@@ -125,11 +125,37 @@ def classifier_card(name: str) -> str:
     return page(path, meta, rows)
 
 
+def colour_card(name: str) -> str:
+    """The model card of a reference network of CIFAR-10; what it withstands is in the experiment ``cifar10``."""
+    path = REFERENCES / f"{name}.safetensors"
+    _, meta = read_checkpoint(path, KIND)
+    config, recipe, data = meta["config"], meta["recipe"], meta["config"]["data"]
+    environment, last = meta["environment"], [loss for _, loss in meta["losses"][-10:]]
+    stopped = f", stopped at step {meta['stopped']}" if "stopped" in meta else ""
+    rows = {
+        "what": "wide residual network with GroupNorm, images in [0, 1] to logits; a network to compare a defence with",
+        "data": f"{meta['images']} images of the train split of `{data}`: {meta['source']}",
+        "network": words(config),
+        "parameters": f"{sum(p.numel() for p in load_reference(path).parameters())}, stored in float16",
+        "training": f"adversarial: {words(recipe['attack'])}" if recipe["attack"] else "cross-entropy on clean images",
+        "recipe": words({k: v for k, v in recipe.items() if k not in ("data", "attack")}),
+        "command": f"`rdc train classifier --recipe {name.removeprefix(f'{data}-')} --data {data} --device cuda`",
+        "device": f"{environment['device']}, {words(environment['versions'])}; other devices round differently",
+        "commit": environment["commit"] or "none",
+        "wall time": f"{meta['seconds'] / 60:.1f} minutes{stopped}",
+        "loss": f"{sum(last) / len(last):.4f}, mean of the last {len(last)} recorded batches" if last else "not recorded",
+        "measured in": "the experiment `cifar10`",
+    }
+    return page(path, meta, rows)
+
+
 def reference_card(name: str) -> str:
     """The model card of a reference network, in markdown, with what the experiment ``reference`` found of these weights."""
     path = REFERENCES / f"{name}.safetensors"
     _, meta = read_checkpoint(path, KIND)
     config, recipe, data = meta["config"], meta["recipe"], meta["config"]["data"]
+    if config.get("depth"):
+        return colour_card(name)
     kind = name.removeprefix(f"{data}-")
     found, (norm, eps) = measured(kind, data), BALLS[data, kind]
     union = [all(bits) for bits in zip(*(one.outcome("robust").values() for a, one in found.items() if a != "none"), strict=True)]

@@ -11,16 +11,14 @@
 them is that of :mod:`rdc.classify.reference`.
 """
 
-__all__ = ["BASELINES", "SHIPPED", "NetworkConfig", "baseline_network", "build_network", "load_baseline", "shipped_baselines"]
+__all__ = ["BASELINES", "SHIPPED", "baseline_network", "load_baseline", "shipped_baselines"]
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from rdc.classify.networks import CNN
-from rdc.classify.wide_resnet import WideResNet
+from rdc.classify.reference import NetworkConfig, build_network
 from rdc.denoise.checkpoints import ASSETS, CheckpointError, filled, parsed, read_checkpoint
 
 KIND = "baseline"
@@ -28,26 +26,6 @@ BASELINES = (
     "trades-linf", "trades-l2", "mart-linf", "mart-l2", "at-linf-generated", "at-l2-generated", "wrn-linf", "jem",
 )  # fmt: skip
 SHIPPED = ASSETS.parent / "baselines"
-
-
-@dataclass(frozen=True)
-class NetworkConfig:
-    """What it takes to build a network, and the data set it is for."""
-
-    channels: int = 1  # of an image
-    resolution: int = 28  # height and width, pixels
-    num_classes: int = 10
-    depth: int = 0  # of a wide residual network; 0: the CNN
-    width: int = 16  # channels of the CNN's first layer; the factor of a wide residual network
-    data: str = ""
-
-
-def build_network(config: NetworkConfig, seed: int = 0) -> nn.Module:
-    """Return a network in its first state; the global random state is left as it was."""
-    shape = (config.channels, config.resolution, config.resolution)
-    if config.depth:
-        return WideResNet(shape, config.num_classes, config.depth, config.width, seed)
-    return CNN(shape, config.num_classes, config.width, seed)
 
 
 def baseline_network(kind: str, data: str = "fashion-mini", device: str | torch.device = "cpu") -> nn.Module:

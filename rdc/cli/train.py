@@ -15,7 +15,7 @@ from rdc.quantities import count
 if TYPE_CHECKING:
     from rdc.denoise.edm import EDMConfig
 
-#: Recipes of reference networks, :data:`rdc.train.reference.RECIPES`.
+#: Recipes of reference networks, :data:`rdc.train.reference.RECIPES`; of CIFAR-10 :data:`rdc.train.colour.COLOUR`.
 KINDS = ("cnn", "at-linf", "at-l2")
 #: Those of the baselines, :func:`rdc.train.baselines.recipe_for`.
 MORE = ("trades-linf", "trades-l2", "mart-linf", "mart-l2", "at-linf-generated", "at-l2-generated", "wrn-linf", "jem")
@@ -51,16 +51,19 @@ def train_command(
     device: Device = "auto",
     threads: Annotated[int | None, arg(help="CPU threads.")] = None,
     save_seconds: Annotated[float, arg(help="Time between two saves of the state.")] = 60.0,
-    compile: Annotated[bool, arg(help="For denoisers: compile the network; pays for long runs on a GPU.")] = False,
+    compile: Annotated[
+        bool, arg(help="For denoisers and networks of cifar10: compile the network; pays for long runs on a GPU.")
+    ] = False,
     minutes: Annotated[
-        float | None, arg(help="For denoisers: stop after that time and write what there is; the same command continues.")
+        float | None,
+        arg(help="For the same: stop after that time and write what there is; the same command continues."),
     ] = None,
     teacher: Annotated[str | None, arg(help="Denoiser to follow, if not that of the recipe; cifar10-small needs one.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Train a denoiser or a classifier. Interrupted or killed, the same command continues where it stopped.
 
-    A reference network takes a few minutes and starts anew.
+    A reference network or a baseline takes a few minutes and starts anew, but for those of cifar10.
 
     For example:
       rdc train denoiser --data fashion
@@ -68,10 +71,14 @@ def train_command(
       rdc train multihead --recipe fashion-mini
       rdc train classifier --threat none
       rdc train classifier --recipe at-linf --data fashion-mini
+      rdc train classifier --recipe at-linf --data cifar10 --device cuda
     """
     if what == "classifier" and recipe in KINDS + MORE:
-        if steps is not None or compile or (threat, eps) != ("released", 0.5):
-            raise ValueError(f"the recipe {recipe} fixes steps, threat and eps; leave them out, and --compile")
+        colour = data == "cifar10" and recipe in KINDS
+        if steps is not None or (threat, eps) != ("released", 0.5) or (not colour and (compile or minutes is not None)):
+            raise ValueError(f"the recipe {recipe} fixes steps, threat and eps; leave them out, and --compile and --minutes")
+        if colour:
+            return train_colour_command(recipe, out, seed, device, threads, quiet, compile, minutes, save_seconds)
         return train_reference_command(data or "fashion-mini", recipe, out, seed, device, threads, quiet)
     if what == "classifier":
         return train_guide_command(data, recipe, out, threat, eps, steps, seed, device, threads, save_seconds, quiet)
@@ -127,6 +134,26 @@ def train_reference_command(
     else:
         reference.train_reference(replace(reference.recipe_for(kind, data), seed=seed), path, place, None, quiet)
     print(f"wrote {path}")
+
+
+def train_colour_command(
+    kind: str,
+    out: Path | None,
+    seed: int,
+    device: str,
+    threads: int | None,
+    quiet: bool,
+    compile: bool,
+    minutes: float | None,
+    save_seconds: float,
+) -> None:
+    """``rdc train classifier`` with the recipe of a network of CIFAR-10."""
+    from rdc.train.colour import COLOUR, train_colour
+
+    if threads:
+        torch.set_num_threads(threads)
+    recipe, path = replace(COLOUR[kind], seed=seed), out or Path("runs", f"cifar10-{kind}.safetensors")
+    print(f"wrote {train_colour(recipe, path, pick_device(device), None, quiet, compile, minutes, save_seconds)}")
 
 
 def train_guide_command(

@@ -56,14 +56,13 @@ def denoiser_file(name: str, data: str) -> tuple[Path, str] | None:
 
 
 def network_file(name: str, data: str) -> tuple[Path, str] | None:
-    """Return the file of a network of the book, and its kind; None for one that is trained on the spot."""
+    """Return the file of a network of the book, and its kind; None for any other name."""
     from rdc.classify import baselines
-    from rdc.classify.reference import KIND, KINDS, SHIPPED
+    from rdc.classify.reference import KIND, KINDS, reference_file
 
-    file = f"{'fashion-mini' if data == 'fashion' else data}-{name}.safetensors"
     if name in baselines.BASELINES:
-        return baselines.SHIPPED / file, baselines.KIND
-    return (SHIPPED / file, KIND) if name in KINDS else None
+        return baselines.SHIPPED / f"{'fashion-mini' if data == 'fashion' else data}-{name}.safetensors", baselines.KIND
+    return (reference_file(name, data), KIND) if name in KINDS else None
 
 
 @cache

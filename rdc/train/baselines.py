@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from rdc.attack import pgd
-from rdc.classify.baselines import BASELINES, KIND, NetworkConfig, build_network
-from rdc.classify.reference import reference_network
+from rdc.classify.baselines import BASELINES, KIND
+from rdc.classify.reference import NetworkConfig, build_network, reference_network
 from rdc.data import Images, load
 from rdc.denoise.checkpoints import write_checkpoint
 from rdc.guide.plan import SamplingPlan, edm_path

@@ -1,4 +1,4 @@
-r"""The recipes of the reference networks, frozen, and the run that follows one.
+r"""The recipes of the reference networks of small data sets, frozen, and the run that follows one.
 
 ``rdc train classifier --recipe at-linf --data fashion-mini`` repeats a shipped network: the same weights on the same machine, the
 same up to rounding on another. :func:`rdc.classify.reference.reference_network` loads the one that is shipped.
@@ -21,6 +21,7 @@ import time
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -126,7 +127,7 @@ def train_reference(
     """
     images, start = load(recipe.data, "train") if images is None else images, time.monotonic()
     network = train(recipe, images, device, quiet)
-    info = {"recipe": asdict(recipe), "images": len(images), "seconds": round(time.monotonic() - start, 1)}
-    legal = {"licence": "MIT", "source": SOURCES.get(recipe.data, recipe.data)}
-    save_reference(out, network, recipe.data, **info, environment=environment(), **legal)
+    info: dict[str, Any] = {"recipe": asdict(recipe), "images": len(images), "seconds": round(time.monotonic() - start, 1)}
+    info |= {"environment": environment(), "licence": "MIT", "source": SOURCES.get(recipe.data, recipe.data)}
+    save_reference(out, network, recipe.data, **info)
     return out
