@@ -126,7 +126,7 @@ def classifier_card(name: str) -> str:
 
 
 def colour_card(name: str) -> str:
-    """The model card of a reference network of CIFAR-10; what it withstands is in the experiment ``cifar10``."""
+    """The model card of a reference network of CIFAR-10; what it withstands is in the experiment ``cifar10-suite``."""
     path = REFERENCES / f"{name}.safetensors"
     _, meta = read_checkpoint(path, KIND)
     config, recipe, data = meta["config"], meta["recipe"], meta["config"]["data"]
@@ -144,7 +144,7 @@ def colour_card(name: str) -> str:
         "commit": environment["commit"] or "none",
         "wall time": f"{meta['seconds'] / 60:.1f} minutes{stopped}",
         "loss": f"{sum(last) / len(last):.4f}, mean of the last {len(last)} recorded batches" if last else "not recorded",
-        "measured in": "the experiment `cifar10`",
+        "measured in": "the experiment `cifar10-suite`",
     }
     return page(path, meta, rows)
 

@@ -6,7 +6,7 @@
 
 Those of the digits and of Fashion-MNIST are CNNs and come with the package; :mod:`rdc.train.reference` holds the recipes that
 made them. Those of CIFAR-10 are wide residual networks (:mod:`rdc.train.colour`). What they withstand is in the experiments
-``reference`` and ``cifar10``, and on the card beside each file.
+``reference`` and ``cifar10-suite``, and on the card beside each file.
 
 References:
     | Towards Deep Learning Models Resistant to Adversarial Attacks (Madry et al., 2018), https://arxiv.org/abs/1706.06083
