@@ -445,16 +445,23 @@ print("made:", *sorted(made), sep="\n    ")
 # :::{exercise-start}
 # :label: ex-dc-float32
 # :::
-# **17 and 104.** Where do the two numbers come from? Find, for two classes, the smallest whole lead at which the softmax in float32 gives the true class the
-# probability 1, and the smallest at which the other one gets exactly 0. (5 minutes)
+# **17 and 104** (5 minutes, easy). Where do the two numbers come from? Find, for two classes, the smallest whole lead at which the softmax in float32 gives the true class the
+# probability 1, and the smallest at which the other one gets exactly 0. Then do the same in float64.
 #
-# :::{admonition} Hint
-# :class: dropdown tip
-# float32 has 24 binary digits, and its smallest positive number is $2^{-149}$.
+# :::{hint}
+# :class: dropdown
+# float32 has 24 binary digits, and its smallest positive number is $2^{-149}$; float64 has 53, and $2^{-1074}$.
 # :::
 
 # %%
 # your code here
+leads_32 = None, None  # (lead for 1, lead for 0)
+leads_64 = None, None
+
+# %%
+# check
+fine = tuple(leads_32) == (17, 104) and tuple(leads_64) == (37, 746)
+print("right" if fine else "not yet")
 
 # %% [markdown]
 # :::{exercise-end}
@@ -464,15 +471,115 @@ print("made:", *sorted(made), sep="\n    ")
 # :label: sol-dc-float32
 # :class: dropdown
 # :::
-# $1 + e^{-l}$ rounds to 1 when $e^{-l} < 2^{-24}$, from $24 \ln 2$ on, and $e^{-l}$ to 0 below $2^{-150}$, from $150 \ln 2$ on.
+# $1 + e^{-l}$ rounds to 1 when $e^{-l} < 2^{-24}$, from $24 \ln 2$ on, and $e^{-l}$ to 0 below $2^{-150}$, from $150 \ln 2$ on. float64 moves both limits, and leads of thousands of nats are beyond them all the same.
 
 # %%
-lead = torch.arange(1, 200).float()
-p = torch.stack([lead, torch.zeros_like(lead)], dim=1).softmax(1)
-one = int(lead[p[:, 0] == 1][0])
-zero = int(lead[p[:, 1] == 0][0])
-print(f"probability 1 from a lead of {one}, 0 from {zero}")
-assert (one, zero) == (17, 104)
+def limits(dtype: torch.dtype) -> tuple[int, int]:
+    """The leads from which probabilities are exactly 1 and exactly 0."""
+    leads = torch.arange(1, 1000, dtype=dtype)
+    p = torch.stack([leads, torch.zeros_like(leads)], dim=1).softmax(1)
+    return int(leads[p[:, 0] == 1][0]), int(leads[p[:, 1] == 0][0])
+
+
+leads_32, leads_64 = limits(torch.float32), limits(torch.float64)
+print(leads_32, leads_64)
+
+# %% tags=["remove-cell"]
+assert leads_32 == (17, 104)
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# :::{exercise-start}
+# :label: ex-dc-flat
+# :::
+# **A flat softmax** (10 minutes, medium). The true class leads by 50 nats over the strongest other class and by 200 over each of eight more; the image has 784 pixels. Which share of the pull of cross-entropy on the wrong classes, $p_k / \sum_{j \ne y} p_j$, goes to the strongest one? With summed logits, and with mean logits?
+#
+# :::{hint}
+# :class: dropdown
+# The largest logit cancels. Divide the leads by 784 for the mean.
+# :::
+
+# %%
+# your code here
+share_sum, share_mean = None, None
+
+# %%
+# check
+fine = None not in (share_sum, share_mean) and (
+    abs(share_sum - 1) < 1e-6 and abs(share_mean - 0.1315) < 1e-3
+)
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-dc-flat
+# :label: sol-dc-flat
+# :class: dropdown
+# :::
+# With mean logits the strongest class gets little more than a ninth: the attack pulls in nine directions at once. With summed logits it would pull in the right one, if its gradient did not vanish.
+
+# %%
+behind = -torch.tensor([50.0] + [200.0] * 8, dtype=torch.float64)
+share_sum, share_mean = (
+    float((behind / n).softmax(dim=0)[0]) for n in (1, 784)
+)
+print(f"{share_sum:.4f}, {share_mean:.4f}")
+
+# %% tags=["remove-cell"]
+claim(share_mean < 0.15 < share_sum)
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# :::{exercise-start}
+# :label: ex-dc-majority
+# :::
+# **Most draws?** (10 minutes, medium). An adversarial image is misclassified on 12 of 20 fresh draws of noise. How probable are 12 or more if each draw misclassifies it with probability 1/2? How many of 20 are needed for a probability below 0.05?
+#
+# :::{hint}
+# :class: dropdown
+# A tail of the binomial distribution; `math.comb` counts.
+# :::
+
+# %%
+# your code here
+tail_of_12, needed_of_20 = None, None
+
+# %%
+# check
+fine = abs((tail_of_12 or 0) - 0.2517) < 1e-3 and needed_of_20 == 15
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-dc-majority
+# :label: sol-dc-majority
+# :class: dropdown
+# :::
+# "Fools most draws" is a statement about the image's probability, and 20 draws decide it only when it is far from one half.
+
+# %%
+from math import comb
+
+
+def tail(least: int) -> float:
+    """Probability of ``least`` heads or more in 20 throws."""
+    return sum(comb(20, k) for k in range(least, 21)) / 2**20
+
+
+tail_of_12 = tail(12)
+needed_of_20 = next(k for k in range(21) if tail(k) < 0.05)
+print(f"{tail_of_12:.4f}, {needed_of_20}")
+
+# %% tags=["remove-cell"]
+claim(needed_of_20 == 15)
 
 # %% [markdown]
 # :::{solution-end}

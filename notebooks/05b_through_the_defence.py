@@ -348,18 +348,113 @@ for name in ("CNN", "optimal classifier"):
 # ## Exercises
 #
 # :::{exercise-start}
+# :label: ex-adaptive-memory
+# :::
+# **A thousand steps** (5 minutes, easy). One step of a purification saves 45 MiB for autograd, its images take 0.06 MiB. How much memory do 1000 steps need, plainly and with checkpoints (the images, and one step at a time)? How many forward evaluations of the network does a gradient take with checkpoints?
+#
+# :::{hint}
+# :class: dropdown
+# With checkpoints each step runs once on the way there and once more on the way back.
+# :::
+
+# %%
+# your code here
+plain_mib, checkpoint_mib, forward_passes = None, None, None
+
+# %%
+# check
+fine = None not in (plain_mib, checkpoint_mib) and (
+    abs(plain_mib - 45_000) < 1
+    and abs(checkpoint_mib - 105) < 1
+    and forward_passes == 2000
+)
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-adaptive-memory
+# :label: sol-adaptive-memory
+# :class: dropdown
+# :::
+# "The exact gradient does not fit" is seldom true: it costs a third more time, not a thousand times the memory.
+
+# %%
+plain_mib, checkpoint_mib = 1000 * 45, 45 + 1000 * 0.06
+forward_passes = 2 * 1000
+print(plain_mib, checkpoint_mib, forward_passes)
+
+# %% tags=["remove-cell"]
+claim(plain_mib > 400 * checkpoint_mib)
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# :::{exercise-start}
+# :label: ex-adaptive-union
+# :::
+# **The union of the weights** (5 minutes, easy). A Lagrange attack breaks the images 1, 2, 3 of ten with the weight 0, the images 3, 4 with the weight 1, and 2, 5 with the weight 10. How many survive the best single weight, and how many the union? What does a table show that prints only the weight 10?
+#
+# :::{hint}
+# :class: dropdown
+# An image is broken if any weight breaks it.
+# :::
+
+# %%
+# your code here
+left_by_best, left_by_union = None, None
+
+# %%
+# check
+fine = (left_by_best, left_by_union) == (7, 5)
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-adaptive-union
+# :label: sol-adaptive-union
+# :class: dropdown
+# :::
+# The union is the attack; a weight is a part of it. Such a table would show eight, and an attack that is weaker than the plain one with the weight 0.
+
+# %%
+broken_by = [{1, 2, 3}, {3, 4}, {2, 5}]
+left_by_best = 10 - max(map(len, broken_by))
+left_by_union = 10 - len(set.union(*broken_by))
+print(left_by_best, left_by_union)
+
+# %% tags=["remove-cell"]
+claim(left_by_union <= left_by_best)
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# :::{exercise-start}
 # :label: ex-adaptive-jacobian
 # :::
-# **When is the identity fair?** One step of the purification has the Jacobian $(1 - \eta) I + \eta J_D$. What is it for a {term}`denoiser` that returns a constant, and for one that returns its
-# input? Measure the cosine of the exact gradient and of BPDA for one and for four steps. (10 minutes)
+# **When is the identity fair?** (10 minutes, medium). One step of the purification has the Jacobian $(1 - \eta) I + \eta J_D$. What is it for a {term}`denoiser` that returns a constant, and for one that returns its
+# input? Measure the mean cosine of the exact gradient and of BPDA, for one and for four steps, at the images `xp`.
 #
-# :::{admonition} Hint
-# :class: dropdown tip
+# :::{hint}
+# :class: dropdown
 # `Preprocessed(process, cnn, "bpda")` and `Preprocessed(process, cnn)` have the same values; `value_and_gradient` gives both gradients.
 # :::
 
 # %%
 # your code here
+cosines = {1: None, 4: None}  # by the number of steps
+
+# %%
+# check
+fine = None not in cosines.values() and (
+    abs(cosines[1] - 0.87) < 0.03 and abs(cosines[4] - 0.45) < 0.05
+)
+print("right" if fine else "not yet")
 
 # %% [markdown]
 # :::{exercise-end}
@@ -380,9 +475,11 @@ for n in purify_steps:
             value_and_gradient(lambda p, f=model: margin(f(p), yp), xp)[1]
         )
     alike = nn.functional.cosine_similarity(*(p.flatten(1) for p in parts))
-    print(
-        f"N = {n}: cosine of exact gradient and BPDA {float(alike.mean()):.2f}"
-    )
+    cosines[n] = float(alike.mean())
+    print(f"N = {n}: cosine of exact gradient and BPDA {cosines[n]:.2f}")
+
+# %% tags=["remove-cell"]
+claim(cosines[max(purify_steps)] < cosines[min(purify_steps)])
 
 # %% [markdown]
 # :::{solution-end}

@@ -168,6 +168,91 @@ claim(cost["cifar10"] < min(v for k, v in cost.items() if k != "cifar10"))
 # ## Exercises
 #
 # :::{exercise-start}
+# :label: ex-gpu-hours
+# :::
+# **Before it starts** (5 minutes, easy). A classifier has 1000 levels and ten classes. PGD with 100 steps climbs the {term}`margin`, so a step has a pass for all classes and a gradient for two of them; a gradient counts as three evaluations. How many evaluations does an image take? How many hours do 512 images take at 5000 evaluations a second?
+#
+# :::{hint}
+# :class: dropdown
+# A step takes $1000 \cdot (10 + 2 \cdot 3)$.
+# :::
+
+# %%
+# your code here
+one_image, hours_512 = None, None
+
+# %%
+# check
+fine = one_image == 1_600_000 and abs((hours_512 or 0) - 45.5) < 0.1
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-gpu-hours
+# :label: sol-gpu-hours
+# :class: dropdown
+# :::
+# Two days for one cell of a table. With 16 levels it is less than an hour.
+
+# %%
+one_image = 100 * 1000 * (10 + 2 * 3)
+hours_512 = 512 * one_image / 5000 / 3600
+print(f"{one_image} evaluations, {hours_512:.1f} hours")
+
+# %% tags=["remove-cell"]
+claim(hours_512 * 16 / 1000 < 1)
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# :::{exercise-start}
+# :label: ex-gpu-hour
+# :::
+# **What an hour buys** (5 minutes, easy). You stop that attack after one hour. How many images are finished? If six of them survive, how wide is the interval of the {term}`robust accuracy`, from its lower to its upper end?
+#
+# :::{hint}
+# :class: dropdown
+# Divide, and round down. `Accuracy.of(correct, n)` of {py:mod}`rdc.evaluate` has `low` and `high`.
+# :::
+
+# %%
+# your code here
+finished, width = None, None
+
+# %%
+# check
+fine = finished == 11 and abs((width or 0) - 0.51) < 0.02
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-gpu-hour
+# :label: sol-gpu-hour
+# :class: dropdown
+# :::
+# Enough to see that the path works, and to tell zero from all; for a comparison take more images, or fewer levels.
+
+# %%
+from rdc.evaluate import Accuracy
+
+finished = 3600 * 5000 // 1_600_000
+found = Accuracy.of(6, finished)
+width = found.high - found.low
+print(f"{found}: {width:.2f} wide")
+
+# %% tags=["remove-cell"]
+claim(finished == 11)
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# :::{exercise-start}
 # :label: ex-gpu-cost
 # :::
 # **Where does the time go?** (10 minutes, easy). Take the rows of `paper-rdc`. Which share of all evaluations do the rows take
