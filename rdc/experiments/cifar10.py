@@ -1,7 +1,8 @@
 """How many images of CIFAR-10 does RDC keep, as the attacker's gradient sees more of its likelihood maximisation?
 
 The first images of the test split, those that the papers attack; Linf 8/255. Two networks: *cifar10-small* comes with the book
-and suits two CPU cores; *cifar10-medium* is its teacher, a file in the folder of the run (its recipe: ``rdc train denoiser --recipe
+and suits two CPU cores;
+*cifar10-medium* is its teacher, a file in the folder of the run (its recipe: ``rdc train denoiser --recipe
 cifar10-medium``). The range of the five levels was chosen on 56 training images that the small one has not seen, that of the
 sixteen follows from it. "released" is the reading of the released code; noise is fixed, and the attacker knows it.
 """
