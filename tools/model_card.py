@@ -194,7 +194,7 @@ def baseline_card(name: str) -> str:
         "recipe": words({k: v for k, v in recipe.items() if k != "data" and v}),
         "command": f"`rdc train classifier --recipe {kind} --data {data}`",
         "device": f"{meta['environment']['device']}, {words(meta['environment']['versions'])}; other devices round differently",
-        "wall time": f"{meta['seconds'] / 60:.1f} minutes, of a share of a core",
+        "wall time": f"{meta['seconds'] / 60:.1f} minutes",
         "measured in": "the experiment `baselines`" if data == "fashion-mini" else "nothing: for tests",
     }
     return page(path, meta, rows)

@@ -3,8 +3,7 @@
 | ``trades-linf``, ``trades-l2``  TRADES (Zhang et al., 2019)
 | ``mart-linf``, ``mart-l2``      MART (Wang et al., 2020)
 | ``at-linf-generated``, ``at-l2-generated``  adversarial training, half of each batch sampled from our own denoiser
-| ``wrn-linf``                    a wide residual network, adversarially trained (Zagoruyko and Komodakis, 2016);
-                                  shipped for the digits only
+| ``wrn-linf``                    a wide residual network, adversarially trained (Zagoruyko and Komodakis, 2016)
 | ``jem``                         a classifier that is also an energy-based model (Grathwohl et al., 2020)
 
 :mod:`rdc.train.baselines` holds the recipes; the experiment ``baselines`` says what the networks withstand. The CNN of all of

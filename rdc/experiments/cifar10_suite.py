@@ -9,9 +9,10 @@ from itertools import product
 from typing import Any
 
 from rdc.experiments.cifar10 import RANGE, SMOOTHED
-from rdc.experiments.union import APGD, PGD, SQUARE
+from rdc.experiments.union import APGD, PGD
 from rdc.runs.cell import Row
 
+SQUARE: dict[str, Any] = {"attack": "square", "queries": 5000}
 #: The ball, and the attack that is tried with each gradient.
 THREATS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "Linf": ({"norm": "Linf", "eps": "8/255"}, PGD),
@@ -24,7 +25,6 @@ DC, LM = ONE | RANGE, {"lm": "released", "steps": 5}
 MODELS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "cnn": ({}, ()),
     "at-linf": ({}, ()),
-    "at-l2": ({}, ()),
     "dc": (DC, ()),
     "rdc": (DC | LM, ("exact", SMOOTHED, "bpda")),
     "lm-cnn": (ONE | LM, (SMOOTHED, "exact", "bpda")),

@@ -12,8 +12,7 @@ from rdc.runs.cell import Row
 
 PGD: dict[str, Any] = {"attack": "pgd", "steps": 20}
 APGD: dict[str, Any] = {"attack": "autoattack", "steps": 20, "version": "custom", "attacks": ["apgd-ce", "apgd-t"]}
-SQUARE: dict[str, Any] = {"attack": "square", "queries": 5000}
-FEWER: dict[str, Any] = SQUARE | {"queries": 1000}  # for likelihood maximisation, which costs much more
+SQUARE: dict[str, Any] = {"attack": "square", "queries": 1000}
 
 
 def pgd(gradient: str, name: str = "", **more: Any) -> dict[str, Any]:
@@ -28,7 +27,7 @@ def plain(gradient: str | None = None) -> tuple[dict[str, Any], ...]:
         ("restarts", PGD | {"restarts": 3}),
         ("targets", PGD | {"targets": 9}),
         ("apgd", APGD),
-        ("square", SQUARE if gradient is None else FEWER),
+        ("square", SQUARE),
     )
     return tuple({"name": name, **own, **attack} for name, attack in kinds)
 
