@@ -9,11 +9,13 @@ While it is open the model is in evaluation mode, whatever mode it was in; after
 moved. The caller's autograd mode does not matter: ``no_grad`` and ``inference_mode`` end here. The model never gets the caller's
 own tensor. What comes back is ``(N, K)`` with K >= 2, float32 or float64, and finite, or an error in one line says what it was.
 
+Every entry computes in full float32 (:func:`full_precision`): an attack whose gradient is rounded is a weak one.
+
 Checks cost no synchronisation: on the CPU a fault is raised at the call, on another device when the door closes. Inside the door
 the values of images are not checked again (:func:`check_images`): every entry has checked them.
 """
 
-__all__ = ["Door", "ask", "check_images", "check_labels", "checking", "entry", "logits_of", "unchecked"]
+__all__ = ["Door", "ask", "check_images", "check_labels", "checking", "entry", "full_precision", "logits_of", "unchecked"]
 
 import functools
 import inspect
@@ -209,15 +211,32 @@ def ask(
 
 
 def entry(function: Callable[P, R]) -> Callable[P, R]:
-    """Make a function an entry: its tensors are its own, without a graph, and the caller's autograd mode ends there."""
+    """Make a function an entry: its tensors are its own, without a graph, and the caller's autograd and TF32 modes end there."""
 
     @functools.wraps(function)
     def entered(*args: P.args, **kwargs: P.kwargs) -> R:
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), full_precision():
             return function(*map(_own, args), **{k: _own(v) for k, v in kwargs.items()})
 
     entered.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
     return entered
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Within the block a GPU multiplies float32 in float32, and not, as it does by default in convolutions, in TF32.
+
+    TF32 keeps ten bits. For the answer of a network they are enough. The gradient through likelihood maximisation is made of
+    gradients, and may point elsewhere in fewer bits (experiment ``precision``): an attack that follows it is weak, and the
+    defence looks strong.
+    """
+    convolution, product = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = convolution.allow_tf32, product.allow_tf32
+    convolution.allow_tf32 = product.allow_tf32 = False
+    try:
+        yield
+    finally:
+        convolution.allow_tf32, product.allow_tf32 = before
 
 
 def _own(value: Any) -> Any:

@@ -128,6 +128,26 @@ def test_the_mode_of_the_caller_does_not_matter(mode: Callable) -> None:
     assert torch.equal(found, wanted) and not found.is_inference() and not x.requires_grad
 
 
+def test_an_entry_computes_in_full_float32_and_leaves_the_flags_as_they_were(monkeypatch) -> None:
+    """By default a GPU multiplies in TF32, which spoils gradients of gradients."""
+
+    def flags() -> tuple[bool, bool]:
+        return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+
+    @entry
+    def look(x: Tensor, fails: bool = False) -> tuple[bool, bool]:
+        if fails:
+            raise ValueError("a failure")
+        return flags()
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    before = flags()
+    assert look(X) == (False, False)
+    with pytest.raises(ValueError, match="a failure"):
+        look(X, fails=True)
+    assert flags() == before and before[0]
+
+
 def test_probabilities_are_told() -> None:
     with pytest.warns(UserWarning, match="probabilities"):
         logits_of(Says(lambda x: logits(x).softmax(dim=1)), X)

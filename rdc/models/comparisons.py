@@ -33,10 +33,9 @@ def dc_trained(
 
     steps: optimiser steps (none: those of the recipe). levels, sigma_min, ... are those of dc.
     """
-    from rdc.denoise.base import fast_dtype
     from rdc.train.comparisons import trained
 
-    network = copy.deepcopy(trained(recipe, data, steps, device)).to(fast_dtype(device))
+    network = copy.deepcopy(trained(recipe, data, steps, device))
     return diffusion_classifier(network, "elbo", levels, (sigma_min, None), "shared", draws, seed, chunk)
 
 

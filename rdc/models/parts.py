@@ -46,7 +46,7 @@ def training_images(data: str, what: str) -> Images:
 
 
 def find_denoiser(name: str, data: str, device: torch.device) -> Any:
-    """A denoiser, in the fastest type of the device.
+    """A denoiser in float32: in bfloat16 the gradient through an optimisation is noise (:func:`rdc.door.full_precision`).
 
     Arguments:
         name: ``heads`` (shipped, all classes in one pass where there is such a network), ``single-head`` (shipped), ``optimal``
@@ -58,7 +58,6 @@ def find_denoiser(name: str, data: str, device: torch.device) -> Any:
     Raises:
         ValueError: if there is none for the data set, or the file is missing, damaged or for another one.
     """
-    from rdc.denoise.base import fast_dtype
     from rdc.denoise.published import load_denoiser
 
     if name == "optimal":
@@ -66,7 +65,7 @@ def find_denoiser(name: str, data: str, device: torch.device) -> Any:
     shipped = SHIPPED.get(name)
     if shipped is not None and data not in shipped:
         raise ValueError(f"no denoiser is shipped for {data}, only for {', '.join(shipped)}; give a .safetensors file")
-    return load_denoiser(name if shipped is None else shipped[data], device, fast_dtype(device), data=data)
+    return load_denoiser(name if shipped is None else shipped[data], device, torch.float32, data=data)
 
 
 def optimal_denoiser(data: str, device: torch.device) -> nn.Module:

@@ -31,6 +31,7 @@ TASKS = (
     "nearest",
     "noisy",
     "ood",
+    "precision",
     "randomness",
     "sampled",
     "sift",
