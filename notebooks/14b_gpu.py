@@ -37,6 +37,7 @@ from rdc.experiments import experiment
 from rdc.experiments._paper import ORIGINS, TRAINED
 from rdc.notebook import check_parameters, claim, show_table
 from rdc.runs.cell import Row
+from rdc.runs.record import stored_record
 
 check_parameters()
 
@@ -118,7 +119,7 @@ show_table(table, "Files, and the experiments that read them")
 # ```console
 # $ rdc convert edm-cifar10-32x32-cond-vp.pkl edm-cifar10-32x32-cond-vp.safetensors
 # $ rdc convert edm-cifar10-32x32-uncond-vp.pkl edm-cifar10-32x32-uncond-vp.safetensors
-# $ rdc experiment run paper-rdc --minutes 60 --device cuda --out gpu1
+# $ rdc experiment run paper-rdc --minutes 60 --device cuda --block 32 --out gpu1
 # $ rdc experiment merge gpu1
 # ```
 #
@@ -127,6 +128,32 @@ show_table(table, "Files, and the experiments that read them")
 # and prints evaluations and hours. Killed and started again, it goes on; {ref}`beyond` spreads it over several machines.
 #
 # Try the path first, without any file: `rdc experiment run paper-guidance --toy --out try`.
+#
+# ## Fill it
+#
+# `--block` is the number of images of a cell. Those of the book suit a CPU; a GPU wants more, as many as its memory takes. Start **one**
+# process: several on one GPU take turns, and one that launches many small kernels, such as likelihood maximisation, waits for all others
+# at each of them.
+#
+# What comes out of an hour depends on how much of the bare network's speed is left in what is made of it:
+
+# %% tags=["hide-input"]
+speeds = stored_record("results/bench-h100.json")
+rows = [
+    {
+        "what": name.removeprefix("evaluations a second, "),
+        "evaluations a second": f"{one['value']:,.0f}",
+        "of the bare network": f"{one['ratio_to_bare']:.2f}",
+    }
+    for name, one in speeds["results"].items()
+]
+show_table(rows, f"Small denoiser of clothes, {speeds['environment']['device']}")
+
+# %% [markdown]
+# A gradient counts its forward evaluations only. Likelihood maximisation is slow because each of its steps has one level and waits for
+# the one before: there is little to do at a time. The network alone gains much by `torch.compile`.
+#
+# The numbers are for bfloat16. Attacks compute in float32, and without TF32: {ref}`nb-fewer-bits` shows why.
 #
 # ## What comes out
 #

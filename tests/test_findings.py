@@ -10,7 +10,6 @@ import poster
 import pytest
 
 from rdc.experiments import experiment
-from rdc.experiments.cifar10 import SMALL
 from rdc.findings import claims, judge, rate, write_claims
 from rdc.findings.claim import Claim, Evidence, Side, compared, fits, outcomes
 from rdc.findings.figure import headline, in_colour, save_figure
@@ -125,7 +124,7 @@ def test_the_bars_of_the_headline_are_of_the_same_images():
 
 def test_the_union_on_colour_needs_all_gradients(tmp_path):
     """Rows that were not run are left out; the others are of the same images."""
-    words = {"what": "attacked", "network": SMALL, "eps": "8/255"}
+    words = {"what": "attacked", "eps": "8/255"}
     rows = {r.about["gradient"]: r for r in experiment("cifar10").rows if words.items() <= r.about.items() and r.about["N"] != 1}
     assert in_colour(tmp_path) == {}
 

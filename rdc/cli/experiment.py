@@ -64,6 +64,8 @@ def experiment_command(
         return print("\n".join(f"{one.name:<16}{len(one.rows):>4} rows  {one.question}" for one in chosen))
     if toy_size and (out is None or action == "status"):
         raise ValueError("--toy is for runs into a folder of their own; give --out")
+    if workers > 1 and action == "run" and pick_device(device).type == "cuda":
+        print("processes on one GPU take turns, and each waits for all others; one with a large --block is faster", flush=True)
     begin = time.monotonic()
     for one in chosen:
         rows = tuple(map(toy, one.rows)) if toy_size else in_blocks(one.rows, block)

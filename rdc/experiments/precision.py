@@ -1,7 +1,7 @@
 """Does the gradient of a defence in bfloat16 still point where that in float32 points?
 
 One gradient of the margin at each of the first test images. "released" is the reading of the released code, noise is fixed. In
-bfloat16 are the parameters of all networks, as where a device multiplies it natively and nobody objects.
+bfloat16 are the denoisers, as where a device multiplies it natively and nobody objects.
 """
 
 from typing import Any

@@ -14,8 +14,9 @@ BOTH = (SMALL, MEDIUM)
 
 def colour(model: str = "RDC", gradient: Any = THREE, network: str = SMALL, N: int = 5, eps: str = "8/255") -> Side:
     """A defence under PGD with 20 steps, Linf; RDC as released, under the union of its gradients."""
-    words = {"model": model, "what": "attacked", "network": network, "eps": eps}
-    return Side("cifar10", words | ({"gradient": gradient, "N": N} if model == "RDC" else {"gradient": "plain"}))
+    words = {"model": model, "what": "attacked", "eps": eps}
+    words |= {"gradient": gradient, "N": N} if model == "RDC" else {"gradient": "plain"}
+    return Side("cifar10" if network == SMALL else "cifar10-medium", words)
 
 
 def defence(model: str, threat: str = "Linf", outcome: str = "robust", attacks: Any = ("gradients", "all")) -> Side:

@@ -16,7 +16,7 @@ weights = attack.weights
 
 
 def precision(cell: Cell, device: str = "cpu") -> Outcome:
-    """Compare the gradients of the margin of a model, its networks in the type ``dtype`` of the row, with those in float32.
+    """Compare the gradients of the margin of a model, its denoisers in the type ``dtype`` of the row, with those in float32.
 
     Of each image: ``cosine`` of the two, ``same sign``, the share of the pixels where they have one, and ``change``, the largest
     difference of two logits over the spread of those in float32. ``same class`` says whether the answer is the same.
@@ -36,8 +36,15 @@ def precision(cell: Cell, device: str = "cpu") -> Outcome:
 
 
 def in_type(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Return a copy of a model whose parameters have another type."""
-    return copy.deepcopy(model).to(dtype)
+    """Return a copy of a model whose denoisers compute in another type."""
+    from rdc.denoise.edm import EDM
+    from rdc.denoise.multihead import MultiHead
+
+    found = copy.deepcopy(model)
+    for module in found.modules():
+        if isinstance(module, (EDM, MultiHead)):
+            module.to(dtype)
+    return found
 
 
 def slope(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
