@@ -1,7 +1,8 @@
 """Does RDC with a larger network keep more images of CIFAR-10, once the gradient sees its likelihood maximisation?
 
-The rows of experiment cifar10 with cifar10-medium, the teacher of the small network: 13 million parameters. Its weights do not come with the book. The runs need a file cifar10-medium.safetensors in the folder where they start, which
-``rdc train denoiser --recipe cifar10-medium --device cuda`` makes; the record has the hash of ours.
+The rows of experiment cifar10 with cifar10-medium, the teacher of the small network: 13 million parameters. Its weights do not
+come with the book: the runs need a file cifar10-medium.safetensors in the folder where they start, which ``rdc train denoiser
+--recipe cifar10-medium --device cuda`` makes. The record has the hash of ours.
 """
 
 from rdc.experiments.cifar10 import MEDIUM, RANGE, SIXTEEN, SMOOTHED, attacked, clean
