@@ -32,8 +32,8 @@ CLAIMS = (
     ),
     Claim(
         "A8c", "Table 1", "RDC is more robust than adversarial training against the threat of the training, on CIFAR-10.",
-        "RDC as released under the gradients that were run, with two of our denoisers, against a network trained for Linf 8/255 in "
-        "a few minutes, under restarts, nine targets, APGD and Square",
+        "RDC as released under the gradients that were run, with two of our denoisers, against a network trained for Linf 8/255 "
+        "in minutes, under restarts, nine targets, APGD and Square",
         tuple(Evidence(colour(network=n), defence("at-linf"), effect=0.0477) for n in BOTH), page=PAGE, scale=SCALE,
     ),
     Claim(
