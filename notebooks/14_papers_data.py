@@ -69,11 +69,17 @@ if device == "auto":
 SIZES = {"cifar10": "small", "cifar10-medium": "larger"}
 
 
+def has_heads(row: Row) -> bool:
+    """Whether one pass answers for all classes."""
+    return row.options["denoiser"] == "heads"
+
+
 def title(row: Row, size: str) -> str:
     """What a bar is."""
     about = row.about
     if row.attack is None:
-        return f"{about['model']}, {size}, {about['levels']} levels, clean"
+        how = ", heads" if has_heads(row) else ""
+        return f"{about['model']}, {size}{how}, {about['levels']} levels, clean"
     behind = about["gradient"] if about["model"] == "RDC" else "its own"
     return f"{about['model']}, {size}, {behind} gradient"
 
