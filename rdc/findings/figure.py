@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rdc.findings.claim import Side, outcomes
-from rdc.findings.colour import colour
+from rdc.findings.colour import colour, defence
 from rdc.findings.robust_classification import alone, rdc, trained
 from rdc.runs.statistics import Accuracy
 
@@ -23,10 +23,12 @@ BARS: dict[str, tuple[str, Side]] = {
 }
 #: The same on CIFAR-10, from the bottom up.
 COLOUR: dict[str, tuple[str, Side]] = {
+    "cnn": ("undefended network", defence("cnn")),
     "dc": ("diffusion classifier alone", colour("DC")),
     "rdc-all": ("RDC, all three gradients", colour()),
     "rdc-smoothed": ("RDC, smoothed gradient", colour(gradient="smoothed 0.3")),
     "rdc-exact": ("RDC, exact gradient", colour(gradient="exact")),
+    "at": ("adversarial training", defence("at-linf")),
     "rdc-bpda": ("RDC, BPDA as published", colour(gradient="bpda")),
 }
 FEWEST = 16  # images of a bar on CIFAR-10
@@ -56,7 +58,7 @@ def in_colour(folder: str | Path | None = None) -> dict[str, Accuracy]:
     What was not run is left out, and with it the union of all three gradients; there are no bars of fewer than 16 images.
     """
     found = {name: outcomes(side, folder) for name, (_, side) in COLOUR.items()}
-    if not all(found.values()):
+    if not all(found[f"rdc-{gradient}"] for gradient in ("bpda", "exact", "smoothed")):
         del found["rdc-all"]
     kept = on_shared({name: images for name, images in found.items() if images})
     return kept if all(rate.n >= FEWEST for rate in kept.values()) else {}
