@@ -296,15 +296,26 @@ claim(
 # :::{exercise-start}
 # :label: ex-adaptive-softmax
 # :::
-# **Saturated.** Break `zoo["saturated-softmax"]`. Why does the logarithm of its output not help? (5 minutes)
+# **Saturated** (5 minutes, easy). Break `zoo["saturated-softmax"]`: make adversarial images in the ball of radius `eps` of which it keeps no more than the plain network does. Why does the logarithm of its output not help?
 #
-# :::{admonition} Hint
-# :class: dropdown tip
-# `softmax.model` is the network behind the softmax.
+# :::{hint}
+# :class: dropdown
+# `zoo["saturated-softmax"].model` is the network behind the softmax.
 # :::
 
 # %%
 # your code here
+x_softmax = None  # adversarial images
+
+# %%
+# check
+softmax = zoo["saturated-softmax"]
+fine = (
+    x_softmax is not None
+    and float((x_softmax - x).abs().max()) <= eps + 1e-6
+    and robust_accuracy(softmax, x, y, x_softmax).correct <= plain.correct + 2
+)
+print("right" if fine else "not yet")
 
 # %% [markdown]
 # :::{exercise-end}
@@ -318,9 +329,8 @@ claim(
 # smaller probabilities have underflowed to zero it is minus infinity, whatever the image.
 
 # %%
-softmax = zoo["saturated-softmax"]
-x_adv = pgd(softmax.model, x, y, eps=eps, steps=steps, seed=seed)
-solved_softmax = robust_accuracy(softmax, x, y, x_adv)
+x_softmax = pgd(softmax.model, x, y, eps=eps, steps=steps, seed=seed)
+solved_softmax = robust_accuracy(softmax, x, y, x_softmax)
 with torch.no_grad():
     lost = float((softmax(x) == 0).float().mean())
 print(
@@ -331,85 +341,6 @@ print(
 # %% tags=["remove-cell"]
 claim(solved_softmax.correct <= plain.correct + 2)
 
-
-# %% [markdown]
-# :::{solution-end}
-# :::
-#
-# :::{exercise-start}
-# :label: ex-adaptive-shattered
-# :::
-# **Shattered.** `zoo["shattered-gradient"]` has a finite gradient everywhere. Show that it is useless, and break the defence. (15 minutes)
-#
-# :::{admonition} Hint
-# :class: dropdown tip
-# Compare the gradients at two points a tiny distance apart. Then choose a stand-in.
-# :::
-
-# %%
-# your code here
-
-# %% [markdown]
-# :::{exercise-end}
-# :::
-#
-# :::{solution-start} ex-adaptive-shattered
-# :label: sol-adaptive-shattered
-# :class: dropdown
-# :::
-# Its gradients at two points a tiny distance apart have little in common. The wave moves each pixel by less than 1 % of its range, so
-# the identity is an excellent stand-in.
-
-
-# %%
-def cosine(a: Tensor, b: Tensor) -> float:
-    """Mean cosine between the rows of two batches."""
-    return float(
-        nn.functional.cosine_similarity(
-            a.flatten(1), b.flatten(1), dim=1
-        ).mean()
-    )
-
-
-shattered = zoo["shattered-gradient"]
-here, near = (
-    random_start(x, "Linf", 1e-3, torch.arange(len(x)), seed + k)
-    for k in range(2)
-)
-apart = cosine(
-    *(
-        value_and_gradient(lambda p: margin(shattered(p), y), point)[1]
-        for point in (here, near)
-    )
-)
-apart_plain = cosine(
-    *(
-        value_and_gradient(lambda p: margin(cnn(p), y), point)[1]
-        for point in (here, near)
-    )
-)
-print(
-    f"cosine of gradients about 1e-3 apart: {apart:.2f}, without the wave "
-    f"{apart_plain:.2f}"
-)
-x_adv = pgd(
-    Preprocessed(shattered.process, cnn, "bpda"),
-    x,
-    y,
-    eps=eps,
-    steps=steps,
-    seed=seed,
-)
-solved_shattered = robust_accuracy(shattered, x, y, x_adv)
-print(
-    f"careless {reported['shattered-gradient', 'margin']}, BPDA "
-    f"{solved_shattered}"
-)
-
-# %% tags=["remove-cell"]
-claim(apart < 0.5 < apart_plain)
-claim(solved_shattered.value <= plain.value + 0.1)
-
 # %% [markdown]
 # :::{solution-end}
 # :::
@@ -417,16 +348,22 @@ claim(solved_shattered.value <= plain.value + 0.1)
 # :::{exercise-start}
 # :label: ex-adaptive-leak
 # :::
-# **In company.** How many predictions of `zoo["batch-leak"]` on clean images change when you sort the images by class and classify each class
-# in a batch of its own? What does that mean for a published accuracy? (10 minutes)
+# **In company** (10 minutes, medium). How many predictions of `zoo["batch-leak"]` on clean images change when you sort the images by class and classify each class
+# in a batch of its own? What does that mean for a published accuracy?
 #
-# :::{admonition} Hint
-# :class: dropdown tip
+# :::{hint}
+# :class: dropdown
 # `predict(..., batch=len(x))` classifies all of them together.
 # :::
 
 # %%
 # your code here
+changed_predictions = None
+
+# %%
+# check
+fine = changed_predictions is not None and abs(changed_predictions - 41) <= 2
+print("right" if fine else "not yet")
 
 # %% [markdown]
 # :::{exercise-end}
@@ -445,13 +382,86 @@ mixed = predict(leak, x, batch=len(x))
 alone = mixed.clone()
 for label in y.unique():
     alone[y == label] = predict(leak, x[y == label], batch=len(x))
+changed_predictions = int((mixed != alone).sum())
 print(
-    f"{int((mixed != alone).sum())} of {len(x)} predictions change; right: "
+    f"{changed_predictions} of {len(x)} predictions change; right: "
     f"{int((mixed == y).sum())} mixed, {int((alone == y).sum())} sorted"
 )
 
 # %% tags=["remove-cell"]
-claim(int((mixed != alone).sum()) > 0)
+claim(changed_predictions > 0)
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# :::{exercise-start}
+# :label: ex-adaptive-shattered
+# :::
+# **Shattered** (15 minutes, medium). `zoo["shattered-gradient"]` has a finite gradient everywhere. Show that it is useless, and break the defence.
+#
+# :::{hint}
+# :class: dropdown
+# Compare the gradients at two points a tiny distance apart. Then choose a stand-in: `Preprocessed(process, network, "bpda")`.
+# :::
+
+# %%
+# your code here
+x_shattered = None  # adversarial images
+
+# %%
+# check
+shattered = zoo["shattered-gradient"]
+fine = (
+    x_shattered is not None
+    and float((x_shattered - x).abs().max()) <= eps + 1e-6
+    and robust_accuracy(shattered, x, y, x_shattered).correct
+    <= plain.correct + 5
+)
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-adaptive-shattered
+# :label: sol-adaptive-shattered
+# :class: dropdown
+# :::
+# Its gradients at two points a tiny distance apart have little in common. The wave moves each pixel by less than 1 % of its range, so
+# the identity is an excellent stand-in.
+
+# %%
+def slope_at(model: nn.Module, k: int) -> Tensor:
+    """Gradient of the margin at random points near the images, flat."""
+    near = random_start(x, "Linf", 1e-3, torch.arange(len(x)), seed + k)
+    objective = lambda p: margin(model(p), y)  # noqa: E731
+    return value_and_gradient(objective, near)[1].flatten(1)
+
+
+apart, apart_plain = (
+    float(
+        nn.functional.cosine_similarity(
+            slope_at(model, 0), slope_at(model, 1)
+        ).mean()
+    )
+    for model in (shattered, cnn)
+)
+print(
+    f"cosine of gradients about 1e-3 apart: {apart:.2f}, without the wave "
+    f"{apart_plain:.2f}"
+)
+around_wave = Preprocessed(shattered.process, cnn, "bpda")
+x_shattered = pgd(around_wave, x, y, eps=eps, steps=steps, seed=seed)
+solved_shattered = robust_accuracy(shattered, x, y, x_shattered)
+print(
+    f"careless {reported['shattered-gradient', 'margin']}, BPDA "
+    f"{solved_shattered}"
+)
+
+# %% tags=["remove-cell"]
+claim(apart < 0.5 < apart_plain)
+claim(solved_shattered.value <= plain.value + 0.1)
 
 # %% [markdown]
 # :::{solution-end}

@@ -383,18 +383,124 @@ claim(
 # ## Exercises
 #
 # :::{exercise-start}
-# :label: ex-adaptive-reseeded
+# :label: ex-adaptive-resubmit
 # :::
-# **Reseeded.** `zoo["reseeded-noise"]` gives the same answer twice. Is it deterministic? Find out what its noise depends on, and break it for
-# a judge who has seeded the generator otherwise. (15 minutes)
+# **Twice is enough** (5 minutes, easy). A defence is right with probability $0.9$ on every image, independently at each call. What do `once`, `resubmit` and `draws` report with $R = 20$?
 #
-# :::{admonition} Hint
-# :class: dropdown tip
-# Seed the global generator before the call, with two different seeds.
+# :::{hint}
+# :class: dropdown
+# {prf:ref}`prop-resubmit`; for `draws` the binomial distribution, or a simulation.
 # :::
 
 # %%
 # your code here
+reports = {"once": None, "resubmit": None, "draws": None}
+
+# %%
+# check
+fine = None not in reports.values() and (
+    abs(reports["once"] - 0.9) < 0.01
+    and abs(reports["resubmit"] - 0.1216) < 0.01
+    and 0.99 < reports["draws"] <= 1
+)
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-adaptive-resubmit
+# :label: sol-adaptive-resubmit
+# :class: dropdown
+# :::
+# $0.9$, $0.9^{20}$ and nearly 1: one model, three numbers.
+
+# %%
+from math import comb as choose
+
+most = sum(choose(20, k) * 0.9**k * 0.1 ** (20 - k) for k in range(11, 21))
+reports = {"once": 0.9, "resubmit": 0.9**20, "draws": most}
+print({name: round(value, 3) for name, value in reports.items()})
+once_right = torch.rand((10_000, 20), generator=generator(seed, "twice")) < 0.9
+print(f"resubmit, simulated: {float(once_right.all(dim=1).float().mean()):.3f}")
+
+# %% tags=["remove-cell"]
+assert abs(float(once_right.all(dim=1).float().mean()) - 0.9**20) < 0.02
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# :::{exercise-start}
+# :label: ex-adaptive-average
+# :::
+# **How many to average?** (10 minutes, medium). Two gradients of a randomised model at one image have the cosine 0.48. Take each as a common part plus independent noise, orthogonal to it and to one another. Which cosine do two means of 4 gradients have, and two means of 16? Compare with the table of {ref}`sec-adaptive-eot`.
+#
+# :::{hint}
+# :class: dropdown
+# The noise has $h$ times the squared length of the common part. What is $h$? A mean of $m$ divides it by $m$.
+# :::
+
+# %%
+# your code here
+cosine_of_4, cosine_of_16 = None, None
+
+# %%
+# check
+fine = None not in (cosine_of_4, cosine_of_16) and (
+    abs(cosine_of_4 - 0.787) < 2e-3 and abs(cosine_of_16 - 0.937) < 2e-3
+)
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-adaptive-average
+# :label: sol-adaptive-average
+# :class: dropdown
+# :::
+# The cosine of two means of $m$ is $1 / (1 + h / m)$, and $h = 1 / 0.48 - 1$. The table is near it: averaging pays as long as the noise is about as long as the signal, and little beyond.
+
+# %%
+h = 1 / 0.48 - 1
+cosine_of_4, cosine_of_16 = (1 / (1 + h / m) for m in (4, 16))
+print(f"h {h:.2f}; {cosine_of_4:.3f}, {cosine_of_16:.3f}")
+
+# %% tags=["remove-cell"]
+claim(0.48 < cosine_of_4 < cosine_of_16 < 1)
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# :::{exercise-start}
+# :label: ex-adaptive-reseeded
+# :::
+# **Reseeded** (15 minutes, hard). `zoo["reseeded-noise"]` gives the same answer twice. Is it deterministic? Find out what its noise depends on, and break it for
+# a judge who has seeded the generator otherwise: make adversarial images in the ball of radius `eps` around `x`.
+#
+# :::{hint}
+# :class: dropdown
+# Seed the global generator before the call, with two different seeds. Then give the attack a model that is called under another seed each time, and `eot=8`.
+# :::
+
+# %%
+# your code here
+x_reseeded = None  # adversarial images
+
+# %%
+# check
+reseeded = zoo["reseeded-noise"]
+fine = x_reseeded is not None and (
+    float((x_reseeded - x).abs().max()) <= eps + 1e-6
+)
+if fine:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed + 2)  # the judge's
+        left_reseeded = robust_accuracy(reseeded, x, y, x_reseeded)
+    fine = left_reseeded.value < 0.34
+print("right" if fine else "not yet")
 
 # %% [markdown]
 # :::{exercise-end}
@@ -406,7 +512,6 @@ claim(
 # :::
 # It restarts the global generator at the seed that it was last given. An attack under one seed fits one noise. So the attacker
 # changes the seed at every call and averages.
-
 
 # %%
 class ManySeeds(nn.Module):
@@ -424,58 +529,20 @@ class ManySeeds(nn.Module):
             return self.model(x)
 
 
-reseeded = zoo["reseeded-noise"]
 with torch.random.fork_rng():  # one seed for the attack, one verdict
     torch.manual_seed(seed + 1)
     x_adv = pgd(reseeded, x, y, eps=eps, steps=steps, seed=seed)
     torch.manual_seed(seed + 2)
     careless = robust_accuracy(reseeded, x, y, x_adv)
-x_adv = pgd(ManySeeds(reseeded), x, y, eps=eps, steps=steps, eot=8, seed=seed)
+many = ManySeeds(reseeded)
+x_reseeded = pgd(many, x, y, eps=eps, steps=steps, eot=8, seed=seed)
 with torch.random.fork_rng():
     torch.manual_seed(seed + 2)  # the judge's
-    solved_reseeded = robust_accuracy(reseeded, x, y, x_adv)
+    solved_reseeded = robust_accuracy(reseeded, x, y, x_reseeded)
 print(f"careless {careless}, EOT over seeds {solved_reseeded}")
 
 # %% tags=["remove-cell"]
 claim(solved_reseeded.value < careless.value)
-
-# %% [markdown]
-# :::{solution-end}
-# :::
-#
-# :::{exercise-start}
-# :label: ex-adaptive-resubmit
-# :::
-# **Twice is enough.** A defence is right with probability $0.9$ on every image, independently at each call. What do `once` and `resubmit` with $R = 20$ report, and what `draws`? Check by simulation.
-# (5 minutes)
-#
-# :::{admonition} Hint
-# :class: dropdown tip
-# {prf:ref}`prop-resubmit`; for `draws` the binomial distribution.
-# :::
-
-# %%
-# your code here
-
-# %% [markdown]
-# :::{exercise-end}
-# :::
-#
-# :::{solution-start} ex-adaptive-resubmit
-# :label: sol-adaptive-resubmit
-# :class: dropdown
-# :::
-# $0.9$, $0.9^{20} \approx 0.12$ and nearly 1: one model, three numbers.
-
-# %%
-print(f"once 0.90, resubmit {0.9**20:.2f}")
-right = torch.rand((10_000, 20), generator=generator(seed, "twice")) < 0.9
-shares = [
-    float(v.float().mean())
-    for v in (right[:, 0], right.all(dim=1), right.sum(dim=1) > 10)
-]
-print("simulated: once {:.2f}, resubmit {:.2f}, draws {:.2f}".format(*shares))
-assert abs(shares[1] - 0.9**20) < 0.02
 
 # %% [markdown]
 # :::{solution-end}

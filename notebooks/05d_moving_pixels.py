@@ -316,17 +316,110 @@ for name in stadv_cases:
 # ## Exercises
 #
 # :::{exercise-start}
-# :label: ex-adaptive-warp
+# :label: ex-adaptive-pixels
 # :::
-# **What a shift changes.** Shift the test images by one pixel to the right, all of them alike, with `warp`. What is the largest change of a grey value, and how many predictions change? (10 minutes)
+# **In pixels** (5 minutes, easy). A flow of at most 0.05 counts in a coordinate that goes from -1 to 1 over the side of the image. How many pixels is that for a side of 28, and for a side of 224?
 #
-# :::{admonition} Hint
-# :class: dropdown tip
-# The flow counts in fractions of the image: from -1 to 1 over its side.
+# :::{hint}
+# :class: dropdown
+# The side is 2 units long.
 # :::
 
 # %%
 # your code here
+pixels_28, pixels_224 = None, None
+
+# %%
+# check
+fine = None not in (pixels_28, pixels_224) and (
+    abs(pixels_28 - 0.7) < 1e-6 and abs(pixels_224 - 5.6) < 1e-6
+)
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-adaptive-pixels
+# :label: sol-adaptive-pixels
+# :class: dropdown
+# :::
+# The same bound is less than a pixel here, and many on a photograph: an accuracy under StAdv needs its bound in pixels beside it.
+
+# %%
+pixels_28, pixels_224 = (0.05 * side_n / 2 for side_n in (28, 224))
+print(f"{pixels_28:.1f}, {pixels_224:.1f}")
+
+# %% tags=["remove-cell"]
+claim(pixels_28 < 1 < pixels_224)
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# :::{exercise-start}
+# :label: ex-adaptive-blind
+# :::
+# **When the loss goes blind** (10 minutes, easy). A flow would raise the {term}`margin` of the logits by 10, and its roughness is 40. The released loss subtracts 0.05 times the roughness. Below which factor on the logits does the loss prefer not to move? And how far must a flow raise the margin of *summed* logits, so that the mean over 784 pixels still sees it?
+#
+# :::{hint}
+# :class: dropdown
+# Compare the gain with the penalty, both in the unit of the loss.
+# :::
+
+# %%
+# your code here
+smallest_factor, gain_needed = None, None
+
+# %%
+# check
+fine = None not in (smallest_factor, gain_needed) and (
+    abs(smallest_factor - 0.2) < 1e-6 and abs(gain_needed - 1568) < 1e-6
+)
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-adaptive-blind
+# :label: sol-adaptive-blind
+# :class: dropdown
+# :::
+# The penalty is 2, so $10 c > 2$ and $g / 784 > 2$. No classifier has become more robust in between.
+
+# %%
+penalty = 0.05 * 40
+smallest_factor, gain_needed = penalty / 10, penalty * 784
+print(smallest_factor, gain_needed)
+
+# %% tags=["remove-cell"]
+claim(smallest_factor < 1 < gain_needed)
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# :::{exercise-start}
+# :label: ex-adaptive-warp
+# :::
+# **What a shift changes** (10 minutes, medium). Shift the images `xs` by one pixel to the right, all of them alike, with `warp`. What is the largest change of a grey value, and how many predictions of `cnn` change?
+#
+# :::{hint}
+# :class: dropdown
+# The flow has the shape `(n, 2, 28, 28)`, its first channel is the direction to the right. A pixel takes its value from where its arrow points.
+# :::
+
+# %%
+# your code here
+largest_change, changed_by_shift = None, None
+
+# %%
+# check
+fine = None not in (largest_change, changed_by_shift) and (
+    abs(largest_change - 1) < 0.01 and abs(changed_by_shift - 3) <= 1
+)
+print("right" if fine else "not yet")
 
 # %% [markdown]
 # :::{exercise-end}
@@ -342,9 +435,15 @@ for name in stadv_cases:
 uniform = torch.zeros(len(xs), 2, x.shape[-1], x.shape[-1], device=device)
 uniform[:, 0] = -2 / x.shape[-1]
 shifted = warp(xs, uniform)
-largest = float((shifted - xs).abs().amax())
-changed = int((predict(cnn, shifted) != predict(cnn, xs)).sum())
-print(f"largest change {largest:.2f}; {changed} of {len(xs)} predictions")
+largest_change = float((shifted - xs).abs().amax())
+changed_by_shift = int((predict(cnn, shifted) != predict(cnn, xs)).sum())
+print(
+    f"largest change {largest_change:.2f}; {changed_by_shift} of {len(xs)} "
+    f"predictions"
+)
+
+# %% tags=["remove-cell"]
+claim(largest_change > 0.9)
 
 # %% [markdown]
 # :::{solution-end}
