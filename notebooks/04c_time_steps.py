@@ -291,7 +291,7 @@ assert torch.equal(*every)
 # :::{exercise-start}
 # :label: ex-dc-disagreements
 # :::
-# **How many disagreements?** (5 minutes, easy). Two classifiers are attacked on the same images, and a few images survive on one of them only. If all of these favour the same classifier, how many must there be until the exact two-sided test of McNemar says $p < 0.05$? And how many for $p < 0.01$?
+# **How many disagreements?** (5 minutes, easy). Two classifiers are attacked on the same images, and a few images survive on one of them only. If all of these favour the same classifier, how many must there be until the exact two-sided {term}`McNemar's test` says $p < 0.05$? And how many for $p < 0.01$?
 #
 # :::{hint}
 # :class: dropdown

@@ -323,18 +323,66 @@ claim(
 # ## Exercises
 #
 # :::{exercise-start}
+# :label: ex-dc-hidden
+# :::
+# **What noise hides** (5 minutes, easy). An attack changes each of 784 pixels by 8/255. From which $\sigma$ on (model units) is a draw of noise as long as the change, in root mean square? And from which $\sigma$ on is the part of the noise *along* the change as long, in standard deviation?
+#
+# :::{hint}
+# :class: dropdown
+# Model units are twice image units. A draw of noise has the mean square length $784 \sigma^2$; its part along one direction is a number with standard deviation $\sigma$.
+# :::
+
+# %%
+# your code here
+sigma_length, sigma_along = None, None
+
+# %%
+# check
+fine = None not in (sigma_length, sigma_along) and (
+    abs(sigma_length - 0.0627) < 1e-3 and abs(sigma_along - 1.757) < 5e-3
+)
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-dc-hidden
+# :label: sol-dc-hidden
+# :class: dropdown
+# :::
+# The change hides in the noise to the eye long before it does to a classifier that knows in which direction to look.
+
+# %%
+sigma_length = 2 * 8 / 255
+sigma_along = sigma_length * 784**0.5
+print(f"{sigma_length:.4f}, {sigma_along:.3f}")
+
+# %% tags=["remove-cell"]
+claim(sigma_length < 0.1 < 1 < sigma_along)
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# :::{exercise-start}
 # :label: ex-dc-constant
 # :::
-# **A large loss that does nothing.** Add the same number of nats to the loss of every class of an adversarial image. What happens to its loss, and what to the decision? Check it on the
-# table above. What would make the paper's explanation right? (5 minutes)
+# **A large loss that does nothing** (5 minutes, easy). Add 1000 nats to the loss of every class of the adversarial images, `nats["trained", "adversarial"].sum(dim=2)`. How much does the mean loss of the true class grow, and how many decisions change? What would make the paper's explanation right?
 #
-# :::{admonition} Hint
-# :class: dropdown tip
+# :::{hint}
+# :class: dropdown
 # The decision is an argmin over classes.
 # :::
 
 # %%
 # your code here
+growth, changed_decisions = None, None
+
+# %%
+# check
+fine = changed_decisions == 0 and abs((growth or 0) - 1000) < 1e-3
+print("right" if fine else "not yet")
 
 # %% [markdown]
 # :::{exercise-end}
@@ -348,9 +396,60 @@ claim(
 
 # %%
 losses = nats["trained", "adversarial"].sum(dim=2)
-same = (losses + 1000).argmin(dim=1) == losses.argmin(dim=1)
-print(f"{int(same.sum())} of {len(same)} decisions are the same")
-assert bool(same.all())
+more = losses + 1000
+growth = float((more - losses).gather(1, own[:, None]).mean())
+changed_decisions = int((more.argmin(dim=1) != losses.argmin(dim=1)).sum())
+print(f"{growth:.0f} nats; {changed_decisions} of {len(own)} decisions change")
+
+# %% tags=["remove-cell"]
+assert changed_decisions == 0
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# :::{exercise-start}
+# :label: ex-dc-ceiling
+# :::
+# **Leave the high levels out** (10 minutes, medium). The other intervention: keep the levels from 0.05 to 1 only. How many of the `n_clean` clean images are right, from the table of losses? And with all levels from 0.05 to 20?
+#
+# :::{hint}
+# :class: dropdown
+# `on_grid(levels("elbo", 1000, sigma_min=0.05, sigma_max=...), grid)` is the weight of each level of `table`.
+# :::
+
+# %%
+# your code here
+right_below_one, right_with_all = None, None
+
+# %%
+# check
+fine = None not in (right_below_one, right_with_all) and (
+    abs(right_below_one - 66) <= 1 and abs(right_with_all - 81) <= 1
+)
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-dc-ceiling
+# :label: sol-dc-ceiling
+# :class: dropdown
+# :::
+# The low levels see detail and lack the outline. They need the high ones on clean images, although it is they that carry the attack: a weakness under attack and worth on clean images are two questions.
+
+# %%
+counted = []
+for highest in (1.0, 20.0):
+    kept = levels("elbo", 1000, sigma_min=0.05, sigma_max=highest)
+    said = (table * on_grid(kept, grid)).sum(dim=2).argmin(dim=1)
+    counted.append(int((said == truth).sum()))
+right_below_one, right_with_all = counted
+print(f"{right_below_one} and {right_with_all} of {n_clean}")
+
+# %% tags=["remove-cell"]
+claim(right_below_one < right_with_all - 5)
 
 # %% [markdown]
 # :::{solution-end}

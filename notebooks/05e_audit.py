@@ -280,17 +280,63 @@ claim(
 # ## Exercises
 #
 # :::{exercise-start}
-# :label: ex-adaptive-no-queries
+# :label: ex-adaptive-knows-less
 # :::
-# **No queries at all.** Which of the five models above does transfer break most, compared with Square, and why? What would you try first against a defence of which you know nothing? (5 minutes)
+# **Who knows less** (5 minutes, easy). Behind a defence, PGD leaves 70 of 100 images and a black box 29 of the same images. How many images did only the black box break, at least? What is the most that an honest table may print as robust?
 #
-# :::{admonition} Hint
-# :class: dropdown tip
-# Square needs outputs with information in them.
+# :::{hint}
+# :class: dropdown
+# PGD broke 30, the black box 71.
 # :::
 
 # %%
 # your code here
+only_black_box, at_most_robust = None, None
+
+# %%
+# check
+fine = (only_black_box, at_most_robust) == (41, 29)
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-adaptive-knows-less
+# :label: sol-adaptive-knows-less
+# :class: dropdown
+# :::
+# At least 41 images, if everything that PGD broke is among the 71. An image is broken if any attack breaks it, so at most 29 are left, and fewer if the attacks broke different images.
+
+# %%
+only_black_box, at_most_robust = 71 - 30, min(70, 29)
+print(only_black_box, at_most_robust)
+
+# %% tags=["remove-cell"]
+claim(only_black_box > 0)
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# :::{exercise-start}
+# :label: ex-adaptive-no-queries
+# :::
+# **No queries at all** (5 minutes, easy). For which of the five models above is transfer nearest to Square, and why? What would you try first against a defence of which you know nothing?
+#
+# :::{hint}
+# :class: dropdown
+# `black[name]["Square"].correct` counts surviving images. Square needs outputs with information in them.
+# :::
+
+# %%
+# your code here
+nearest_model = None  # a key of black
+
+# %%
+# check
+fine = nearest_model == "saturated-softmax"
+print("right" if fine else "not yet")
 
 # %% [markdown]
 # :::{exercise-end}
@@ -303,9 +349,56 @@ claim(
 # Where the outputs are saturated, Square learns little from them; transfer does not look at them. So try both, and take the union.
 
 # %%
-for name, rows in black.items():
-    left = {key: value.correct for key, value in rows.items()}
-    print(f"{name:24s} {left}, the better one is {min(left, key=left.get)}")
+behind = {
+    name: rows["transfer"].correct - rows["Square"].correct
+    for name, rows in black.items()
+}
+nearest_model = min(behind, key=behind.get)
+print(behind, nearest_model)
+
+# %% tags=["remove-cell"]
+claim(nearest_model == "saturated-softmax")
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
+# :::{exercise-start}
+# :label: ex-adaptive-audited
+# :::
+# **Two audited images** (10 minutes, medium). A fault of an attack shows on one image in five. With which probability does an audit of two images see it? How many images does it take for 95 %?
+#
+# :::{hint}
+# :class: dropdown
+# All $n$ miss it with probability $0.8^n$.
+# :::
+
+# %%
+# your code here
+seen_by_two, images_needed = None, None
+
+# %%
+# check
+fine = abs((seen_by_two or 0) - 0.36) < 1e-6 and images_needed == 14
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-adaptive-audited
+# :label: sol-adaptive-audited
+# :class: dropdown
+# :::
+# A column of `pass` from few images finds faults that show everywhere, such as a gradient of zero, and few others.
+
+# %%
+seen_by_two = 1 - 0.8**2
+images_needed = next(n for n in range(1, 100) if 0.8**n <= 0.05)
+print(f"{seen_by_two:.2f}, {images_needed}")
+
+# %% tags=["remove-cell"]
+claim(images_needed == 14)
 
 # %% [markdown]
 # :::{solution-end}

@@ -1,11 +1,8 @@
 """The exercises of the pages: their form, and both answers of their checks.
 
-A page has three exercises or more, each with minutes and difficulty, a hint, a stub, a check and a solution that runs. Pages that
-had less when this was written stand in ``fewer_exercises.json`` with what they had: they may gain, not lose, and leave the list
-when they have three.
+A page has three exercises or more, each with minutes and difficulty, a hint, a stub, a check and a solution that runs.
 """
 
-import json
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -17,29 +14,14 @@ from exercises import ANSWERS, exercises, run_checked, take_answers, with_second
 from needed_cells import needed
 
 ROOT = Path(__file__).resolve().parents[1]
-FEWER: dict[str, dict[str, int]] = json.loads(Path(__file__).with_name("fewer_exercises.json").read_text())
 NOT_RUN = {"07c_heads_at_work"}  # yet
 PAGES = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
-def counted(page):
-    """How many exercises of a page are in the form, and how many lack a part of it."""
-    found = [e.missing for e in exercises(nbformat.read(page, 4))]
-    return {"whole": sum(not m for m in found), "lacking": sum(bool(m) for m in found)}
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_has_three_exercises_in_the_form(page):
-    found, allowed = counted(page), {"whole": 3, "lacking": 0, **FEWER.get(page.stem, {})}
-    assert found["whole"] >= allowed["whole"] and found["lacking"] <= allowed["lacking"], {
-        e.label: e.missing for e in exercises(nbformat.read(page, 4))
-    }
-
-
-def test_only_pages_with_fewer_exercises_are_on_the_list():
-    found = {stem: counted(ROOT / "notebooks" / f"{stem}.ipynb") for stem in FEWER}
-    done = [stem for stem, had in found.items() if had["whole"] >= 3 and not had["lacking"]]
-    assert not done, "these pages have their three exercises: take them off the list"
+    lacking = {e.label: e.missing for e in exercises(nbformat.read(page, 4))}
+    assert len(lacking) >= 3 and not any(lacking.values()), lacking
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
