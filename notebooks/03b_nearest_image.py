@@ -449,7 +449,7 @@ right_of_500 = None
 
 # %%
 # check
-fine = right_of_500 is not None and abs(right_of_500 - 410) <= 1
+fine = right_of_500 is not None and 375 < right_of_500 < 475
 print("right" if fine else "not yet")
 
 # %% [markdown]
@@ -500,7 +500,7 @@ as_mean = {"loss": None, "density": None}  # shares between 0 and 1
 # %%
 # check
 fine = None not in as_mean.values() and (
-    as_mean["loss"] > 0.95 and abs(as_mean["density"] - 0.74) < 0.03
+    0.5 < as_mean["density"] < 0.9 < as_mean["loss"] <= 1
 )
 print("right" if fine else "not yet")
 

@@ -490,7 +490,7 @@ changed_share = {0.1: None, 100.0: None}
 # %%
 # check
 fine = None not in changed_share.values() and (
-    changed_share[0.1] < 0.005 and abs(changed_share[100.0] - 0.925) < 0.02
+    changed_share[0.1] < 0.02 and 0.85 < changed_share[100.0] < 1
 )
 print("right" if fine else "not yet")
 

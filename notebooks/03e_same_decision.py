@@ -427,7 +427,7 @@ proved_half, right_at_all = None, None
 # %%
 # check
 fine = None not in (proved_half, right_at_all) and (
-    abs(proved_half - 89) <= 1 and abs(right_at_all - 165) <= 1
+    0.3 * n_clean < proved_half < 0.6 * n_clean < right_at_all < 0.95 * n_clean
 )
 print("right" if fine else "not yet")
 
@@ -475,8 +475,7 @@ largest_class = {"sum of squares": None, "square of sum": None}
 # %%
 # check
 fine = None not in largest_class.values() and (
-    abs(largest_class["sum of squares"] - 0.78) < 0.03
-    and abs(largest_class["square of sum"] - 0.08) < 0.03
+    largest_class["square of sum"] < 0.2 < 0.6 < largest_class["sum of squares"]
 )
 print("right" if fine else "not yet")
 

@@ -362,7 +362,7 @@ changed_predictions = None
 
 # %%
 # check
-fine = changed_predictions is not None and abs(changed_predictions - 41) <= 2
+fine = 0.2 * n_attack < (changed_predictions or 0) < 0.65 * n_attack
 print("right" if fine else "not yet")
 
 # %% [markdown]

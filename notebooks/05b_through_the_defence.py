@@ -452,7 +452,7 @@ cosines = {1: None, 4: None}  # by the number of steps
 # %%
 # check
 fine = None not in cosines.values() and (
-    abs(cosines[1] - 0.87) < 0.03 and abs(cosines[4] - 0.45) < 0.05
+    0.25 < cosines[4] < 0.65 < 0.75 < cosines[1] < 0.95
 )
 print("right" if fine else "not yet")
 

@@ -417,7 +417,7 @@ largest_change, changed_by_shift = None, None
 # %%
 # check
 fine = None not in (largest_change, changed_by_shift) and (
-    abs(largest_change - 1) < 0.01 and abs(changed_by_shift - 3) <= 1
+    0.9 < largest_change < 1.001 and 0 < changed_by_shift < n_stadv / 3
 )
 print("right" if fine else "not yet")
 
