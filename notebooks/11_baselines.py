@@ -93,7 +93,8 @@ plt.show()
 # MART (Wang et al., 2020) gives more weight to images that are wrong as they are. {py:mod}`rdc.train.objectives` has
 # both losses, {py:mod}`rdc.train.baselines` the recipes, also for a wide residual network, a joint energy-based model, and half a batch
 # of images from our own {term}`denoiser`. The tables have those whose weights come with the book. They are small and trained briefly: no
-# more than lower bounds of what such training reaches. TRADES starts as the adversarially trained network, and goes on for two epochs.
+# more than lower bounds of what such training reaches. TRADES, MART and training with generated images start as the adversarially
+# trained network, and go on for two epochs; not every network has met every attack.
 #
 # **Rules with a proof.** The nearest neighbour needs no training, and its radius is a closed form (below).
 #
