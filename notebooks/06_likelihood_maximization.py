@@ -54,7 +54,6 @@ from rdc.data import load
 from rdc.defend.likelihood import READINGS
 from rdc.defend.lm_updates import EPS, METHODS, memory_size, update
 from rdc.denoise import OptimalDenoiser
-from rdc.denoise.base import fast_dtype
 from rdc.denoise.checkpoints import load_denoiser
 from rdc.evaluate import predict
 from rdc.experiments import experiment
@@ -69,7 +68,7 @@ check_parameters()
 style()
 device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 train, test = load(data, "train"), load(data, "test")
-heads = load_denoiser(f"{data}-multihead", device=device, dtype=fast_dtype(device))
+heads = load_denoiser(f"{data}-multihead", device=device)
 size = test.x[0].numel()
 
 # %% [markdown]

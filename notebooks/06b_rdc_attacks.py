@@ -60,7 +60,6 @@ from rdc.classify import RDC, DiffusionClassifier, LikelihoodMaximization
 from rdc.data import load
 from rdc.defend.likelihood import READINGS
 from rdc.defend.lm_updates import EPS
-from rdc.denoise.base import fast_dtype
 from rdc.denoise.checkpoints import load_denoiser
 from rdc.evaluate import accuracy, predict, robust_accuracy
 from rdc.experiments import experiment
@@ -79,7 +78,7 @@ style()
 device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 test = load(data, "test")
 x, y = test.x.to(device), test.y.to(device)
-heads = load_denoiser(f"{data}-multihead", device=device, dtype=fast_dtype(device))
+heads = load_denoiser(f"{data}-multihead", device=device)
 classifier = DiffusionClassifier(heads, levels("elbo", count, sigma_min=0.1), seed=seed, chunk=2560)
 
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Robust accuracy on the first test images of Fashion-MNIST, with 95 % intervals, from the record. RDC as released keeps the most under BPDA, which does not see likelihood maximisation; the more the gradient sees of it, the less is left. All the gradients of this page together are the union: an image counts if it withstands each of them.", "name": "fig-lm-headline"}, "image": {"alt": "Bars of robust accuracy: RDC falls from BPDA over exact to smoothed gradients, below an adversarially trained network"}}

@@ -52,7 +52,6 @@ from rdc.autograd import value_and_gradient
 from rdc.classify import RDC, DiffusionClassifier, LikelihoodMaximization, Purify
 from rdc.data import load
 from rdc.defend.likelihood import READINGS
-from rdc.denoise.base import fast_dtype
 from rdc.denoise.checkpoints import load_denoiser
 from rdc.evaluate import Accuracy, accuracy, predict
 from rdc.notebook import check_parameters, claim, claims_table, stored_rows, stored_table
@@ -65,7 +64,7 @@ style()
 device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 test = load(data, "test")
 x, y = test.x.to(device), test.y.to(device)
-heads = load_denoiser(f"{data}-multihead", device=device, dtype=fast_dtype(device))
+heads = load_denoiser(f"{data}-multihead", device=device)
 classifier = DiffusionClassifier(heads, levels("elbo", count, sigma_min=0.1), seed=seed, chunk=2560)
 stored = stored_rows("rdc-settings", "rdc-suite", "rdc-attacks", "rdc-gradient")
 tables = {name: [row for row in stored if row["table"] == name] for name in dict.fromkeys(r["table"] for r in stored)}

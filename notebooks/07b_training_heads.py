@@ -51,7 +51,7 @@ from rdc.attack import pgd
 from rdc.classify import DiffusionClassifier
 from rdc.data import Images, load
 from rdc.denoise import EDM, MultiHead
-from rdc.denoise.base import fast_dtype, to_model
+from rdc.denoise.base import to_model
 from rdc.denoise.checkpoints import load_denoiser
 from rdc.denoise.edm import EDMConfig
 from rdc.denoise.unet import UNetConfig
@@ -92,7 +92,7 @@ def answers(
 
 # %% tags=["hide-input"]
 digits_train, digits_test = load("digits", "train"), load("digits", "test")
-digits_teacher = load_denoiser("digits", device, fast_dtype(device))
+digits_teacher = load_denoiser("digits", device)
 unet = UNetConfig(8, 1, 10, 32, (1,), 1, (), patch=2)
 single = TrainConfig(
     EDMConfig(unet, 0.75, "digits"),

@@ -56,7 +56,6 @@ from torch import Tensor
 from rdc.attack import pgd
 from rdc.classify import DiffusionClassifier
 from rdc.data import load
-from rdc.denoise.base import fast_dtype
 from rdc.denoise.checkpoints import load_denoiser
 from rdc.evaluate import Accuracy, predict, robust_accuracy
 from rdc.guide.metrics import FeatureNetwork, frechet_distance
@@ -85,8 +84,8 @@ device = (
     else device
 )
 train, test = load(data, "train"), load(data, "test")
-teacher = load_denoiser(data, device, fast_dtype(device))
-heads = load_denoiser(heads_name, device, fast_dtype(device))
+teacher = load_denoiser(data, device)
+heads = load_denoiser(heads_name, device)
 chosen = levels("elbo", count, sigma_min=sigma_min)
 slow = DiffusionClassifier(teacher, chosen, seed=seed)
 quick = DiffusionClassifier(

@@ -58,7 +58,6 @@ from rdc.classify import (
 )
 from rdc.data import load
 from rdc.defend.likelihood import READINGS
-from rdc.denoise import fast_dtype
 from rdc.denoise.checkpoints import load_denoiser
 from rdc.evaluate import predict
 from rdc.models import build
@@ -75,10 +74,9 @@ device = (
     else device
 )
 test = load(data, "test")
-dtype = fast_dtype(device)
-heads = load_denoiser(heads_name, device=device, dtype=dtype)
+heads = load_denoiser(heads_name, device=device)
 # the unconditional network, for LM and DiffPure
-trunk = load_denoiser(data, device=device, dtype=dtype)
+trunk = load_denoiser(data, device=device)
 cnn, hard = (build(name, data, device) for name in ("cnn", "at-linf"))
 
 

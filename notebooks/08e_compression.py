@@ -58,7 +58,6 @@ from rdc.classify import (
 )
 from rdc.data import load
 from rdc.defend.likelihood import READINGS
-from rdc.denoise import fast_dtype
 from rdc.denoise.checkpoints import load_denoiser
 from rdc.evaluate import predict
 from rdc.models import build
@@ -76,10 +75,9 @@ device = (
     else device
 )
 test = load(data, "test")
-dtype = fast_dtype(device)
-heads = load_denoiser(heads_name, device=device, dtype=dtype)
+heads = load_denoiser(heads_name, device=device)
 # the unconditional network, for LM and DiffPure
-trunk = load_denoiser(data, device=device, dtype=dtype)
+trunk = load_denoiser(data, device=device)
 cnn = build("cnn", data, device)
 
 
@@ -113,21 +111,19 @@ right = (
 xg, yg = test.x.to(device)[right][:n], test.y.to(device)[right][:n]
 xs, ys = xg[:n_smooth], yg[:n_smooth]
 
-exact_trunk = load_denoiser(data, device=device)
-
 
 def reading(name: str) -> LikelihoodMaximization:
     """A reading of likelihood maximisation, its noise fixed."""
     options = {**READINGS[name], "noise": "fixed"}
-    return LikelihoodMaximization(exact_trunk, **options)
+    return LikelihoodMaximization(trunk, **options)
 
 
 fixed_processes = {
     "LM, printed": reading("printed"),
     "LM, mi-fgsm": reading("mi-fgsm"),
     "LM, mean-l1": reading("mean-l1"),
-    "LM, released": LikelihoodMaximization(exact_trunk, **READINGS["clamped"]),
-    "DiffPure": Purify(exact_trunk, seed=seed),
+    "LM, released": LikelihoodMaximization(trunk, **READINGS["clamped"]),
+    "DiffPure": Purify(trunk, seed=seed),
 }
 attacked = (
     ascent_path(known_noise(dc, seed), xs, ys, eps=16 / 255, steps=3)[-1] - xs
@@ -467,7 +463,7 @@ print("right" if fine else "not yet")
 # %% tags=["hide-input"]
 at_step = partial(
     LikelihoodMaximization,
-    exact_trunk,
+    trunk,
     **{**READINGS["mi-fgsm"], "noise": "fixed"},
 )
 sign_lm = at_step()
