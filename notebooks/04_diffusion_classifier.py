@@ -49,7 +49,7 @@ from rdc.attack.losses import LOSSES, margin
 from rdc.classify import DiffusionClassifier
 from rdc.data import load
 from rdc.denoise import Denoiser
-from rdc.denoise.base import fast_dtype, to_model
+from rdc.denoise.base import to_model
 from rdc.denoise.checkpoints import load_denoiser
 from rdc.notebook import check_parameters, claim, glue
 from rdc.plots import image_grid, style
@@ -63,7 +63,7 @@ device = (
     if device == "auto"
     else device
 )
-denoiser = load_denoiser(data, device=device, dtype=fast_dtype(device))
+denoiser = load_denoiser(data, device=device)
 test = load(data, "test")
 images, labels = test.x[:n_noise].to(device), test.y[:n_noise].to(device)
 x, y = images, labels

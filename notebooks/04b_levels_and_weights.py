@@ -42,7 +42,7 @@ from rdc.attack.losses import cross_entropy
 from rdc.classify import DiffusionClassifier
 from rdc.classify.weightings import weightings
 from rdc.data import load
-from rdc.denoise.base import fast_dtype, to_model
+from rdc.denoise.base import to_model
 from rdc.denoise.checkpoints import load_denoiser
 from rdc.evaluate import Accuracy
 from rdc.notebook import check_parameters, claim, glue
@@ -65,7 +65,7 @@ device = (
     if device == "auto"
     else device
 )
-denoiser = load_denoiser(data, device=device, dtype=fast_dtype(device))
+denoiser = load_denoiser(data, device=device)
 test = load(data, "test")
 images, labels = test.x[:n_clean].to(device), test.y[:n_clean].to(device)
 main = levels("elbo", count, sigma_min=sigma_min)

@@ -48,7 +48,6 @@ import torch
 from rdc.attack import pgd
 from rdc.classify import DiffusionClassifier
 from rdc.data import load
-from rdc.denoise.base import fast_dtype
 from rdc.denoise.checkpoints import load_denoiser
 from rdc.evaluate import Accuracy, robust_accuracy
 from rdc.notebook import check_parameters, claim, stored_cells
@@ -63,7 +62,7 @@ device = (
     if device == "auto"
     else device
 )
-denoiser = load_denoiser(data, device=device, dtype=fast_dtype(device))
+denoiser = load_denoiser(data, device=device)
 train, test = load(data, "train"), load(data, "test")
 images, labels = test.x[:n_clean].to(device), test.y[:n_clean].to(device)
 truth = labels.cpu()
