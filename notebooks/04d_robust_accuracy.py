@@ -60,7 +60,6 @@ from rdc.attack.losses import cross_entropy, margin
 from rdc.attack.norms import norm_of
 from rdc.classify import DiffusionClassifier
 from rdc.data import load
-from rdc.denoise.base import fast_dtype
 from rdc.denoise.checkpoints import load_denoiser
 from rdc.evaluate import Accuracy, accuracy, robust_accuracy
 from rdc.models import build
@@ -75,7 +74,7 @@ device = (
     if device == "auto"
     else device
 )
-denoiser = load_denoiser(data, device=device, dtype=fast_dtype(device))
+denoiser = load_denoiser(data, device=device)
 test = load(data, "test")
 images, labels = test.x[:n_clean].to(device), test.y[:n_clean].to(device)
 x, y = test.x[:n_attack].to(device), test.y[:n_attack].to(device)

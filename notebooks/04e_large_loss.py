@@ -50,7 +50,6 @@ from rdc.classify import DiffusionClassifier
 from rdc.classify.weightings import on_grid, weightings
 from rdc.data import load
 from rdc.denoise import OptimalDenoiser
-from rdc.denoise.base import fast_dtype
 from rdc.denoise.checkpoints import load_denoiser
 from rdc.evaluate import Accuracy, robust_accuracy
 from rdc.notebook import check_parameters, claim
@@ -64,7 +63,7 @@ device = (
     if device == "auto"
     else device
 )
-denoiser = load_denoiser(data, device=device, dtype=fast_dtype(device))
+denoiser = load_denoiser(data, device=device)
 train, test = load(data, "train"), load(data, "test")
 images, labels = test.x[:n_clean].to(device), test.y[:n_clean].to(device)
 x, y = test.x[:n_attack].to(device), test.y[:n_attack].to(device)

@@ -57,7 +57,6 @@ from rdc.autograd import iterate, value_and_gradient
 from rdc.classify import OptimalClassifier
 from rdc.data import load
 from rdc.defend.preprocessed import Preprocessed, one_denoising_step
-from rdc.denoise.base import fast_dtype
 from rdc.denoise.checkpoints import load_denoiser
 from rdc.evaluate import Accuracy, accuracy, robust_accuracy
 from rdc.notebook import check_parameters, claim
@@ -81,7 +80,7 @@ optimal = OptimalClassifier(
     train.x[:n_train], train.y[:n_train], levels("elbo", 16), seed=seed
 ).to(device)
 xo, yo = x[:n_optimal], y[:n_optimal]
-denoiser = load_denoiser(data, device=device, dtype=fast_dtype(device))
+denoiser = load_denoiser(data, device=device)
 xp, yp = x[:n_purify], y[:n_purify]
 
 

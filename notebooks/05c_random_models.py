@@ -59,7 +59,6 @@ from rdc.autograd import value_and_gradient
 from rdc.classify import DiffusionClassifier
 from rdc.data import load
 from rdc.defend.broken import broken_defences
-from rdc.denoise.base import fast_dtype
 from rdc.denoise.checkpoints import load_denoiser
 from rdc.evaluate import (
     Accuracy,
@@ -88,7 +87,7 @@ cnn = train_classifier(
 x, y = test.x[:n_attack].to(device), test.y[:n_attack].to(device)
 zoo = broken_defences(cnn, seed)
 random_model = zoo["random-input"]
-denoiser = load_denoiser(data, device=device, dtype=fast_dtype(device))
+denoiser = load_denoiser(data, device=device)
 main = levels("elbo", count, sigma_min=0.1, sigma_max=5.0)
 judge = DiffusionClassifier(denoiser, main, seed=seed)
 right = (predict(judge, x[: 3 * n_dc]) == y[: 3 * n_dc]).nonzero()[:n_dc, 0]

@@ -55,7 +55,6 @@ from rdc.attack.norms import norm_of
 from rdc.attack.stadv import flow_field, stadv, warp
 from rdc.classify import DiffusionClassifier, OptimalClassifier
 from rdc.data import load
-from rdc.denoise.base import fast_dtype
 from rdc.denoise.checkpoints import load_denoiser
 from rdc.evaluate import Accuracy, accuracy, predict, robust_accuracy
 from rdc.notebook import check_parameters, claim, glue
@@ -75,7 +74,7 @@ cnn = train_classifier(
     train, epochs, batch=64, lr=1e-2, width=16, seed=seed, device=device
 )
 x, y = test.x[:n_attack].to(device), test.y[:n_attack].to(device)
-denoiser = load_denoiser(data, device=device, dtype=fast_dtype(device))
+denoiser = load_denoiser(data, device=device)
 optimal = OptimalClassifier(
     train.x[:n_train], train.y[:n_train], levels("elbo", 16), seed=seed
 ).to(device)

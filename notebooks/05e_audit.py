@@ -57,7 +57,6 @@ from rdc.attack.blackbox import square, transfer
 from rdc.classify import DiffusionClassifier, OptimalClassifier
 from rdc.data import load
 from rdc.defend.broken import broken_defences
-from rdc.denoise.base import fast_dtype
 from rdc.denoise.checkpoints import load_denoiser
 from rdc.evaluate import Accuracy, predict, robust_accuracy
 from rdc.evaluate.audit import audit
@@ -81,7 +80,7 @@ x, y = test.x[:n_attack].to(device), test.y[:n_attack].to(device)
 x_pgd = pgd(cnn, x, y, eps=eps, steps=steps, seed=seed)
 plain = robust_accuracy(cnn, x, y, x_pgd)
 zoo = broken_defences(cnn, seed)
-denoiser = load_denoiser(data, device=device, dtype=fast_dtype(device))
+denoiser = load_denoiser(data, device=device)
 optimal = OptimalClassifier(
     train.x[:n_train], train.y[:n_train], levels("elbo", 16), seed=seed
 ).to(device)
