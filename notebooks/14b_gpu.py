@@ -153,7 +153,7 @@ show_table(rows, f"Small denoiser of clothes, {speeds['environment']['device']}"
 # A gradient counts its forward evaluations only. Likelihood maximisation is slow because each of its steps has one level and waits for
 # the one before: there is little to do at a time. The network alone gains much by `torch.compile`.
 #
-# The numbers are for bfloat16. Attacks compute in float32, and without TF32: {ref}`nb-fewer-bits` shows why.
+# The numbers are for bfloat16. Attacks compute in float32, and without TF32: {ref}`nb-gradients-bits` shows why.
 #
 # ## What comes out
 #
