@@ -274,7 +274,7 @@ claim(
 #
 # - An attacker who knows less must not do better: where a black box or a transfer beats PGD, the gradient was hidden.
 # - A `fail` tells more about the attack than about the model; a column of `pass` is not a proof.
-# - Audit the attack before you quote the number.
+# - Audit the attack before you quote the number, and compute both in float32 ({ref}`nb-gradients-bits`).
 #
 # ## Exercises
 #

@@ -24,9 +24,9 @@
 # :::
 #
 # **Time** 30 minutes · **Needs** {ref}`nb-adaptive`, {ref}`nb-lm` and {ref}`nb-multihead`.
-# Covers the gradient analysis of section 4.4 and Figure 2(a) of {cite:t}`chen2024rdc`. Four pages follow: the loss and the size of a gradient
-# ({ref}`nb-gradients-size`), how smooth it is ({ref}`nb-gradients-smooth`), noise that the attacker knows ({ref}`nb-gradients-known`), and how far
-# a purification contracts ({ref}`nb-gradients-compression`).
+# Covers the gradient analysis of section 4.4 and Figure 2(a) of {cite:t}`chen2024rdc`. Five pages follow: the loss and the size of a gradient
+# ({ref}`nb-gradients-size`), how smooth it is ({ref}`nb-gradients-smooth`), noise that the attacker knows ({ref}`nb-gradients-known`), how far
+# a purification contracts ({ref}`nb-gradients-compression`), and in how many bits one may compute ({ref}`nb-gradients-bits`).
 
 # %% tags=["parameters"]
 device: str = "auto"  # "cpu", "cuda" or "auto"

@@ -245,7 +245,8 @@ claim(
 # pretends that $P(x') - P(x) = x' - x$, that is $\kappa = a = 1$. Two things make it unfair: $a$ near 0, when the change is wiped out, and $\kappa \gg a$, when the
 # output moves, but elsewhere.
 #
-# We compute in 32-bit numbers here. A tiny change of the image drowns in the rounding of a 16-bit network.
+# We compute in 32-bit numbers, as on every page with gradients. A tiny change of the image drowns in the rounding of a 16-bit network, and so does
+# more ({ref}`nb-gradients-bits`).
 #
 # At small changes the two sides of {numref}`fig-gradients-compression` differ: a purification made of sign steps can *spread* a small change (rate above one), because it flips signs, while
 # little of it lies along the change. The Jacobian shows the same at a point: $\kappa$ over all directions is $\norm{J}_F / \sqrt D$, and at worst the

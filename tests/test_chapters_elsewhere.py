@@ -51,6 +51,7 @@ TOY: dict[str, dict[str, Any]] = {
     },
     "08d_known_noise": {"count": 2, "draws": 2, "n_attack": 1, "steps": 1, "eps": 16 / 255, "lm_count": 1},
     "08e_compression": {"count": 2, "n": 1, "n_smooth": 1},
+    "08f_fewer_bits": {"n": 1},
     "09_certification": {
         **{"radii": [0.25, 0.5, 0.75, 1.0], "toy_n": 30, "toy_runs": 20, "peek_runs": 20, "peek_n": 60, "plan_n": 400},
         **{"plan_runs": 10},
