@@ -163,8 +163,8 @@ claim(bool((agreement < 0.7).all()), "other gradients")
 #
 # ```{math}
 # :label: eq-gradients-bits
-# u(g) = \frac{g}{\abs{g} + \varepsilon}, \qquad
-# u'(g) = \frac{\varepsilon}{(\abs{g} + \varepsilon)^2}, \qquad \varepsilon = 10^{-8}.
+# u(g) = \frac{g}{\lvert g \rvert + \varepsilon}, \qquad
+# u'(g) = \frac{\varepsilon}{(\lvert g \rvert + \varepsilon)^2}, \qquad \varepsilon = 10^{-8}.
 # ```
 #
 # The *value* $u$ is a sign nearly everywhere, and no rounding changes a sign unless $g$ is near zero. The *derivative* is the other way round:
@@ -215,7 +215,7 @@ claim(derivative["bfloat16"] > 10 * derivative["float64"])
 # ## What to remember
 #
 # - The same answers do not mean the same gradients.
-# - A derivative through a sign or through $g / \abs{g}$ lives where $g$ is near zero, and there rounding is all there is.
+# - A derivative through a sign or through $g / \lvert g \rvert$ lives where $g$ is near zero, and there rounding is all there is.
 # - An attack with a rounded gradient is a weak attack: report the type you computed in, and check it once against a longer one.
 #
 # ## Exercises
@@ -271,7 +271,7 @@ claim(smallest_f32 == torch.finfo(torch.float32).eps)
 # :::{exercise-start}
 # :label: ex-gradients-bits-where
 # :::
-# **Where the derivative lives** (15 minutes, hard). Let $g$ be uniform on $[-1, 1]$ and $u$ as in {eq}`eq-gradients-bits`, now with $\varepsilon = 10^{-3}$. What is the mean of $u'(g)$? Which share of it comes from $\abs{g} < \varepsilon$, and how probable is that?
+# **Where the derivative lives** (15 minutes, hard). Let $g$ be uniform on $[-1, 1]$ and $u$ as in {eq}`eq-gradients-bits`, now with $\varepsilon = 10^{-3}$. What is the mean of $u'(g)$? Which share of it comes from $\lvert g \rvert < \varepsilon$, and how probable is that?
 #
 # :::{hint}
 # :class: dropdown
