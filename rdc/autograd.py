@@ -20,6 +20,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from rdc.door import full_precision
+
 Process = Callable[[Tensor], Tensor]
 
 
@@ -30,6 +32,8 @@ def value_and_gradient(
     see: Callable[[Tensor], None] | None = None,
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n c h w"]]:
     """Return the value ``(N,)`` of an objective that treats each image alone, and its gradient, both averaged over ``eot`` calls.
+
+    Both are computed in full float32 (:func:`rdc.door.full_precision`).
 
     Arguments:
         objective: Images to numbers ``(N,)``.
@@ -44,7 +48,7 @@ def value_and_gradient(
         raise ValueError(f"eot must be positive, got {eot}")
     total, slope = torch.zeros(len(x), dtype=x.dtype, device=x.device), torch.zeros_like(x)
     for _ in range(eot):
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), full_precision():
             point = x.detach().clone().requires_grad_()
             value = objective(point)
             gradient = torch.autograd.grad(value.sum(), point, allow_unused=True)[0] if value.requires_grad else None

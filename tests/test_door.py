@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from rdc.autograd import value_and_gradient
 from rdc.door import Door, ask, entry, logits_of
 from rdc.quantities import count, number
 from rdc.rng import generator, randn, whole
@@ -146,6 +147,18 @@ def test_an_entry_computes_in_full_float32_and_leaves_the_flags_as_they_were(mon
     with pytest.raises(ValueError, match="a failure"):
         look(X, fails=True)
     assert flags() == before and before[0]
+
+
+def test_a_gradient_is_taken_in_full_float32(monkeypatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    seen = []
+
+    def objective(x: Tensor) -> Tensor:
+        seen.append(torch.backends.cudnn.allow_tf32)
+        return x.square().flatten(1).sum(1)
+
+    value_and_gradient(objective, X)
+    assert seen == [False] and torch.backends.cudnn.allow_tf32
 
 
 def test_probabilities_are_told() -> None:
