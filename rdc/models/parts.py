@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from rdc.data import Images
-from rdc.denoise.checkpoints import ASSETS
 
 #: Kinds of levels of a clean diffusion classifier (:mod:`rdc.schedule`).
 Kind = Literal["elbo", "edm", "edm-released", "vp", "vp-printed", "vp-derived"]
@@ -21,14 +20,15 @@ DenoiserName = Annotated[str, "heads, single-head, optimal, a checkpoint, a .saf
 Network = Literal["cnn", "at-linf", "at-l2"]
 #: Shipped denoisers by data set: all classes in one pass, and one class at a time.
 SHIPPED = {
-    "heads": {"digits": "digits", "fashion-mini": "fashion-mini-multihead", "fashion": "fashion-mini-multihead"},
+    "heads": {
+        "digits": "digits", "fashion-mini": "fashion-mini-multihead", "fashion": "fashion-mini-multihead",
+        "cifar10": "cifar10-small-multihead", "cifar10-20": "cifar10-small-multihead",
+    },
     "single-head": {
         "digits": "digits", "fashion-mini": "fashion-mini", "fashion": "fashion-mini",
         "cifar10": "cifar10-small", "cifar10-20": "cifar10-small",
     },
 }  # fmt: skip
-if (ASSETS / "cifar10-small-multihead.safetensors").exists():  # decides no number: a record names its files and their hashes
-    SHIPPED["heads"].update({"cifar10": "cifar10-small-multihead", "cifar10-20": "cifar10-small-multihead"})
 
 
 def training_images(data: str, what: str) -> Images:
