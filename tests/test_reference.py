@@ -89,9 +89,9 @@ def test_a_recipe_gives_the_same_bits_twice_and_writes_what_it_was(tmp_path):
 
 def test_unknown_networks_and_recipes_are_named():
     assert torch.equal(reference_network("cnn", "fashion").head.weight, reference_network("cnn").head.weight)
-    with pytest.raises(CheckpointError, match="no reference network 'resnet' for 'digits'; there are digits-at-l2, "):
+    with pytest.raises(CheckpointError, match="no reference network 'resnet' for 'digits'; there are .*digits-at-l2, "):
         reference_network("resnet", "digits")
-    with pytest.raises(CheckpointError, match="no reference network 'cnn' for 'cifar100'; there are digits-at-l2, "):
+    with pytest.raises(CheckpointError, match="no reference network 'cnn' for 'cifar100'; there are .*digits-at-l2, "):
         reference_network("cnn", "cifar100")
     with pytest.raises(ValueError, match="unknown kind of reference network 'at'; there are cnn, at-linf, at-l2"):
         recipe_for("at", "digits")
