@@ -118,6 +118,9 @@ def compiled(denoiser: Network) -> Network:
 
 
 def fast_dtype(device: str | torch.device = "cpu") -> torch.dtype:
-    """bfloat16 where the hardware multiplies it natively (CUDA, CPUs with AVX512-BF16), else float32."""
+    """bfloat16 where the hardware multiplies it natively (CUDA, CPUs with AVX512-BF16), else float32.
+
+    For sampling, training and speed. What is attacked belongs in float32 (:func:`rdc.door.full_precision`).
+    """
     native = torch.device(device).type == "cuda" or torch.cpu.get_capabilities().get("avx512_bf16", False)
     return torch.bfloat16 if native else torch.float32
