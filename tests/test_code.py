@@ -1,11 +1,13 @@
 """The code that decides a number: what a definition depends on, and that only this changes its digest."""
 
 import ast
+import hashlib
+import sys
 from pathlib import Path
 
 import pytest
 
-from rdc.runs.code import Program, bare, names, package_program
+from rdc.runs.code import Program, bare, dumped, names, package_program
 
 FILES = {
     "__init__.py": "from house.attack import strong as strong\n",
@@ -147,3 +149,12 @@ def test_attacks_of_the_package_depend_on_their_parts_only():
     found = package_program().closure("rdc.attack:pgd")
     assert {("rdc.attack.losses", "margin"), ("rdc.attack.norms", "project"), ("rdc.door", "Door")} <= set(found)
     assert not [m for m, _ in found if m.startswith(("rdc.defend", "rdc.runs", "rdc.attack.blackbox", "rdc.certify"))]
+
+
+def test_a_digest_is_the_same_in_every_version_of_python():
+    source = "class A[int]: pass" if sys.version_info >= (3, 12) else "pass"  # that a type parameter counts, where there are any
+    assert ("type_params=[]" not in dumped(ast.parse(source))) and ("TypeVar" in dumped(ast.parse(source))) == (source != "pass")
+    everything = ast.parse("@a\nasync def f(x: int = 1, *, y=None) -> str:\n    return f'{x!r:>{y}} {x}'\nclass A(B): z = ()")
+    known = "FunctionDef(name='f', args=arguments(posonlyargs=[], args=[arg(arg='x', annotation=Name(id='int', ctx=Load()))]"
+    assert known in dumped(everything)
+    assert hashlib.sha256(dumped(everything).encode()).hexdigest()[:16] == "e60acca42d9b96c2"

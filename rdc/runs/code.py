@@ -13,6 +13,7 @@ __all__ = ["Program", "package_program"]
 import ast
 import functools
 import hashlib
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,7 +90,7 @@ class Program:
     def text(self, definition: Definition) -> str:
         """Return the syntax of a definition, without docstrings and imports."""
         if definition not in self._texts:
-            self._texts[definition] = "\n".join(ast.dump(bare(node)) for node in self._nodes(definition))
+            self._texts[definition] = "\n".join(dumped(bare(node)) for node in self._nodes(definition))
         return self._texts[definition]
 
     def needs(self, definition: Definition) -> tuple[Definition, ...]:
@@ -238,6 +239,15 @@ def bare(node: ast.stmt) -> ast.stmt:
         if isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and not inner.body:
             inner.body = [ast.Pass()]
     return copy
+
+
+def dumped(node: ast.AST) -> str:
+    """Return the syntax of a node, alike in all versions: 3.12 added type parameters, 3.13 leaves out what is empty."""
+    if sys.version_info >= (3, 13):
+        text = ast.dump(node, show_empty=True)
+    else:
+        text = ast.dump(node)
+    return text.replace(", type_params=[]", "")
 
 
 @functools.cache
