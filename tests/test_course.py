@@ -47,6 +47,13 @@ def student(tmp_path_factory):
     return out
 
 
+def test_the_student_edition_has_the_whole_package(student):
+    def modules(root):
+        return {path.relative_to(root) for path in (root / "rdc").rglob("*.py")}
+
+    assert modules(student) == modules(ROOT)
+
+
 def test_the_student_edition_speaks_of_nothing_that_it_lacks(student):
     assert not [name for name in student_edition.TEACHERS if (student / name).exists()]
     texts = [*(student / "book").rglob("*.md"), student / "README.md", student / "Makefile"]

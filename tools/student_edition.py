@@ -15,7 +15,8 @@ import jupytext
 from run_notebooks import digest
 
 ROOT = Path(__file__).parents[1]
-SKIP = "_build .git .ci .venv runs __pycache__ *.egg-info .*_cache .ipynb_checkpoints .hypothesis *.state".split()
+SKIP = "_build .git .ci .venv __pycache__ *.egg-info .*_cache .ipynb_checkpoints .hypothesis *.state".split()
+RUNS = "runs"  # at the root what `rdc run` wrote; rdc/runs is a part of the package
 TEACHERS = ("course", "tests", "benchmarks", "CONTRIBUTING.md", *(f"tools/{n}.py" for n in ("student_edition", "assignment")))
 PLAIN = re.compile(r"^(?P<f>:{3,}|`{3,})\s*\{solution\}.*?^(?P=f)\s*?$\n?", re.M | re.S)
 GATED = re.compile(r"^(:{3,}|`{3,})\s*\{solution-start\}.*?^(:{3,}|`{3,})\s*\{solution-end\}\s*\n\2\s*?$\n?", re.M | re.S)
@@ -66,7 +67,8 @@ def main(out: Path) -> None:
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
-        shutil.copytree(ROOT, part, ignore=shutil.ignore_patterns(*SKIP, part.name, out.name))
+        skip = shutil.ignore_patterns(*SKIP, part.name, out.name)
+        shutil.copytree(ROOT, part, ignore=lambda at, names: skip(at, names) | {RUNS} if Path(at) == ROOT else skip(at, names))
         (part / "course" / "student.md").rename(part / "README.md")
         for name in TEACHERS:
             shutil.rmtree(part / name) if (part / name).is_dir() else (part / name).unlink(missing_ok=True)
