@@ -255,4 +255,5 @@ def test_every_stored_row_has_its_table():
     assert differences_table([tuple(two)]).data["difference of"].tolist() == ["robust - none"]
     attacked = pick(stored_found("guidance-audit"), measure="noisy")
     assert len(attacks_table(attacked).data) == len(attacked) == 54
+    assert samples_table(main, brief=True).data.shape[1] == differences_table([tuple(two)], brief=True).data.shape[1] == 6
     assert json.dumps(samples_table([]), default=str) == '"not run here"'

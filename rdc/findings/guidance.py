@@ -12,7 +12,8 @@ LOW, TWO, HIGH = (0.02, 0.1, 0.3, 1.0, 3.0, 10.0), (0.02, 0.3), (3.0, 6.0, 12.6)
 #: What a better guide has: a lower Frechet distance, a higher precision, and a lower recall, as in the paper's Table 1.
 WANTED = {"frechet": -1, "precision": 1, "recall": -1}
 PAPER = {"norm": "L2", "eps": 0.5, "steps": 7}
-METHODS, SAMPLES = "notebooks/10b_guidance_classifiers", "notebooks/10c_guidance_samples"
+METHODS, SAMPLES = "notebooks/10b_guidance_classifiers", "notebooks/10i_better_guides"
+TRAININGS = "notebooks/10j_guide_trainings"
 RISE = {"frechet": "lower Frechet distance", "precision": "higher precision", "recall": "lower recall"}
 
 
@@ -130,7 +131,7 @@ CLAIMS = (
             Evidence(trained("frechet", other, 0, how), trained("frechet", PAPER, SEEDS, how))
             for how, other in product((True, False), OTHERS)
         ),
-        page=SAMPLES,
+        page=TRAININGS,
     ),
     Claim(
         "C6a", "Section 4.2", "Without early stopping of the attack the Frechet distance is higher.",
@@ -139,7 +140,7 @@ CLAIMS = (
             Evidence(trained("frechet", {**PAPER, "stop": False}, SEEDS, how), trained("frechet", PAPER, SEEDS, how))
             for how in (True, False)
         ),
-        page=SAMPLES,
+        page=TRAININGS,
     ),
     Claim(
         "C6b", "Section 4.2", "With early stopping of the attack the accuracy is higher, clean and attacked.",
@@ -148,7 +149,7 @@ CLAIMS = (
             Evidence(trained(name, PAPER, SEEDS, None), trained(name, {**PAPER, "stop": False}, SEEDS, None))
             for name in ("clean", "trained")
         ),
-        page=SAMPLES,
+        page=TRAININGS,
     ),
     *(
         Claim(

@@ -12,6 +12,7 @@ from rdc.notebook.stored import stored_cells
 from rdc.runs.store import Found
 
 METRICS = ("frechet", "frechet robust features", "precision", "recall", "agreement")
+BRIEF = tuple(name for name in METRICS if "features" not in name)
 
 
 def stored_found(*names: str, folder: str | Path | None = None) -> list[Found]:
@@ -39,8 +40,14 @@ def threat_name(threat: Mapping[str, Any] | None) -> str:
     return f"{threat['norm']} {eps}, {threat['steps']} steps{rule}{'' if threat.get('stop', True) else ', no early stop'}"
 
 
-def samples_table(rows: Sequence[Found], cost: bool = False) -> Any:
-    """Return the metrics of guided samples with intervals over repetitions; with ``cost`` what an image took."""
+def samples_table(rows: Sequence[Found], cost: bool = False, brief: bool = False) -> Any:
+    """Return the metrics of guided samples with intervals over repetitions; with ``cost`` what an image took.
+
+    Arguments:
+        rows: Of an experiment that samples.
+        cost: Add what an image took.
+        brief: Only six columns: setting, guide with its scale, and the metrics in ``BRIEF``.
+    """
     lines = []
     for found in rows:
         about = found.row.about
@@ -51,12 +58,20 @@ def samples_table(rows: Sequence[Found], cost: bool = False) -> Any:
             line |= {"dtype": about["dtype"], "nfe": looks * (3 if free else 1)}
             line |= {"guide gradients": 0 if free or about["guide"] == "none" else looks}
             line |= {"seconds per image": f"{found.seconds / found.n / about['images']:.3f}"}
+        if brief:
+            name = f"{about['guide']}, {line['scale']}" if about.get("scale") else about["guide"]
+            line = {"setting": line["setting"], "guide, scale": name} | {metric: line[metric] for metric in BRIEF}
         lines.append(line)
     return table(lines)
 
 
-def differences_table(pairs: Sequence[tuple[Found, Found]]) -> Any:
-    """Return the metrics of the first of each pair less those of the second, on the same seeds."""
+def differences_table(pairs: Sequence[tuple[Found, Found]], brief: bool = False) -> Any:
+    """Return the metrics of the first of each pair less those of the second, on the same seeds.
+
+    Arguments:
+        pairs: Rows of the same seeds.
+        brief: Only six columns: setting, guides, and the metrics in ``BRIEF``.
+    """
     lines = []
     for a, b in pairs:
         one, other = a.row.about, b.row.about
@@ -67,6 +82,8 @@ def differences_table(pairs: Sequence[tuple[Found, Found]]) -> Any:
             {"setting": where, "difference of": what, "scales": scales, "n": one["images"], "dtype": one["dtype"]}
             | {name: str(difference(a, b, name)) for name in METRICS}
         )
+        if brief:
+            lines[-1] = {name: lines[-1][name] for name in ("setting", "difference of", *BRIEF)}
     return table(lines)
 
 
