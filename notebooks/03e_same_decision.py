@@ -323,7 +323,7 @@ claim(all(v.value == 1 for v in released_robust["attacked"].values()))
 # $\frac{1}{N_y}$ times the mean of $\norm{x - x_i}^2$: the loss shrinks with the size of the class, and a large class wins. To see
 # it, take classes of different sizes and look only at the noisiest step.
 
-# %%
+# %% tags=["hide-input"]
 counts = np.geomspace(400, 40, len(train.classes)).astype(int)
 picked = torch.cat(
     [(train.y == k).nonzero()[: counts[k], 0] for k in range(len(counts))]

@@ -235,7 +235,7 @@ for n in purify_steps:
 # We attack the purified network of {ref}`sec-adaptive-exact`, with the identity for its gradient, so that the penalty has something to add.
 
 
-# %%
+# %% tags=["hide-input"]
 def unlikely(x: Tensor) -> Tensor:
     """How far denoising moves each image, squared, model units, ``(N,)``."""
     level = torch.full((len(x),), 0.4, device=x.device)

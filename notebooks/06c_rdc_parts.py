@@ -19,11 +19,13 @@
 # :class: tip
 # - Compare readings of {term}`likelihood maximisation` at equal displacement.
 # - Say what budget, steps, {term}`noise level` and number of levels change under attackers who know the defence.
-# - Tell a {term}`purification` from an optimisation by what they do to a change of the image.
 # :::
 #
-# **Time** 25 minutes · **Needs** {ref}`nb-lm` and {ref}`nb-lm-attacks`. Covers Figure 2(b), Tables 1, 3 and 5 and appendix B.2 of
+# **Time** 20 minutes · **Needs** {ref}`nb-lm` and {ref}`nb-lm-attacks`. Covers Figure 2(b), Table 1 and appendix B.2 of
 # {cite:t}`chen2024rdc`.
+#
+# Likelihood maximisation (LM) has a budget, a number of steps, a noise level, an update and one level or many. Which of them
+# keeps images? Every attacker on this page knows LM and its noise.
 
 # %% tags=["parameters"]
 device: str = "auto"  # "cpu", "cuda" or "auto"
@@ -32,47 +34,46 @@ data: str = "fashion-mini"  # data set, and the denoiser trained for it
 count: int = 8  # noise levels of the diffusion classifier
 eps: str | float = 8 / 255  # Linf radius, image units
 n_static: int = 36  # images for the comparison at equal displacement
-n_purify: int = 12  # images for the comparison with DiffPure
 
 # %% tags=["hide-input"]
 from typing import Any
 
 import matplotlib.pyplot as plt
-import pandas as pd
 import torch
-import torch.nn.functional as F
-from IPython.display import display
 from torch import Tensor
 
-from rdc.analyse.stand_in import pulled_back, transmission
 from rdc.attack import pgd
-from rdc.attack.losses import margin
 from rdc.attack.norms import norm_of
-from rdc.autograd import value_and_gradient
-from rdc.classify import RDC, DiffusionClassifier, LikelihoodMaximization, Purify
+from rdc.classify import DiffusionClassifier, LikelihoodMaximization
 from rdc.data import load
 from rdc.defend.likelihood import READINGS
 from rdc.denoise.checkpoints import load_denoiser
-from rdc.evaluate import Accuracy, accuracy, predict
-from rdc.notebook import check_parameters, claim, claims_table, stored_rows, stored_table
+from rdc.evaluate import Accuracy, accuracy
+from rdc.notebook import (
+    check_parameters,
+    claim,
+    claims_table,
+    gradients_table,
+    show_table,
+    stored_rows,
+)
 from rdc.plots import plot_accuracy, style
-from rdc.runs.record import stored_record
 from rdc.schedule import levels
 
 check_parameters()
 style()
-device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+if device == "auto":
+    device = "cuda" if torch.cuda.is_available() else "cpu"
 test = load(data, "test")
 x, y = test.x.to(device), test.y.to(device)
 heads = load_denoiser(f"{data}-multihead", device=device)
-classifier = DiffusionClassifier(heads, levels("elbo", count, sigma_min=0.1), seed=seed, chunk=2560)
-stored = stored_rows("rdc-settings", "rdc-suite", "rdc-attacks", "rdc-gradient")
-tables = {name: [row for row in stored if row["table"] == name] for name in dict.fromkeys(r["table"] for r in stored)}
+grid = levels("elbo", count, sigma_min=0.1)
+classifier = DiffusionClassifier(heads, grid, seed=seed, chunk=2560)
+tables: dict[str, list[dict[str, Any]]] = {}
+for row in stored_rows("rdc-settings"):
+    tables.setdefault(row["table"], []).append(row)
 
-# %% [markdown]
-# Robust accuracy against the budget of LM and against its steps, from the record; every attacker knows LM and its noise:
-
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Robust accuracy against the budget of likelihood maximisation (left, the paper's Figure 2(b)) and against the number N of its steps (right), with 95 % intervals, one line for each gradient of the attacker.", "name": "fig-lm-budget"}, "image": {"alt": "Robust accuracy against the budget and against the number of steps of likelihood maximisation"}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Robust accuracy against the budget of likelihood maximisation (left, the paper's Figure 2(b)) and against the number N of its steps (right), with 95 % intervals, one line for each gradient of the attacker. From the record.", "name": "fig-lm-budget"}, "image": {"alt": "Robust accuracy against the budget and against the number of steps of likelihood maximisation"}}
 fig, axes = plt.subplots(1, 2, figsize=(9.5, 3.5), sharey=True)
 for ax, (name, field, scale) in zip(axes, (("budget", "budget", 255), ("steps", "N", 1)), strict=True):
     chosen = [row for row in tables.get(name, []) if row[field] is not None]
@@ -85,6 +86,9 @@ for ax, (name, field, scale) in zip(axes, (("budget", "budget", 255), ("steps", 
 plt.show()
 
 # %% [markdown]
+# Read each panel from the top line to the lowest: the space between {term}`BPDA` and the union of the gradients is what an
+# attacker gains who differentiates through LM ({ref}`sec-lm-gradients`).
+#
 # (sec-lm-ablations)=
 # ## Equal displacement
 #
@@ -92,9 +96,9 @@ plt.show()
 # choose each step size such that the *mean L2 displacement is about the same*, without a budget, and ask again.
 # `literal` and `mean-l1` then coincide: they differ by a factor.
 #
-# For each we print, at that displacement, the accuracy on clean images and on *static* adversarial images,
-# those that were made against DC alone. That is not a {term}`robust accuracy`, since this attacker does not know of LM;
-# it says whether LM leads back to the class.
+# For each we show, at that displacement, how many images are right: clean ones and *static* adversarial ones,
+# those that were made against the {term}`diffusion classifier` alone. That is not a {term}`robust accuracy`, since this attacker
+# does not know of LM; it says whether LM leads back to the class.
 
 # %%
 xs, ys = x[:n_static], y[:n_static]
@@ -106,41 +110,43 @@ def displacement(lm: LikelihoodMaximization, images: Tensor) -> float:
     return float(norm_of(lm(images) - images, "L2").mean())
 
 
-def matched(target: float, tries: int = 3, **case: Any) -> LikelihoodMaximization:  # noqa: ANN401
-    """LM whose step size gives the mean displacement ``target``; the displacement is nearly proportional to the step."""
-    lm = LikelihoodMaximization(heads, step_size=0.02, budget=None, seed=seed, **case)
-    for _ in range(tries):
+def matched(target: float, **case: Any) -> LikelihoodMaximization:
+    """LM that moves images by ``target`` on average, about as its step."""
+    options = {"step_size": 0.02, "budget": None, "seed": seed}
+    lm = LikelihoodMaximization(heads, **options, **case)
+    for _ in range(3):
         lm.step_size *= target / displacement(lm, xs[::3])
     return lm
 
 
-targets = {"0.55 (as MI-FGSM)": 0.55, "2 (as released)": 2.0}
-matched_cases = {
+def right(images: Tensor) -> int:
+    """Images that the diffusion classifier gets right."""
+    return accuracy(classifier, images, ys).correct
+
+
+cases: dict[str, dict[str, Any]] = {
     "sign": {"method": "sign"},
     "mean-l1": {"method": "mean-l1"},
     "adam": {"method": "adam"},
     "rmsprop": {"method": "rmsprop"},
     "sign, all (4)": {"method": "sign", "timesteps": "all", "count": 4},
 }
-static = {}
-print(
-    f"{n_static} images; without LM: clean {accuracy(classifier, xs, ys).correct}, static adversarial {accuracy(classifier, x_static, ys).correct}"
-)
-for kind, target in targets.items():
-    print(f"mean L2 displacement about {kind}")
-    for name, case in matched_cases.items():
+rows = [{"LM": "none", "clean": right(xs), "static": right(x_static)}]
+for target in (0.55, 2.0):  # about as MI-FGSM, and as released
+    for name, case in cases.items():
         lm = matched(target, **case)
         with torch.no_grad():
             after, back = lm(xs), lm(x_static)
-        static[kind, name] = (
-            float(norm_of(after - xs, "L2").mean()),
-            accuracy(classifier, after, ys),
-            accuracy(classifier, back, ys),
-        )
-        d, clean_value, static_value = static[kind, name]
-        print(
-            f"    {name:14s} step {lm.step_size:.4f}, displacement {d:.2f}: clean {clean_value.correct:2d}, static adversarial {static_value.correct:2d}"
-        )
+        moved = float(norm_of(after - xs, "L2").mean())
+        row = {"LM": name, "step": lm.step_size, "moved, L2": moved}
+        rows.append(row | {"clean": right(after), "static": right(back)})
+
+# %% tags=["hide-input"]
+order = ("LM", "step", "moved, L2", "clean", "static")
+show_table(
+    [{key: row.get(key) for key in order} for row in rows],
+    f"Right of {n_static} images, without LM and after it at two displacements",
+)
 
 # %% [markdown]
 # The differences between two rows with the same displacement are what the update, or the number of levels,
@@ -152,97 +158,31 @@ for kind, target in targets.items():
 # same at the noise levels where LM looks. So what LM restores here can come from the network being wrong in
 # different ways, rather than from the likelihood. That is a conjecture, not a result.
 #
-# The robust accuracies at equal displacement, under attackers who know LM, need more time; the record has them:
+# ## Under attackers who know it
+#
+# Robust accuracies at equal displacement need more time; the record has them. Each cell counts the images that stay right
+# under {term}`PGD` with that gradient, and in the last column under all of them.
 
 # %% tags=["hide-input"]
-for name in ("optimiser", "sigma", "timesteps"):
-    display(stored_table(tables.get(name, []), f'Table "{name}"'))
+same = "N = 5, no budget, fixed noise, PGD, Linf 8/255"
+gradients_table(
+    tables.get("optimiser", []), f"The update; {same}", "LM", "moved, L2"
+)
+gradients_table(
+    tables.get("sigma", []), f"The noise levels; {same}", "sigma", "moved, L2"
+)
+gradients_table(
+    tables.get("timesteps", []),
+    f"One level a step or the mean of four; {same}",
+    "levels",
+    "moved, L2",
+)
+
+# %% [markdown]
+# A dash is a gradient that was not run. What the paper says of budget and levels, and what these rows say of it:
 
 # %% tags=["hide-input"]
 claims_table("A12", "A13")
-
-# %% [markdown]
-# Three more attacks of the paper, from the record. The Lagrange attack asks for an image that fools the
-# classifier *and* has a small diffusion loss, so that LM leaves it alone; the feature attack asks for the
-# {term}`logits` of an image of another class; and more calls in {term}`EOT` should not matter where the noise is fixed, because
-# all calls are the same.
-
-# %% tags=["hide-input"]
-for name in ("lagrange", "feature", "eot"):
-    display(stored_table(tables.get(name, []), f'Table "{name}"'))
-display(claims_table("A17", "A21"))
-
-# %% [markdown]
-# An attack that breaks next to nothing where another one breaks many images is a weak attack. Its row says
-# nothing in favour of the defence.
-
-# %% [markdown]
-# (sec-lm-diffpure)=
-# ## Does LM act like DiffPure?
-#
-# {term}`DiffPure` {cite}`nie2022diffpure` adds noise of level $\sigma$ and runs the reverse process back to zero. LM
-# with $\sigma$ near 0.5 looks at the image through the same noise, and takes five steps of a fixed length. We
-# match the noise level and compare what they do to an image. `Purify` returns a *sample* of $p(z_0 \mid
-# z_\sigma)$: its displacement is that of the noise it could not remove.
-
-# %%
-t_star = (-0.1 + (0.01 + 4 * 9.95 * torch.tensor(1 + 0.5**2).log().item()) ** 0.5) / (2 * 9.95)  # sigma(t*) = 0.5
-pure = Purify(heads, t=t_star, steps=10, seed=seed)
-right = predict(classifier, x[: 2 * n_purify]) == y[: 2 * n_purify]
-xp, yp = x[: 2 * n_purify][right][:n_purify], y[: 2 * n_purify][right][:n_purify]
-smooth = LikelihoodMaximization(heads, seed=seed, **READINGS["clamped"])
-signs = LikelihoodMaximization(heads, seed=seed, **{**READINGS["mi-fgsm"], "noise": "fixed"})
-along = value_and_gradient(lambda p: margin(RDC(smooth, classifier)(p), yp), xp)[1].sign()  # BPDA
-acts = {}
-print(f"{len(yp)} images that DC gets right, sigma = {pure.sigma:.2f}")
-print(f"{'':22s} displacement L2   cosine of J^T v with v   |J^T v| / |v|   passed on of BPDA's 8/255   right after it")
-for name, process in {"LM, released": smooth, "LM, mi-fgsm": signs, "DiffPure": pure}.items():
-    v, back = pulled_back(process, classifier, xp, yp)
-    with torch.no_grad():
-        there = process(xp)
-    acts[name] = (
-        float(norm_of(there - xp, "L2").mean()),
-        float(F.cosine_similarity(back.flatten(1), v.flatten(1)).median()),
-        float((norm_of(back, "L2") / norm_of(v, "L2")).median()),
-        transmission(process, xp, along, 8 / 255),
-    )
-    d, c, ratio, share = acts[name]
-    print(
-        f"{name:22s} {d:15.2f} {c:24.2f} {ratio:15.2f} {share:27.2f} {int((predict(classifier, there) == yp).sum()):12d}/{len(yp)}"
-    )
-
-# %% [markdown]
-# A $\tau$ well below 1 is a contraction: what the attacker adds is mostly removed. Then the gradient of the
-# process is short, and far from the identity. In that sense a process with a small $\tau$ *is* a purification,
-# whatever its name. The suite compares the defences under one attack:
-
-# %% tags=["hide-input"]
-display(stored_table(tables.get("suite", []), 'Table "suite"'))
-display(claims_table("A7", "A9", "A10", "A22"))
-
-# %% [markdown]
-# The paper gives {term}`StAdv` 100 iterations, and attacks DiffPure with 200 steps of {term}`PGD`, ten or more calls a step,
-# fresh noise and a reverse process of about a hundred steps. Fewer steps of an attack flatter the defence.
-# Known noise does the opposite: it is all that an attacker can wish for. So the table compares defences with
-# each other, and its numbers are no estimates of the paper's.
-
-# %% [markdown]
-# What the defences cost for one image, in network evaluations and in time, measured in turns on one machine
-# (the paper's Table 3):
-
-# %% tags=["hide-input"]
-costs = stored_record("results/rdc_costs.json")["results"]["rows"]
-found = [
-    {
-        "defence": row["model"],
-        "N": str(row["N"] or "-"),
-        "evaluations": row["nfe"][0],
-        "with gradient": row["nfe"][1],
-        "ms an image": f"{1000 * row['seconds_an_image']:.1f}",
-    }
-    for row in costs
-]
-display(pd.DataFrame(found).style.hide(axis="index").set_caption("Cost of one answer"))
 
 # %% [markdown]
 # Everything here is Fashion-MNIST with a small network.
@@ -250,8 +190,8 @@ display(pd.DataFrame(found).style.hide(axis="index").set_caption("Cost of one an
 # ## What to remember
 #
 # - Compare readings at equal displacement: direction and length are different things.
-# - An attack that breaks next to nothing where another one breaks many images says nothing in favour of the defence.
-# - A process that passes on little of a change is a purification, whatever its name.
+# - What leads a static image back to its class need not withstand an attacker who knows of it.
+# - Judge a part of a defence under the strongest attack that knows it, not under BPDA alone.
 
 # %% [markdown]
 # ## Exercises
@@ -368,52 +308,46 @@ claim(far < 0.55)
 # :::
 #
 # :::{exercise-start}
-# :label: ex-lm-contraction
+# :label: ex-lm-budget
 # :::
-# **A purification in a line** (10 minutes, medium). A process pulls an image towards the data: $x \leftarrow x + a (D -
-# x)$ with a fixed $D$ and $a = 0.2$, $N$ times. What does it pass on of a change, and how long is the gradient that
-# comes back? After how many steps is less than a tenth passed on? How far must an attacker who is confined to 8/255
-# then expect to move the result?
+# **A budget for the attacker** (10 minutes, medium). LM with a budget of $\eta$ moves no pixel by more than $\eta$, an attacker
+# no pixel by more than $\epsilon$. How far can the image that the classifier sees be from the clean one, in grey levels, for
+# $\eta = \epsilon = 8/255$? And which is the smallest budget with which LM can undo every change of the attacker?
 #
 # :::{hint}
 # :class: dropdown
-# Each step multiplies a difference of two images by $1 - a$, and so does its transpose.
+# For one pixel: the triangle inequality, and the way back.
 # :::
 
 # %%
 # your code here
-contraction_steps, moved_by = None, None  # a count; grey levels of 255
+farthest, smallest = None, None  # grey levels of 255
 
 # %%
 # check
-pair = torch.tensor([0.0, 8.0]).double()
-count_steps = 0
-while float(pair[1] - pair[0]) >= 0.8:
-    pair, count_steps = pair + 0.2 * (3.0 - pair), count_steps + 1
-fine = None not in (contraction_steps, moved_by)
-fine = fine and contraction_steps == count_steps
-fine = fine and abs(moved_by - float(pair[1] - pair[0])) < 1e-3
+moves = torch.arange(-8, 9)
+ends = moves[:, None] + moves  # attacker, then LM
+undone = [int(b) for b in range(9) if bool((moves.abs() <= b).all())]
+fine = farthest == int(ends.max()) and smallest == undone[0]
 print("right" if fine else "not yet")
 
 # %% [markdown]
 # :::{exercise-end}
 # :::
 #
-# :::{solution-start} ex-lm-contraction
-# :label: sol-lm-contraction
+# :::{solution-start} ex-lm-budget
+# :label: sol-lm-budget
 # :class: dropdown
 # :::
-# $\tau = (1 - a)^N$ for every change, and the gradient is shorter by the same factor: $0.8^{11} < 0.1$. Then 8 grey
-# levels arrive as 0.7. A constant $D$ would forget the image, too; real processes pass on different directions
-# differently, and an attacker looks for those that get through.
+# $\eta + \epsilon$, 16 grey levels, if both point the same way; and $\eta = \epsilon$ is enough to go back. So a budget of
+# 8/255 can undo an attack of 8/255 and can double it. What LM does depends on its direction.
 
 # %%
-contraction_steps = next(n for n in range(1, 99) if 0.8**n < 0.1)
-moved_by = 8 * 0.8**contraction_steps
-print(f"{contraction_steps} steps; 8 grey levels arrive as {moved_by:.2f}")
+farthest, smallest = 8 + 8, 8
+print(f"up to {farthest} grey levels; a budget of {smallest} can undo it")
 
 # %% tags=["remove-cell"]
-claim(moved_by < 0.8)
+claim(farthest == 2 * smallest)
 
 # %% [markdown]
 # :::{solution-end}
@@ -421,4 +355,4 @@ claim(moved_by < 0.8)
 #
 # ## References
 #
-# The defences and claims judged here are from {cite:t}`chen2024rdc`, DiffPure from {cite:t}`nie2022diffpure`.
+# The defences and claims judged here are from {cite:t}`chen2024rdc`.

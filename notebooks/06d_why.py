@@ -18,7 +18,7 @@
 # :::{admonition} What you will be able to do
 # :class: tip
 # - Say how fast the log-odds of a class change while an image climbs to higher likelihood, and prove it in two
-# lines.
+#   lines.
 # - Prove that deep inside a cell exact ascent never changes the class, at any {term}`noise level` that is small enough.
 # - Find the places where the simple story is wrong: behind an image, near a border, and with steps by signs.
 # :::
@@ -153,8 +153,7 @@ claim(bool(held["far from a border"].holds) and not bool(held["near a border"].h
 # $-\norm{z_k - z_y}^2 / 2 \sigma^2$, below zero. To rise is not to be repaired.
 #
 # **At the border**, $\pi = \tfrac12$: $\dot L = \tfrac12 (\norm{s_y}^2 - \norm{s_r}^2)$. The ascent leads to
-# the class with the longer
-# score, the one whose posterior mean is *further* away.
+# the class with the longer score, the one whose posterior mean is *further* away.
 #
 # **A sure hit**, $\pi \to 1$: $\dot L = s_y \cdot (s_y - s_r)$. It falls where the image lies behind its own.
 
@@ -192,8 +191,7 @@ claim(float(log_odds_rate(optimal, z, y, sigma)) < 0 < float(log_odds_rate(optim
 #
 # The dark regions of {numref}`fig-why` are the points with such a $\theta$. They do not reach the borders. There
 # two images of one class, on either side of a point, pull it apart and cancel, and a single image of the other
-# class
-# wins.
+# class wins.
 #
 # ## How many images are lost?
 #
@@ -209,7 +207,8 @@ wrong = captured(optimal, 2 * x_adv - 1, 0.1).label != test.y
 lost = {
     s: captured(optimal, 2 * x_adv[wrong] - 1, s).holds for s in sigmas
 }
-print(f"{int(wrong.sum())} of {n_images} attacked images are wrong; lost for good:")
+count = int(wrong.sum())
+print(f"{count} of {n_images} attacked images are wrong; lost for good:")
 for s, holds in lost.items():
     print(f"sigma {s:g}: {int(holds.sum())}")
 
@@ -229,10 +228,10 @@ claim(all(int(a.sum()) >= int(b.sum()) for a, b in pairwise(lost.values())))
 # - It is about *exact* ascent of the density at one level. The paper's maximisation takes steps by signs,
 #   descends a noisy bound at random levels, and stops at a budget. Steps by signs do not run straight, and can
 #   leave a cell however small they are ({ref}`ex-why-sign`). That is luck, not repair: they leave right cells,
-# too.
+#   too.
 # - A trained {term}`denoiser` is no mixture of its images. What it does to exact likelihoods is measured in
 #   {ref}`sec-lm-laboratory`, with the verdicts on A11 and A11a in {doc}`/book/findings`, and what signs do to
-# gradients is {prf:ref}`prop-lm-jacobian`.
+#   gradients is {prf:ref}`prop-lm-jacobian`.
 
 # %% [markdown]
 # ## Exercises

@@ -234,7 +234,7 @@ show_table(rows, "Slope of the log-odds, nats per unit of L2 distance")
 # So the gain must come from the network. The table takes both classifiers apart, as {numref}`fig-floor` does on the right: for
 # each level alone, how many of 64 images it gets right, margin (nats) and slope, and the way to the border to first order.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "hide-output"]
 show_table(apart, "One level at a time, medians of 64 images")
 
 # %% [markdown]

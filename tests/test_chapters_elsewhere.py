@@ -31,12 +31,14 @@ from rdc.denoise.multihead import build_multihead
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 IMAGES = 64  # of each split: one batch of training
 TOY: dict[str, dict[str, Any]] = {
-    "06_likelihood_maximization": {"n_move": 2, "n_train": 30, "n_lab": 3, "eps_lab": 24 / 255},
+    "06_likelihood_maximization": {"n_move": 2},
     "06b_rdc_attacks": {
-        **{"count": 2, "n_jacobian": 2, "n_attack": 2, "steps": 1, "eps": 8 / 255, "lm_steps": [1], "n_fresh": 1, "eot": 1},
-        **{"draws": 1},
+        **{"count": 2, "n_attack": 2, "steps": 1, "eps": 8 / 255, "lm_steps": [1], "n_fresh": 1, "eot": 1, "draws": 1},
     },
-    "06c_rdc_parts": {"count": 2, "eps": 8 / 255, "n_static": 3, "n_purify": 1},
+    "06c_rdc_parts": {"count": 2, "eps": 8 / 255, "n_static": 3},
+    "06e_exact_likelihoods": {"n_train": 30, "n_lab": 3, "eps_lab": 24 / 255},
+    "06f_gradient_of_lm": {"count": 2, "n_jacobian": 2, "lm_steps": [1]},
+    "06g_beside_diffpure": {"count": 2, "n_purify": 1},
     "07_multihead": {"count": 2, "n_heads": 4, "sigmas": [0.2, 1.6]},
     "07b_training_heads": {"steps": 1, "train_steps": 1, "n_digits_attack": 2, "n_digits_teacher": 2},
     "07c_heads_at_work": {
@@ -64,10 +66,10 @@ TOY: dict[str, dict[str, Any]] = {
 }
 #: Cells that take long at any size, and only compute on the CPU: the chapter, and how the cell begins.
 LEFT_OUT = {
-    ("06_likelihood_maximization", "reference = pathwise_gradient("),  # thousands of draws behind a reference
-    ("06_likelihood_maximization", 'claim(cosine["pairs"] > 0.9'),
-    ("06_likelihood_maximization", "grid = torch.linspace("),  # a quadrature with as many nodes as it needs
-    ("06_likelihood_maximization", 'claim(0.05 < spread["elbo"]'),
+    ("06e_exact_likelihoods", "reference = pathwise_gradient("),  # thousands of draws behind a reference
+    ("06e_exact_likelihoods", 'claim(cosine["pairs"] > 0.9'),
+    ("06e_exact_likelihoods", "grid = torch.linspace("),  # a quadrature with as many nodes as it needs
+    ("06e_exact_likelihoods", 'claim(0.05 < spread["elbo"]'),
     ("09c_fast_certificates", "s_race = sigmas["),  # weights learned for 32 of 124 levels, and what is said of them
     ("09c_fast_certificates", "fig, ax = plt.subplots(figsize=(5.5, 3.4))\n\n\ndef share_same("),
     ("09c_fast_certificates", "bayes = digits.log_density(to_model(x_race"),

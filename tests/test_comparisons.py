@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import rdc.notebook.stored
 from rdc.attack.losses import margin
 from rdc.classify import DiffusionClassifier
 from rdc.classify.weightings import on_grid, weightings
@@ -13,9 +14,9 @@ from rdc.data import Images, load
 from rdc.data.unseen import unseen
 from rdc.denoise.checkpoints import load_denoiser
 from rdc.denoise.multihead import MultiHead
-from rdc.evaluate import predict
+from rdc.evaluate import Accuracy, predict
 from rdc.models import build
-from rdc.notebook import stored_cells
+from rdc.notebook import gradients_table, stored_cells
 from rdc.runs.cell import Row
 from rdc.schedule import levels
 from rdc.tasks import measure, toy
@@ -112,3 +113,21 @@ def test_cells_of_an_experiment_are_found_by_their_words():
     assert found.accuracy("clean").n == found.n == 1000
     assert [f.row.about["network"] for f in stored_cells("heads", what="clean")] == ["teacher", *HEADS]
     assert stored_cells("heads", what="nothing") == [] and stored_cells("heads", folder="nowhere") == []
+
+
+def test_a_setting_has_a_line_and_each_gradient_a_column(monkeypatch):
+    common = {"model": "RDC", "noise": "fixed", "protocol": "known", "eot": 1, "attack": "pgd", "norm": "Linf", "eps": 8 / 255}
+    kept = {("bpda", 1): 9, ("exact", 1): 7, ("union", 1): 6, ("bpda", 5): 8, ("plain", None): 3}
+    clean = vars(Accuracy.of(9, 10))
+    rows = [
+        common | {"N": n, "gradient": gradient, "clean": clean, "robust": vars(Accuracy.of(k, 10))}
+        for (gradient, n), k in kept.items()
+    ]
+    shown = []
+    monkeypatch.setattr(rdc.notebook.stored, "show_table", lambda lines, caption: shown.extend(lines))
+    gradients_table(rows, "a caption", "N")
+    assert shown == [
+        {"N": "1", "clean": "9", "bpda": "9/10", "exact": "7/10", "all": "6/10"},
+        {"N": "5", "clean": "9", "bpda": "8/10", "exact": None, "all": None},
+        {"N": "-", "clean": "9", "bpda": None, "exact": None, "all": "3/10"},
+    ]

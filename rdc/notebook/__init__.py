@@ -17,6 +17,7 @@ from rdc.notebook.guided import setting as setting
 from rdc.notebook.guided import stored_found as stored_found
 from rdc.notebook.parameters import profiles as profiles
 from rdc.notebook.stored import claims_table as claims_table
+from rdc.notebook.stored import gradients_table as gradients_table
 from rdc.notebook.stored import stored_cells as stored_cells
 from rdc.notebook.stored import stored_rows as stored_rows
 from rdc.notebook.stored import stored_table as stored_table

@@ -1,6 +1,6 @@
 """The stored results of experiments and the verdicts on claims, as a chapter shows them."""
 
-__all__ = ["claims_table", "stored_cells", "stored_rows", "stored_table"]
+__all__ = ["claims_table", "gradients_table", "stored_cells", "stored_rows", "stored_table"]
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import Any
 
 from rdc.experiments import experiment
 from rdc.findings import Finding, claims, judge
+from rdc.notebook.tables import show_table
 from rdc.runs.record import book_folder
 from rdc.runs.statistics import Accuracy
 from rdc.runs.store import Found, Store
@@ -61,6 +62,27 @@ def stored_table(rows: Sequence[Entry], title: str) -> Any:
     same = [c for c in found if c not in ("robust", "clean") and found[c].nunique() == 1]
     caption = ", ".join(f"{c} {found[c].iloc[0]}" for c in same if found[c].iloc[0] != "-")
     return found.drop(columns=same).style.hide(axis="index").set_caption(f"{title}: {caption}")
+
+
+def gradients_table(rows: Sequence[Entry], caption: str, *about: str) -> None:
+    """Display how many images stay right under each gradient of the attacker, and under all of them; a line for each setting.
+
+    What has only one gradient, its own, has it under *all*.
+
+    Arguments:
+        rows: Entries of :func:`stored_rows`, of images that are the same in a setting.
+        caption: Of the table.
+        about: What tells the settings apart, as columns: keys of :func:`in_words`, such as ``"N"`` or ``"moved, L2"``.
+    """
+    names = {row["gradient"]: row["gradient"] for row in rows if row["gradient"] not in ("plain", "union")}
+    names |= {"plain": "all", "union": "all"}
+    lines: dict[tuple[str, ...], dict[str, str | None]] = {}
+    for row in rows:
+        words, robust = in_words(row), Accuracy(**row["robust"])
+        empty = {name: words[name] for name in (*about, "clean")} | dict.fromkeys(names.values())
+        line = lines.setdefault(tuple(words[name] for name in about), empty)
+        line[names[row["gradient"]]] = f"{robust.correct}/{robust.n}"
+    show_table(list(lines.values()), caption)
 
 
 def in_words(row: Entry) -> dict[str, str]:
