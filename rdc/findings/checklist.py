@@ -82,7 +82,7 @@ ITEMS = (
     Item("R1", "Table 1", "Adversarial training and PAT under Linf, L2 and StAdv",
          ("reference", "rdc-suite", "baselines", "unseen"), claims=("A8", "A9"), note="small networks; no PAT", page=ATTACKS),
     Item("R2", "Table 1", "DiffPure under a stronger attack", ("rdc-suite",), claims=("A22",), page=PARTS),
-    Item("R3", "Table 1", "The generative baselines SBGC, HybViT and JEM", ("flow", "baselines"), claims=("A6",),
+    Item("R3", "Table 1", "The generative baselines SBGC, HybViT and JEM", ("flow", "baselines"), claims=("A6", "A6b"),
          note="no HybViT", page=OOD),
     Item("R4", "Table 1", "Likelihood maximisation before a network", ("rdc-suite",), claims=("A10",), page=PARTS),
     Item("R5", "Table 1", "The diffusion classifier", ("dc-settings", "rdc-gradient", "cifar10"), command=RDC, files=FILES,
