@@ -14,8 +14,19 @@ from rdc.experiments import experiment
 from rdc.findings.certified import CERTIFIED, FAST, NOISED
 from rdc.findings.claim import stored
 from rdc.findings.guidance import METHODS, SAMPLES
-from rdc.findings.ledger.attacks import ATTACKS, PARTS
-from rdc.findings.robust_classification import AT_WORK, DC, LM, OOD, OPTIMAL, RANDOM, SIZE, TAUGHT
+from rdc.findings.robust_classification import (
+    AT_WORK,
+    ATTACKS,
+    BESIDE,
+    DC,
+    EXACT,
+    OOD,
+    OPTIMAL,
+    PARTS,
+    RANDOM,
+    SIZE,
+    TAUGHT,
+)
 from rdc.runs.record import book_folder
 
 State = Literal["done here", "at our size", "needs files", "absent"]
@@ -81,10 +92,10 @@ GUIDED = "notebooks/10_guidance"
 ITEMS = (
     Item("R1", "Table 1", "Adversarial training and PAT under Linf, L2 and StAdv",
          ("reference", "rdc-suite", "baselines", "unseen"), claims=("A8", "A9"), note="small networks; no PAT", page=ATTACKS),
-    Item("R2", "Table 1", "DiffPure under a stronger attack", ("rdc-suite",), claims=("A22",), page=PARTS),
+    Item("R2", "Table 1", "DiffPure under a stronger attack", ("rdc-suite",), claims=("A22",), page=BESIDE),
     Item("R3", "Table 1", "The generative baselines SBGC, HybViT and JEM", ("flow", "baselines"), claims=("A6", "A6b"),
          note="no HybViT", page=OOD),
-    Item("R4", "Table 1", "Likelihood maximisation before a network", ("rdc-suite",), claims=("A10",), page=PARTS),
+    Item("R4", "Table 1", "Likelihood maximisation before a network", ("rdc-suite",), claims=("A10",), page=BESIDE),
     Item("R5", "Table 1", "The diffusion classifier", ("dc-settings", "rdc-gradient", "cifar10"), command=RDC, files=FILES,
          claims=("A7",), page=DC),
     Item("R6", "Table 1", "RDC (N+T)", ("rdc-gradient", "rdc-suite", "union", "cifar10"), command=RDC, files=FILES,
@@ -97,13 +108,13 @@ ITEMS = (
     Item("R11", "Section 4.5", "More draws, shared noise", ("dc-noise", "gradient-randomness"), claims=("A15",), page=DC),
     Item("R12", "Section 3.3", "The optimal classifier under attack", ("optimal", "nearest"), claims=("A4", "A5"), page=OPTIMAL),
     Item("R13", "Table 3", "Evaluations, seconds and accuracy of the variants", ("rdc-settings", "multihead"), claims=("A12",),
-         note="costs are those of this machine", page=PARTS),
+         note="costs are those of this machine", page=BESIDE),
     Item("R14", "Table 4", "Mean absolute gradients", ("gradient-randomness",), claims=("A19",), page=SIZE),
-    Item("R15", "Table 5", "DiffPure, DiffPure and DC, RDC", ("rdc-suite",), claims=("A22",), page=PARTS),
+    Item("R15", "Table 5", "DiffPure, DiffPure and DC, RDC", ("rdc-suite",), claims=("A22",), page=BESIDE),
     Item("R16", "Appendix B.2", "The attack on features", ("rdc-attacks",), claims=("A21",), page=ATTACKS),
     Item("R17", "Table 6", "Randomised defences, quoted from others", note="quotations; nothing to run"),
     Item("R18", "Table 7", "DiffPure with the sampler of EDM", note="`sampler=\"sde\"` and `\"ddpm\"` are built, EDM's is not"),
-    Item("R19", "Appendix B.2", "Averaging over 1, 5 and 10 draws", ("rdc-gradient",), claims=("A20", "A29"), page=PARTS),
+    Item("R19", "Appendix B.2", "Averaging over 1, 5 and 10 draws", ("rdc-gradient",), claims=("A20", "A29"), page=ATTACKS),
     Item("R20", "Appendix B.1", "Ways to train heads", ("heads", "multihead"), claims=("A23", "A24", "A25"), page=TAUGHT),
     Item("R21", "Appendix B.3, Table 9", "Restricted ImageNet", command=FOLDER, note="LM with a second network is not built",
          files="the images in a folder for each class, and a denoiser of their size"),
@@ -113,9 +124,9 @@ ITEMS = (
          note="corruptions of our own", page=OOD),
     Item("R24", "Figure 4", "Samples of the network with heads", claims=("A26",), note="the chapter draws some, no record",
          page=AT_WORK),
-    Item("R25", "Appendix A.4", "The diffusion loss as an energy", tests=("tests/test_energy.py",), claims=("A30",), page=LM),
+    Item("R25", "Appendix A.4", "The diffusion loss as an energy", tests=("tests/test_energy.py",), claims=("A30",), page=EXACT),
     Item("R26", "Appendix A.5", "The gradient without the Jacobian of the network", ("laboratory",),
-         ("tests/test_score_gradient.py",), claims=("A27",), page=LM),
+         ("tests/test_score_gradient.py",), claims=("A27",), page=EXACT),
     Item("R27", "Theorems 3.1 and 3.2", "Bayes' classifier, the optimal denoiser",
          tests=("tests/test_elbo.py", "tests/test_optimal_denoiser.py"), claims=("A1", "A2", "A3"), page=OPTIMAL),
     Item("G1", "Table 1", "Precision, recall and Frechet distance", ("guidance-main",), command=GUIDE, files=GUIDES,

@@ -90,7 +90,10 @@ MAIN, ALL = ("mi-fgsm", "all ELBO levels", "released"), ("clean", "border", "adv
 OPTIMAL, GAP, NEAREST, STORED = (
     f"notebooks/03{page}" for page in ("_optimal_classifier", "c_likelihood_gap", "b_nearest_image", "d_stored_images")
 )
-LM = "notebooks/06_likelihood_maximization"
+LM, EXACT, ATTACKS, PARTS, BESIDE = (
+    f"notebooks/06{page}"
+    for page in ("_likelihood_maximization", "e_exact_likelihoods", "b_rdc_attacks", "c_rdc_parts", "g_beside_diffpure")
+)
 OOD, BY_PGD = "notebooks/13_out_of_distribution", {"data": "digits", "attack": "pgd"}
 DC, STEPS, LOSS = (f"notebooks/04{page}" for page in ("_diffusion_classifier", "c_time_steps", "e_large_loss"))
 HEADS, TAUGHT, AT_WORK = (f"notebooks/07{page}" for page in ("_multihead", "b_training_heads", "c_heads_at_work"))
@@ -139,7 +142,7 @@ CLAIMS = (
     Claim(
         "A7", "Table 1", "The diffusion classifier stays accurate under StAdv.",
         "right after the attack against right before it, less five points",
-        (Evidence(unseen("dc", "StAdv"), unseen("dc", "StAdv", "clean"), bound=MARGIN, effect=0.0),), page=LM,
+        (Evidence(unseen("dc", "StAdv"), unseen("dc", "StAdv", "clean"), bound=MARGIN, effect=0.0),), page=BESIDE,
     ),
     Claim(
         "A8", "Table 1", "RDC is more robust than adversarial training against the threat of the training (by 4.77 points).",
@@ -149,38 +152,39 @@ CLAIMS = (
             Evidence(rdc(), trained(), effect=0.0477),
             Evidence(strongest("rdc", **FIVE), strongest("at-linf"), effect=0.0477),
         ),
-        page=LM,
+        page=ATTACKS,
     ),
     Claim(
         "A9", "Section 4.3", "RDC keeps its robustness against threats that it was not made for, adversarial training does not.",
         "RDC against the network trained for Linf, under L2 1.0 and StAdv, all gradients that were tried",
-        tuple(Evidence(suite("RDC", threat), suite("AT", threat), effect=0.3) for threat in ("L2", "StAdv")), page=LM,
+        tuple(Evidence(suite("RDC", threat), suite("AT", threat), effect=0.3) for threat in ("L2", "StAdv")), page=BESIDE,
     ),
     Claim(
         "A10", "Table 1", "Likelihood maximisation in front of an undefended network makes it robust.",
         "the strongest gradient on LM + CNN against the CNN alone, Linf 8/255",
-        (Evidence(suite("LM+CNN"), suite("CNN")),), page=LM,
+        (Evidence(suite("LM+CNN"), suite("CNN")),), page=BESIDE,
     ),
     Claim(
         "A11", "Section 3.4", "Likelihood maximisation raises log p(x) and with it log p(x | y) of the true class.",
         "the exact likelihoods under the optimal denoiser rise for over 3/4 of the images, at every noise level",
-        lab("log p(z)", MAIN, ALL, MOST) + lab("log p(z | y)", MAIN, ALL, MOST), page=LM,
+        lab("log p(z)", MAIN, ALL, MOST) + lab("log p(z | y)", MAIN, ALL, MOST), page=EXACT,
     ),
     Claim(
         "A11a", "Section 3.4", "… and therefore leads an adversarial image back to its class.",
         "the exact log-odds of the true class rise for more than half of the adversarial images, at every noise level",
-        lab("log-odds", MAIN, ("adversarial",), 0.5), page=LM,
+        lab("log-odds", MAIN, ("adversarial",), 0.5), page=EXACT,
     ),
     Claim(
         "A12", "Section 3.5", "One random noise level a step makes LM far more robust than all levels.",
         "one level against the mean of four, all gradients",
         (Evidence(setting(table="timesteps", timesteps="one"), setting(table="timesteps", timesteps="all"), effect=0.69),),
-        page=LM,
+        page=PARTS,
     ),
     Claim(
         "A13", "Figure 2b", "Robust accuracy rises with the budget of LM and then falls; 8/255 is good.",
         "a budget of 8/255 against 2/255 and against 32/255, all gradients",
-        tuple(Evidence(setting(table="budget", budget=EIGHT), setting(table="budget", budget=b / 255)) for b in (2, 32)), page=LM,
+        tuple(Evidence(setting(table="budget", budget=EIGHT), setting(table="budget", budget=b / 255)) for b in (2, 32)),
+        page=PARTS,
     ),
     Claim(
         "A14", "Figure 2c", "Fewer noise levels hardly change clean accuracy but hurt robust accuracy.",
@@ -211,17 +215,17 @@ CLAIMS = (
                 bound=MARGIN, effect=0.0,
             ),
         ),
-        page=LM,
+        page=ATTACKS,
     ),
     Claim(
         "A16a", "Table 2", "… for one step of LM, as it was measured.",
         "the same with one step, where both gradients are blind to the steps of the sign",
-        (Evidence(rdc("clamped", 1, "exact"), rdc("clamped", 1, "bpda"), bound=MARGIN, effect=0.0),), page=LM,
+        (Evidence(rdc("clamped", 1, "exact"), rdc("clamped", 1, "bpda"), bound=MARGIN, effect=0.0),), page=ATTACKS,
     ),
     Claim(
         "A16b", "Section 4.4", "BPDA suffices for evaluating RDC.",
         "RDC as released under the union of the gradients keeps as many images as under BPDA, less five points",
-        (Evidence(rdc(), rdc(gradient="bpda"), bound=MARGIN, effect=0.0),), page=LM,
+        (Evidence(rdc(), rdc(gradient="bpda"), bound=MARGIN, effect=0.0),), page=ATTACKS,
     ),
     Claim(
         "A17", "Table 2", "The Lagrange attack is no stronger than BPDA.",
@@ -230,7 +234,7 @@ CLAIMS = (
             Evidence(Side("rdc-attacks", {"attack": "lagrange", "gradient": g}), rdc("clamped", gradient=g), bound=MARGIN)
             for g in ("bpda", "smoothed 0.3")
         ),
-        page=LM,
+        page=ATTACKS,
     ),
     Claim(
         "A18", "Figure 2a", "The gradients of DC and RDC are more than 640 times less random than those of DiffPure.",
@@ -255,7 +259,7 @@ CLAIMS = (
                 Side("rdc-gradient", {"table": "eot", "gradient": "smoothed 0.3", "eot": 1}), bound=MARGIN,
             ),
         ),
-        page=LM,
+        page=ATTACKS,
     ),
     Claim(
         "A21", "Appendix B.2", "An attack on features is weaker than BPDA.",
@@ -264,12 +268,12 @@ CLAIMS = (
             Evidence(Side("rdc-attacks", {"attack": "feature", "gradient": g}), rdc("clamped", gradient=g))
             for g in ("bpda", "smoothed 0.3")
         ),
-        page=LM,
+        page=ATTACKS,
     ),
     Claim(
         "A22", "Table 5", "DiffPure gains by a diffusion classifier behind it, and RDC is more robust than both.",
         "DiffPure + DC against DiffPure + CNN, and RDC against DiffPure + DC; Linf 8/255, all gradients that were tried",
-        (Evidence(suite("DiffPure+DC"), suite("DiffPure+CNN")), Evidence(suite("RDC"), suite("DiffPure+DC"))), page=LM,
+        (Evidence(suite("DiffPure+DC"), suite("DiffPure+CNN")), Evidence(suite("RDC"), suite("DiffPure+DC"))), page=BESIDE,
     ),
     Claim(
         "A23", "Section 3.5", "Heads that are trained from scratch denoise as well but classify badly.",
@@ -290,7 +294,7 @@ CLAIMS = (
     Claim(
         "A27", "Appendix A.5", "Descending the diffusion loss moves an image towards higher likelihood.",
         "the exact log p(x) under the optimal denoiser rises for over 3/4 of the images, at every noise level",
-        lab("log p(z)", ("small steps", *MAIN), ALL, MOST), page=LM,
+        lab("log p(z)", ("small steps", *MAIN), ALL, MOST), page=EXACT,
     ),
     Claim(
         "A28", "Figure 3", "Bits per dimension tell blurred and noisy images from clean ones.",
@@ -307,12 +311,12 @@ CLAIMS = (
         "RDC with noise that is fixed and known keeps as many images as with fresh noise under up to ten averaged gradients, "
         "less five points",
         (Evidence(rdc("clamped", gradient=THREE), rdc("clamped", gradient=THREE, noise="fresh", eot=(1, 5, 10)), bound=MARGIN),),
-        page=LM,
+        page=ATTACKS,
     ),
     Claim(
         "A30", "Appendix A.4", "The diffusion loss is the energy of a model whose normaliser does not depend on the class.",
         "with the weights of the bound the normalisers differ by half a nat a pixel at most, with others by more",
-        proof=Proof("does not hold", "tests/test_energy.py::test_with_other_weights_they_do_differ"), page=LM,
+        proof=Proof("does not hold", "tests/test_energy.py::test_with_other_weights_they_do_differ"), page=EXACT,
     ),
     Claim(
         "A31", "Table 1", "Likelihood maximisation makes the diffusion classifier far more robust, by 40 points (Linf 8/255).",

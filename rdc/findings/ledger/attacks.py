@@ -6,9 +6,22 @@ from typing import Any
 
 from rdc.findings.claim import Side
 from rdc.findings.ledger import Effect, Entry
-from rdc.findings.robust_classification import AT_WORK, HEADS, LM, RANDOM, SIZE, TAUGHT, compared, heads, rdc, suite, trained
+from rdc.findings.robust_classification import (
+    AT_WORK,
+    ATTACKS,
+    BESIDE,
+    HEADS,
+    RANDOM,
+    SIZE,
+    TAUGHT,
+    compared,
+    heads,
+    rdc,
+    suite,
+    trained,
+)
 
-ATTACKS, PARTS, AUDITED = "notebooks/06b_rdc_attacks", "notebooks/06c_rdc_parts", "notebooks/05e_audit"
+AUDITED = "notebooks/05e_audit"
 
 
 def on_rdc(attack: str, gradient: str = "smoothed 0.3") -> Side:
@@ -106,14 +119,14 @@ ENTRIES = (
             Effect(("RDC under BPDA:", Side("rdc-suite", {"model": "RDC", "norm": "StAdv", "gradient": "bpda"})),
                    ("all gradients that were tried:", suite("RDC", "StAdv"))),
         ),
-        "Flow of 0.05. `tests/test_stadv.py` shows that small logits defeat the released attack and not ours.", LM,
+        "Flow of 0.05. `tests/test_stadv.py` shows that small logits defeat the released attack and not ours.", BESIDE,
     ),
     Entry(
         "ATT-7", "M", "The baseline DiffPure", "PGD-200 with 10 averaged gradients, step 1/255, in Linf and L2.",
         "L2 only, 32 averaged gradients, no random start; the Linf run is not there (`DiffAttack.py`, lines 18 to 21).",
         "`build(\"diffpure\", t=0.1, gradient=\"exact\")`",
         (Effect(("BPDA:", purified(gradient="bpda")), ("exact:", purified(gradient="exact"))),),
-        "DiffPure and a CNN, Linf 8/255.", PARTS,
+        "DiffPure and a CNN, Linf 8/255.", BESIDE,
     ),
     Entry(
         "ATT-8", "M", "Randomness of gradients", "Cosines of ten gradients, mean of 100 images, also after averaging (Figure "

@@ -4,8 +4,7 @@ __all__ = ["ENTRIES"]
 
 from rdc.findings.claim import Side
 from rdc.findings.ledger import Effect, Entry, pair
-from rdc.findings.ledger.attacks import PARTS
-from rdc.findings.robust_classification import LM, THREE, rdc, setting
+from rdc.findings.robust_classification import LM, PARTS, THREE, rdc, setting
 
 
 def optimiser(title: str) -> Side:
