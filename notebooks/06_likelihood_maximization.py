@@ -24,7 +24,7 @@
 # **Time** 25 minutes · **Needs** {ref}`nb-optimal`, {ref}`nb-classifier` and {doc}`/book/notation`.
 # Covers sections 3.4 and 4.1, Eq. 8 and Algorithm 1 of {cite:t}`chen2024rdc`.
 #
-# Before it is classified, an image is moved to where its {term}`diffusion loss` is smaller. How far depends on how one reads the paper:
+# Before it is classified, an image is moved to where its diffusion loss is smaller. How far depends on how one reads the paper:
 
 # %% tags=["parameters"]
 device: str = "auto"  # "cpu", "cuda" or "auto"
