@@ -13,7 +13,7 @@ from typing import Literal
 from rdc.experiments import experiment
 from rdc.findings.certified import CERTIFIED, FAST, NOISED
 from rdc.findings.claim import stored
-from rdc.findings.guidance import METHODS, SAMPLES
+from rdc.findings.guidance import ALIGNED, GRADIENTS, METHODS, SAMPLES, TRAININGS
 from rdc.findings.robust_classification import (
     AT_WORK,
     ATTACKS,
@@ -137,15 +137,16 @@ ITEMS = (
     Item("G3", "Table 3", "Frechet distance against iterations",
          note="one length of training; the authors' denoiser for CIFAR-10 is another network than those that are read here"),
     Item("G4", "Table 4", "Threat models of the training", ("guidance-threats",), command=GUIDE, files=OWN,
-         claims=("C5", "C6a", "C6b"), note="the command has another denoiser than the authors", page=SAMPLES),
+         claims=("C5", "C6a", "C6b"), note="the command has another denoiser than the authors", page=TRAININGS),
     Item("G5", "Table 5", "Frechet distance against the scale", ("guidance-scales",), command=GUIDE, files=OWN,
          claims=("C4a", "C4b"), note="the command has another denoiser than the authors", page=SAMPLES),
     Item("G6", "Table 6", "Precision and recall against the scale, ImageNet", ("guidance-scales",), command=GUIDE, files=GUIDES,
-         note="the command takes 10 000 images of each set for both", page=SAMPLES),
+         note="the command takes 10 000 images of each set for both", page="notebooks/10h_sample_numbers"),
     Item("G7", "Figures 2 and 5", "Pairs of one seed along the chain", command=GUIDE, files=GUIDES,
          note="pairs, not the chain; the command keeps its images, which share their seeds", page="book/blind"),
-    Item("G8", "Figure 3", "Gradients at several noise levels", ("guidance-gradients",), claims=("C2a", "C2b"), page=METHODS),
-    Item("G9", "Figure 4", "Targeted ascent within a large radius", ("guidance-gradients",), claims=("C7a", "C7b"), page=METHODS),
+    Item("G8", "Figure 3", "Gradients at several noise levels", ("guidance-gradients",), claims=("C2a", "C2b"), page=ALIGNED),
+    Item("G9", "Figure 4", "Targeted ascent within a large radius", ("guidance-gradients",), claims=("C7a", "C7b"),
+         page=GRADIENTS),
     Item("G10", "Figures 6 to 8", "Failures, samples, the screen of the survey", note="pictures of the authors' networks"),
     Item("G11", "Appendix B", "Functions added to the logits", tests=("tests/test_guide_align.py",), claims=("C1",), page=GUIDED),
     Item("G12", "Section 5.1", "Training of the guide", ("guidance-audit", "guidance-threats"), claims=("C6a", "C6b"),

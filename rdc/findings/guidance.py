@@ -12,8 +12,9 @@ LOW, TWO, HIGH = (0.02, 0.1, 0.3, 1.0, 3.0, 10.0), (0.02, 0.3), (3.0, 6.0, 12.6)
 #: What a better guide has: a lower Frechet distance, a higher precision, and a lower recall, as in the paper's Table 1.
 WANTED = {"frechet": -1, "precision": 1, "recall": -1}
 PAPER = {"norm": "L2", "eps": 0.5, "steps": 7}
-METHODS, SAMPLES = "notebooks/10b_guidance_classifiers", "notebooks/10i_better_guides"
-TRAININGS = "notebooks/10j_guide_trainings"
+METHODS = "notebooks/10b_guidance_classifiers"
+GRADIENTS, ALIGNED = "notebooks/10f_guide_gradients", "notebooks/10g_alignment"
+SAMPLES, TRAININGS = "notebooks/10i_better_guides", "notebooks/10j_guide_trainings"
 RISE = {"frechet": "lower Frechet distance", "precision": "higher precision", "recall": "lower recall"}
 
 
@@ -87,7 +88,7 @@ CLAIMS = (
             f"C2{letter}", "Section 5.1, figure 3",
             f"Gradients of {which} are better aligned than vanilla ones, towards {'the ' * (to == 'true class')}{to}.",
             "cosines with the direction of the optimal denoiser on the same noisy images, at six noise levels",
-            aligned(guide, to), page=METHODS,
+            aligned(guide, to), page=ALIGNED,
         )
         for letter, (guide, which), to in (
             ("a", ("robust", "a robust classifier"), "true class"), ("b", ("robust", "a robust classifier"), "another class"),
@@ -155,7 +156,7 @@ CLAIMS = (
         Claim(
             f"C7{letter}", "Figure 4", f"Ascent of another class with {which} {what} than with a vanilla one.",
             "the same starts and radii" + (", an independent classifier judges" if name == "reached" else ""),
-            climbed(guide, name), page=METHODS,
+            climbed(guide, name), page=GRADIENTS,
         )
         for letter, ((guide, which), (name, what)) in zip("abcd", product(
             (("robust", "a robust classifier"), ("wide", "a classifier trained at six times the radius")),
