@@ -29,13 +29,14 @@ wheel: $(READY) ## write the package, with data, weights, pages and results, as 
 	@ls -sh _build/dist/rdc-*.whl
 
 # <teachers>: from here to the closing line, targets that the student edition does not have
-.PHONY: test committed-notebooks committed-book bench lint student instructor slides assignment
+.PHONY: test types committed-notebooks committed-book bench lint student instructor slides assignment
 test: $(READY) ## style, types, unit tests, doctests, committed notebooks (nbval), book build, page checks, access
 	@$(PY) -m ruff check -q .
-	@$(PY) -m mypy
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --dist worksteal
-	@$(MAKE) --no-print-directory -j 2 committed-notebooks committed-book
+	@$(MAKE) --no-print-directory -j 3 types committed-book committed-notebooks
 
+types:
+	@$(PY) -m mypy
 committed-notebooks: # beside the book, which is one process for minutes
 	@$(PY) tools/check_notebooks.py
 committed-book:

@@ -4,6 +4,7 @@ import tempfile
 
 import pytest
 import torch
+import typechecker  # noqa: F401  (it takes its place before the package is imported)
 from hypothesis import configuration, settings
 
 from rdc.data import DataError, Images, load

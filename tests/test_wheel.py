@@ -107,10 +107,10 @@ def test_a_command_ends_well(wheel, tmp_path, command):
 @pytest.mark.slow
 def test_a_page_runs_in_an_empty_folder(wheel, tmp_path):
     """It finds data, weights and stored results in the wheel; nothing else is written than the page."""
-    found = rdc(wheel | {"RDC_EXTRA": "book"}, tmp_path, "run 11 -p n 2 -q")
+    found = rdc(wheel | {"RDC_EXTRA": "book"}, tmp_path, "run 08f -p n 1 -q")
     assert found.returncode == 0, found.stderr
-    assert [file.relative_to(tmp_path) for file in tmp_path.rglob("*.*")] == [Path("runs/11_baselines.ipynb")]
-    cells = nbformat.read(tmp_path / "runs/11_baselines.ipynb", 4).cells
+    assert [file.relative_to(tmp_path) for file in tmp_path.rglob("*.*")] == [Path("runs/08f_fewer_bits.ipynb")]
+    cells = nbformat.read(tmp_path / "runs/08f_fewer_bits.ipynb", 4).cells
     assert all(c.execution_count for c in cells if c.cell_type == "code") and any(c.get("outputs") for c in cells)
 
 

@@ -3,22 +3,27 @@
 The check of an exercise runs twice: it must say "not yet" after the stub and "right" after the solution.
 """
 
+import contextlib
 import hashlib
+import io
+import multiprocessing
 import os
-import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+os.environ |= {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # before torch is loaded
+
+import forked_kernel
 import jupytext
 import nbformat
+import pytest
 from exercises import with_second_checks
 from run_notebooks import ROOT, environment, find, imported, record
 
 STAMPS = ROOT / "_build" / "nbval"
-OPTIONS = "-p no:cacheprovider -o addopts= -o filterwarnings= -q --no-header --nbval-lax --nbval-current-env"
-NBVAL = [*OPTIONS.split(), "--nbval-cell-timeout=600", "--nbval-sanitize-with=nbval_sanitize.cfg"]
+OPTIONS = "-p nbval.plugin -p no:cacheprovider -o addopts= -o filterwarnings= -q --no-header --nbval-lax --nbval-current-env"
+NBVAL = [*OPTIONS.split(), "--nbval-cell-timeout=600", f"--nbval-sanitize-with={ROOT / 'nbval_sanitize.cfg'}"]
 
 
 def check(names: list[str]) -> int:
@@ -27,8 +32,9 @@ def check(names: list[str]) -> int:
     notebooks = sorted(find(names), key=lambda py: -(record(py.with_suffix(".ipynb")).get("seconds") or 0))
     surroundings, workers = environment(), min(os.cpu_count() or 1, len(notebooks))
     print(f"checking {len(notebooks)} notebooks, {workers} at a time", flush=True)
-    with ThreadPoolExecutor(workers) as pool:
-        return sum(pool.map(lambda py: check_one(py, surroundings), notebooks))
+    forked_kernel.load()
+    with multiprocessing.get_context("fork").Pool(workers, maxtasksperchild=1) as pool:
+        return sum(pool.starmap(check_one, [(py, surroundings) for py in notebooks], chunksize=1))
 
 
 def check_one(py: Path, surroundings: str) -> bool:
@@ -39,18 +45,17 @@ def check_one(py: Path, surroundings: str) -> bool:
     if passed.exists() and passed.read_text() == key:
         print(f"{py.stem}: unchanged since it passed", flush=True)
         return False
-    start, quiet = time.perf_counter(), os.environ | {"TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
-    twice = STAMPS / ipynb.name
+    start, twice = time.perf_counter(), STAMPS / ipynb.name
     nbformat.write(with_second_checks(nbformat.read(ipynb, 4)), twice)
-    command = [sys.executable, "-m", "pytest", *NBVAL, str(twice.relative_to(ROOT))]
-    run = subprocess.run(command, cwd=ROOT, env=quiet, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    verdict = "FAILED" if run.returncode else "passed"
-    print(f"{run.stdout if run.returncode else ''}{py.stem}: {verdict} in {time.perf_counter() - start:.1f} s", flush=True)
-    if not run.returncode:
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        failed = pytest.main([*NBVAL, f"--rootdir={ROOT}", str(twice)]) != 0
+    verdict = "FAILED" if failed else "passed"
+    print(f"{said.getvalue() if failed else ''}{py.stem}: {verdict} in {time.perf_counter() - start:.1f} s", flush=True)
+    if not failed:
         part = passed.with_suffix(".part")
         part.write_text(key)
         part.replace(passed)
-    return run.returncode != 0
+    return failed
 
 
 if __name__ == "__main__":
