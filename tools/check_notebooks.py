@@ -23,28 +23,33 @@ from run_notebooks import ROOT, environment, find, imported, record
 
 STAMPS = ROOT / "_build" / "nbval"
 OPTIONS = "-p nbval.plugin -p no:cacheprovider -o addopts= -o filterwarnings= -q --no-header --nbval-lax --nbval-current-env"
-NBVAL = [*OPTIONS.split(), "--nbval-cell-timeout=600", f"--nbval-sanitize-with={ROOT / 'nbval_sanitize.cfg'}"]
+SANITIZE = ROOT / "nbval_sanitize.cfg"
+NBVAL = [*OPTIONS.split(), "--nbval-cell-timeout=600", f"--nbval-sanitize-with={SANITIZE}"]
 
 
 def check(names: list[str]) -> int:
     """Run nbval on the named notebooks (all by default), the longest first, one on each core; the number of those that fail."""
     STAMPS.mkdir(parents=True, exist_ok=True)
-    notebooks = sorted(find(names), key=lambda py: -(record(py.with_suffix(".ipynb")).get("seconds") or 0))
-    surroundings, workers = environment(), min(os.cpu_count() or 1, len(notebooks))
-    print(f"checking {len(notebooks)} notebooks, {workers} at a time", flush=True)
-    forked_kernel.load()
-    with multiprocessing.get_context("fork").Pool(workers, maxtasksperchild=1) as pool:
-        return sum(pool.starmap(check_one, [(py, surroundings) for py in notebooks], chunksize=1))
+    surroundings, cores = environment(), os.cpu_count() or 1
+    keys = {py: decides(py, surroundings) for py in find(names)}
+    todo = [py for py, key in keys.items() if not (STAMPS / py.stem).exists() or (STAMPS / py.stem).read_text() != key]
+    todo.sort(key=lambda py: -(record(py.with_suffix(".ipynb")).get("seconds") or 0))
+    print(f"checking {len(todo)} notebooks, {cores} at a time; {len(keys) - len(todo)} passed and are unchanged", flush=True)
+    if todo:
+        forked_kernel.load()
+    with multiprocessing.get_context("fork").Pool(cores, maxtasksperchild=1) as pool:
+        return sum(pool.starmap(check_one, [(py, keys[py]) for py in todo], chunksize=1))
 
 
-def check_one(py: Path, surroundings: str) -> bool:
-    """Run nbval on a notebook on one thread, unless it passed before and nothing changed; whether it fails."""
+def decides(py: Path, surroundings: str) -> str:
+    """The hash of what decides whether a notebook passes."""
+    of = f"{surroundings} {imported(jupytext.read(py))}".encode()
+    return hashlib.sha256(py.with_suffix(".ipynb").read_bytes() + SANITIZE.read_bytes() + of).hexdigest()
+
+
+def check_one(py: Path, key: str) -> bool:
+    """Run nbval on a notebook on one thread, and note that it passed; whether it fails."""
     ipynb, passed = py.with_suffix(".ipynb"), STAMPS / py.stem
-    decides = f"{surroundings} {imported(jupytext.read(py))}".encode()
-    key = hashlib.sha256(ipynb.read_bytes() + (ROOT / "nbval_sanitize.cfg").read_bytes() + decides).hexdigest()
-    if passed.exists() and passed.read_text() == key:
-        print(f"{py.stem}: unchanged since it passed", flush=True)
-        return False
     start, twice = time.perf_counter(), STAMPS / ipynb.name
     nbformat.write(with_second_checks(nbformat.read(ipynb, 4)), twice)
     with contextlib.redirect_stdout(io.StringIO()) as said:
