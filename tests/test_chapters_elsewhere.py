@@ -61,8 +61,11 @@ TOY: dict[str, dict[str, Any]] = {
     "09b_noised": {
         **{"gap_points": 5, "gap_counts": [2, 4, 8], "n_images": 60, "n_digits": 6, "n_noise": 4, "live_n0": 4, "live_n": 60},
     },
-    "09c_fast_certificates": {"n_images": 60, "n_sift": 6, "n_race": 3, "many_classes": 20},
-    "09d_certified_accuracy": {"radii": [0.25, 0.5, 0.75, 1.0], "n_slopes": 2},
+    "09c_fast_certificates": {"n_images": 60, "n_race": 3, "live_n0": 4, "live_n": 60},
+    "09d_certified_accuracy": {},
+    "09e_factors": {},
+    "09f_sift": {"n_images": 60, "n_sift": 6, "many_classes": 20},
+    "09g_lipschitz": {"n_slopes": 2},
 }
 #: Cells that take long at any size, and only compute on the CPU: the chapter, and how the cell begins.
 LEFT_OUT = {
@@ -70,7 +73,8 @@ LEFT_OUT = {
     ("06e_exact_likelihoods", 'claim(cosine["pairs"] > 0.9'),
     ("06e_exact_likelihoods", "grid = torch.linspace("),  # a quadrature with as many nodes as it needs
     ("06e_exact_likelihoods", 'claim(0.05 < spread["elbo"]'),
-    ("09c_fast_certificates", "s_race = sigmas["),  # weights learned for 32 of 124 levels, and what is said of them
+    ("09c_fast_certificates", "x_race = noisy_digits("),  # weights learned for 32 of 124 levels, and what is said of them
+    ("09c_fast_certificates", "learn_from, raced = "),
     ("09c_fast_certificates", "fig, ax = plt.subplots(figsize=(5.5, 3.4))\n\n\ndef share_same("),
     ("09c_fast_certificates", "bayes = digits.log_density(to_model(x_race"),
     ("09c_fast_certificates", "claim(\n    share_same(predicted"),

@@ -11,8 +11,8 @@ from rdc.findings.claim import Claim, Evidence, Proof, Side
 MARGIN = -0.05  # "suffice" allows for five points
 DRAWS, ALPHA = 400, 0.001  # of the certificates that are compared
 RADII = {0.25: (0.25, 0.5), 0.5: (0.25, 0.5, 0.75), 1.0: (0.25, 0.5, 0.75)}  # of the paper, as far as the draws reach
-SMOOTHING, NOISED = "notebooks/09_certification", "notebooks/09b_noised"
-FAST, CERTIFIED = "notebooks/09c_fast_certificates", "notebooks/09d_certified_accuracy"
+SMOOTHING, NOISED, CERTIFIED = "notebooks/09_certification", "notebooks/09b_noised", "notebooks/09d_certified_accuracy"
+FACTORS, SIFT, LIPSCHITZ = "notebooks/09e_factors", "notebooks/09f_sift", "notebooks/09g_lipschitz"
 
 
 def needed(sigma: float, radius: float) -> int:
@@ -46,11 +46,11 @@ CLAIMS = (
     Claim(
         "B1", "Theorem 3.1", "The diffusion classifier is Lipschitz, and therefore certifiably robust without smoothing.",
         "no slope that was found exceeds the constant that is proved here; that of the paper is exceeded",
-        proof=Proof("holds", "tests/test_lipschitz.py::test_no_slope_is_above_the_bound"), page=CERTIFIED,
+        proof=Proof("holds", "tests/test_lipschitz.py::test_no_slope_is_above_the_bound"), page=LIPSCHITZ,
     ),
     Claim(
         "B1a", "Theorem 3.1", "… with the constant that is printed.",
-        "a half-space has a larger slope", page=CERTIFIED,
+        "a half-space has a larger slope", page=LIPSCHITZ,
         proof=Proof(
             "does not hold",
             "tests/test_lipschitz.py::test_a_half_space_reaches_nearly_the_bound_and_exceeds_the_constant_of_the_paper",
@@ -95,7 +95,7 @@ CLAIMS = (
             Evidence(Side("certificates-kept", {"base": base, "rule": "Threshold"}, "agrees"), bound=0.95, effect=1.0)
             for base in ("EPNDC", "APNDC")
         ),
-        page=FAST,
+        page=SIFT,
     ),
     Claim(
         "B8", "Section 3.4", "A few noise levels suffice for certificates.",
@@ -105,6 +105,6 @@ CLAIMS = (
             Evidence(noisy("EPNDC", 8, noise="shared, mirror images"), noisy("EPNDC", 124, form="fixed"), bound=MARGIN),
             Evidence(noisy("APNDC", 8), noisy("APNDC", 124), bound=MARGIN),
         ),
-        page=FAST,
+        page=FACTORS,
     ),
 )  # fmt: skip

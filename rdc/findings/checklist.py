@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from rdc.experiments import experiment
-from rdc.findings.certified import CERTIFIED, FAST, NOISED
+from rdc.findings.certified import CERTIFIED, FACTORS, LIPSCHITZ, NOISED, SIFT
 from rdc.findings.claim import stored
 from rdc.findings.guidance import ALIGNED, GRADIENTS, METHODS, SAMPLES, TRAININGS
 from rdc.findings.robust_classification import (
@@ -155,13 +155,14 @@ ITEMS = (
          claims=("B3", "B5"), page=CERTIFIED),
     Item("N2", "Table 1", "EPNDC against APNDC", ("certificates-curves", "certificates-levels"), claims=("B3",), page=CERTIFIED),
     Item("N3", "Section 3.2", "The Lipschitz certificate", ("certificates-lipschitz",), ("tests/test_lipschitz.py",),
-         claims=("B1", "B1a"), page=CERTIFIED),
+         claims=("B1", "B1a"), page=LIPSCHITZ),
     Item("N4", "Section 3.2", "Measured and proved Lipschitz constants", ("gradient-randomness",), ("tests/test_lipschitz.py",),
          page=RANDOM),
-    Item("N5", "Section 4", "Time steps and draws", ("certificates-levels", "certificates-sampled"), claims=("B8",), page=FAST),
+    Item("N5", "Section 4", "Time steps and draws", ("certificates-levels", "certificates-sampled"), claims=("B8",),
+         page=FACTORS),
     Item("N6", "Section 3.4", "Noise that the classes share", ("certificates-levels",), ("tests/test_noised.py",), claims=("B6",),
          page=NOISED),
-    Item("N7", "Section 3.4", "Sift and refine", ("certificates-sift",), claims=("B7",), page=FAST),
+    Item("N7", "Section 3.4", "Sift and refine", ("certificates-sift",), claims=("B7",), page=SIFT),
     Item("N8", "Table 2", "Certified accuracy, ImageNet 64", command=CERTIFY,
          files="the images in a folder for each class, and a denoiser of their size"),
     Item("N9", "released code", "Clean accuracy on ImageNet, recall of the elimination", note="no images"),

@@ -4,7 +4,7 @@ __all__ = ["ENTRIES"]
 
 from typing import Any
 
-from rdc.findings.certified import CERTIFIED, FAST, NOISED, SMOOTHING
+from rdc.findings.certified import CERTIFIED, FACTORS, LIPSCHITZ, NOISED, SIFT, SMOOTHING
 from rdc.findings.claim import Side
 from rdc.findings.ledger import Effect, Entry, pair
 
@@ -79,7 +79,7 @@ ENTRIES = (
             Effect((f"saved by a threshold, {base}:", sift("Threshold", base)), ("by paired differences:", sift("Paired", base)))
             for base in ("EPNDC", "APNDC")
         ),
-        "Shares of the evaluations; all rules kept the answer on these images. Thresholds chosen on other images.", FAST,
+        "Shares of the evaluations; all rules kept the answer on these images. Thresholds chosen on other images.", SIFT,
     ),
     Entry(
         "NDC-8", "H", "Counts times ten", "-",
@@ -99,7 +99,7 @@ ENTRIES = (
                 ("race:", Side("certificates-full", {"reference": "APNDC"}, "passes")),
             ),
         ),
-        "The page compares the radii, too.", FAST,
+        "The page compares the radii, too.", FACTORS,
     ),
     Entry(
         "NDC-10", "M", "Baselines of the certificates", "Denoising before a classifier, networks trained on noise.",
@@ -117,6 +117,6 @@ ENTRIES = (
         "30), and a margin from one draw of the noise.",
         "{py:mod}`rdc.certify.lipschitz`: another constant, and a confidence bound of the margin", (),
         "Proved: `tests/test_lipschitz.py` has a slope that exceeds the published constant, and a constant that none exceeds "
-        "(claims B1 and B1a).", CERTIFIED,
+        "(claims B1 and B1a).", LIPSCHITZ,
     ),
 )  # fmt: skip
