@@ -22,7 +22,7 @@
 # - Let a few levels predict a slow classifier, with its noise.
 # :::
 #
-# **Time** 30 minutes · **Needs** {ref}`nb-noised`. Covers the number of levels of {cite:t}`chen2024ndc`.
+# **Time** 30 minutes · **Needs** {ref}`nb-noised-inner`. Covers the number of levels of {cite:t}`chen2024ndc`.
 #
 # A certificate as released takes $n_0$ draws to choose the class and $n$ to count it. Each noisy image is denoised once and then compared
 # at 124 levels, with one evaluation for each of the $K$ classes: $(n_0 + n)(1 + 124 K)$ network evaluations.
@@ -185,7 +185,7 @@ for s in level_sigmas:
 # ### One certificate
 #
 # With heads, eight levels and one step of denoising, a noisy image costs nine passes. One can ask for the full radius, or whether it is at
-# least so much ({ref}`nb-certification`):
+# least so much ({ref}`nb-early-stopping`):
 
 # %%
 heads = load_denoiser(heads_name, device=device, dtype=fast_dtype(device))

@@ -155,7 +155,7 @@ show_table(
 #
 # ## Target radius
 #
-# If the question is whether the radius is at least so much, early stopping comes on top ({ref}`nb-certification`). An image is
+# If the question is whether the radius is at least so much, early stopping comes on top ({ref}`nb-early-stopping`). An image is
 # *clear* if its radius, estimated from the share of the answers, is well away from the target.
 # Where the draws that were made do not answer the question, the certificate is counted as if it took all of them.
 

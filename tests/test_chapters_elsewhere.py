@@ -55,17 +55,18 @@ TOY: dict[str, dict[str, Any]] = {
     "08e_compression": {"count": 2, "n": 1, "n_smooth": 1},
     "08f_fewer_bits": {"n": 1},
     "09_certification": {
-        **{"radii": [0.25, 0.5, 0.75, 1.0], "toy_n": 30, "toy_runs": 20, "peek_runs": 20, "peek_n": 60, "plan_n": 400},
-        **{"plan_runs": 10},
+        **{"radii": [0.25, 0.5, 0.75, 1.0], "toy_n": 30, "toy_runs": 20},
     },
     "09b_noised": {
-        **{"gap_points": 5, "gap_counts": [2, 4, 8], "n_images": 60, "n_digits": 6, "n_noise": 4, "live_n0": 4, "live_n": 60},
+        **{"gap_points": 5, "gap_counts": [2, 4, 8]},
     },
     "09c_fast_certificates": {"n_images": 60, "n_race": 3, "live_n0": 4, "live_n": 60},
     "09d_certified_accuracy": {},
     "09e_factors": {},
     "09f_sift": {"n_images": 60, "n_sift": 6, "many_classes": 20},
     "09g_lipschitz": {"n_slopes": 2},
+    "09h_inner_noise": {"n_images": 60, "n_digits": 6, "n_noise": 4},
+    "09i_early_stopping": {"peek_runs": 20, "peek_n": 60, "plan_n": 400, "plan_runs": 10},
 }
 #: Cells that take long at any size, and only compute on the CPU: the chapter, and how the cell begins.
 LEFT_OUT = {

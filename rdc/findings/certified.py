@@ -13,6 +13,7 @@ DRAWS, ALPHA = 400, 0.001  # of the certificates that are compared
 RADII = {0.25: (0.25, 0.5), 0.5: (0.25, 0.5, 0.75), 1.0: (0.25, 0.5, 0.75)}  # of the paper, as far as the draws reach
 SMOOTHING, NOISED, CERTIFIED = "notebooks/09_certification", "notebooks/09b_noised", "notebooks/09d_certified_accuracy"
 FACTORS, SIFT, LIPSCHITZ = "notebooks/09e_factors", "notebooks/09f_sift", "notebooks/09g_lipschitz"
+INNER = "notebooks/09h_inner_noise"
 
 
 def needed(sigma: float, radius: float) -> int:
@@ -84,7 +85,7 @@ CLAIMS = (
     ),
     Claim(
         "B6", "Section 3.4", "Noise that the classes share reduces the evaluations that are needed.",
-        "the error of the logits' differences falls", page=NOISED,
+        "the error of the logits' differences falls", page=INNER,
         proof=Proof("holds", "tests/test_noised.py::test_sharing_noise_between_classes_reduces_the_error"),
     ),
     Claim(

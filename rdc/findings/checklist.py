@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from rdc.experiments import experiment
-from rdc.findings.certified import CERTIFIED, FACTORS, LIPSCHITZ, NOISED, SIFT
+from rdc.findings.certified import CERTIFIED, FACTORS, INNER, LIPSCHITZ, NOISED, SIFT
 from rdc.findings.claim import stored
 from rdc.findings.guidance import ALIGNED, GRADIENTS, METHODS, SAMPLES, TRAININGS
 from rdc.findings.robust_classification import (
@@ -161,7 +161,7 @@ ITEMS = (
     Item("N5", "Section 4", "Time steps and draws", ("certificates-levels", "certificates-sampled"), claims=("B8",),
          page=FACTORS),
     Item("N6", "Section 3.4", "Noise that the classes share", ("certificates-levels",), ("tests/test_noised.py",), claims=("B6",),
-         page=NOISED),
+         page=INNER),
     Item("N7", "Section 3.4", "Sift and refine", ("certificates-sift",), claims=("B7",), page=SIFT),
     Item("N8", "Table 2", "Certified accuracy, ImageNet 64", command=CERTIFY,
          files="the images in a folder for each class, and a denoiser of their size"),

@@ -4,7 +4,7 @@ __all__ = ["ENTRIES"]
 
 from typing import Any
 
-from rdc.findings.certified import CERTIFIED, FACTORS, LIPSCHITZ, NOISED, SIFT, SMOOTHING
+from rdc.findings.certified import CERTIFIED, FACTORS, INNER, LIPSCHITZ, NOISED, SIFT, SMOOTHING
 from rdc.findings.claim import Side
 from rdc.findings.ledger import Effect, Entry, pair
 
@@ -35,7 +35,7 @@ ENTRIES = (
             Effect((f"ensemble, {t} levels:", heads("APNDC", t, "ensemble")), ("correct:", heads("APNDC", t, "correct")))
             for t in (8, 16)
         ),
-        "Noisy images, smoothing noise 0.25.", NOISED,
+        "Noisy images, smoothing noise 0.25.", INNER,
     ),
     Entry(
         "NDC-2", "M", "One network or two", "One off-the-shelf diffusion model (Abstract).",
@@ -44,7 +44,7 @@ ENTRIES = (
         (
             Effect(("ensemble:", heads("APNDC", 8, "ensemble")), ("condition-on-y:", heads("APNDC", 8, "condition-on-y"))),
         ),
-        "Noisy images, smoothing noise 0.25, 8 levels. Our network answers with and without a class.", NOISED,
+        "Noisy images, smoothing noise 0.25, 8 levels. Our network answers with and without a class.", INNER,
     ),
     Entry(
         "NDC-3", "H", "Levels that EPNDC leaves out", "All levels above the noise.",
