@@ -136,10 +136,10 @@ glue("cert-peek", f"{100 * ever['peeking every 10 draws'].value:.0f}")
 #
 # ```{math}
 # :label: eq-cert-mixture
-# M_n(p) = \int_p^1 \Big( \frac{q}{p} \Big)^{S} \Big( \frac{1 - q}{1 - p} \Big)^{F} \pi(q)\, dq, \qquad S \text{ successes},\; F \text{ failures},\; S + F = n,
+# M_n(p) = \int_p^1 \Big( \frac{q}{p} \Big)^{S} \Big( \frac{1 - q}{1 - p} \Big)^{F} \pi(q)\, dq ,
 # ```
 #
-# with a prior density $\pi$ on $(p, 1)$: a beta density cut off at $p$, so that the integral is a ratio of beta functions ({py:mod}`rdc.certify.confidence_sequence`).
+# with $S$ successes and $F$ failures in $n$ draws and a prior density $\pi$ on $(p, 1)$: a beta density cut off at $p$, so that the integral is a ratio of beta functions ({py:mod}`rdc.certify.confidence_sequence`).
 #
 # :::{prf:proposition} Looking as often as one likes
 # :label: prop-cert-ville
