@@ -87,7 +87,7 @@ def status(item: Item, folder: str | Path | None = None) -> tuple[State, str]:
     return ("needs files" if item.command else "absent"), ""
 
 
-GUIDED = "notebooks/10_guidance"
+GUIDED = "notebooks/10d_gradient_argument"
 
 ITEMS = (
     Item("R1", "Table 1", "Adversarial training and PAT under Linf, L2 and StAdv",

@@ -81,7 +81,7 @@ CLAIMS = (
         "C1", "Section 3.2, appendix B", "Adding a function to all logits changes the gradients and leaves the loss as it is.",
         "it cancels in the log-softmax that guides, in the attack and in the adversarial loss",
         proof=Proof("does not hold", "tests/test_guide_align.py::test_appendix_b"),
-        page="notebooks/10_guidance",
+        page="notebooks/10d_gradient_argument",
     ),
     *(
         Claim(

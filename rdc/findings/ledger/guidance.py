@@ -21,7 +21,7 @@ ENTRIES = (
         "Adding one function to all logits changes the gradients and leaves the loss as it is (Section 3.2, Appendix B).",
         "The gradient that guides is that of the log-softmax (`classifier_sample.py`, lines 54 to 56), in which the function "
         "cancels.",
-        "-", (), "Proved: `tests/test_guide_align.py` (claim C1).", "notebooks/10_guidance",
+        "-", (), "Proved: `tests/test_guide_align.py` (claim C1).", "notebooks/10d_gradient_argument",
     ),
     Entry(
         "GUI-2", "M", "Units of the radius", "L2 0.5, and Linf 4/255 and 8/255 in Table 4; no units.",
