@@ -31,7 +31,7 @@
 # %% tags=["parameters"]
 device: str = "auto"  # "cpu", "cuda" or "auto"
 seed: int = 0  # owner of every random number
-data: str = "fashion-mini"  # data set: "fashion-mini", or "fashion" if the files are there
+data: str = "fashion-mini"  # data set; "fashion" if its files are there
 checkpoint: str = "fashion-mini"  # trained denoiser, by name or path
 n_loss: int = 64  # images per noise level for the denoising loss
 per_class: int = 3  # samples drawn of each class

@@ -425,7 +425,7 @@ claim(vanished.value > 0.5)
 
 # %% [markdown]
 # Logits in nats are large here: for {glue:text}`optimal-ce-zero:.0f` % of the images the cross-entropy has no gradient at all in float32, and
-# APGD-CE can do nothing with them. The attacks on margins and on ratios of logits do the work. {ref}`nb-first-attack` treats this
+# APGD-CE can do nothing with them. The attacks on margins and on ratios of logits do the work. {ref}`nb-one-loss` treats this
 # trap.
 #
 # ## More images

@@ -169,7 +169,7 @@ claim(plain.high < accuracy(cnn, x, y).low)
 # Is it zero? And if we take a small step along it, does the loss rise as far as the gradient promises?
 
 
-# %%
+# %% tags=["hide-input"]
 def look(defence: nn.Module, step: float = 1 / 255) -> str:
     """What the gradient of the margin is worth at a random point of each
     ball.
@@ -233,7 +233,7 @@ for name, value in broken.items():
 # %% [markdown]
 # ## The loss: scale, targets
 #
-# `tiny-logits` multiplies the logits by a constant. {ref}`nb-first-attack` did it with a large one, and saw cross-entropy stand still.
+# `tiny-logits` multiplies the logits by a constant. {ref}`nb-one-loss` did it with a large one, and saw cross-entropy stand still.
 #
 # :::{prf:proposition} The margin does not see the scale
 # :label: prop-scale

@@ -155,7 +155,8 @@ claim(sum(other.values()) >= 0.6 * len(other), "and training in the L2 ball, too
 x, y = test.x[:n].to(device), test.y[:n].to(device)
 stored, labels = train.x.to(device), train.y.to(device)
 radius = nearest_radius(x, y, stored, labels, "Linf")
-print("certified radii, grey levels:", [round(255 * r, 1) for r in radius.tolist()])
+grey = [round(255 * r, 1) for r in radius.tolist()]
+print("certified radii, grey levels:", grey)
 model = build("1-nn", data, device)
 for one, label, r in zip(x, y, radius.tolist(), strict=True):
     if r:

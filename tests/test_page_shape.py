@@ -1,11 +1,9 @@
 """The shape of the pages: short ones, with lines that are read without scrolling.
 
 A page has at most 1 500 words, and 100 visible lines of code of 80 columns. Its exercises are not counted: they say how many
-minutes they take, and their solutions are folded. Pages that were longer when this was written stand in ``longer_pages.json``
-with what they had: they may shrink, not grow, and leave the list when they are short.
+minutes they take, and their solutions are folded.
 """
 
-import json
 from pathlib import Path
 
 import nbformat
@@ -16,7 +14,6 @@ from student_edition import strip_notebook
 ROOT = Path(__file__).resolve().parents[1]
 LIMITS = {"words": 1500, "visible lines": 100, "columns": 80}
 HIDDEN = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
-LONGER: dict[str, dict[str, int]] = json.loads(Path(__file__).with_name("longer_pages.json").read_text())
 PAGES = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -39,13 +36,5 @@ def measured(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_is_short(page):
-    allowed = {**LIMITS, **LONGER.get(page.stem, {})}
-    over = {name: f"{value}, allowed {allowed[name]}" for name, value in measured(page).items() if value > allowed[name]}
+    over = {name: f"{value}, allowed {LIMITS[name]}" for name, value in measured(page).items() if value > LIMITS[name]}
     assert not over, f"{page.name} is too long; split it or fold its plumbing"
-
-
-def test_only_pages_that_are_longer_are_on_the_list():
-    for stem, allowed in LONGER.items():
-        found = measured(ROOT / "notebooks" / f"{stem}.ipynb")
-        done = [name for name in allowed if found[name] <= LIMITS[name]]
-        assert not done, f"{stem} is within the limits of {', '.join(done)}: take them off the list"
