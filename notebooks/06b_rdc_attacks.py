@@ -98,7 +98,7 @@ glue("lm-out", f"RDC as released keeps {kept['rdc-bpda']} of its images when the
 # sees the stairs.
 #
 # (sec-lm-question)=
-# ## What is left of the robustness?
+# ## Attacks with three gradients
 #
 # The paper's Table 2 has RDC with $N = 5$ at 75.67 % under {term}`BPDA`. The exact gradient was affordable for $N = 1$
 # only: 69.53 %, and BPDA 0.39 points more, from which it concludes "that BPDA suffices for evaluating RDC". We
