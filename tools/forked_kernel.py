@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -36,6 +37,7 @@ def run(arguments: list[str], env: dict[str, str], cwd: str) -> NoReturn:
     """Be a kernel in a group of processes of its own, where nothing is seen of the process that was copied."""
     os.setpgid(0, 0)
     asyncio.set_event_loop(asyncio.new_event_loop())  # in place of the copied one, which runs
+    multiprocessing.current_process().daemon = False  # a page may start workers
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
