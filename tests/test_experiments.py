@@ -233,7 +233,7 @@ def test_stored_cells_belong_to_their_experiment(path):
     assert path.stat().st_size < 15e6
 
 
-def test_entries_are_derived_when_read(tmp_path):
+def test_entries_are_derived_when_read(tmp_path, narrow):
     """Two attacks on two images each, and their union by hand."""
     rows = [replace(SMALL, n=2, about={"gradient": g, "attack": "pgd", "eot": 1}, seed=s) for g, s in (("a", 0), ("b", 1))]
     campaign = Campaign(tuple(rows), measure, code_of, weights_of)
@@ -246,7 +246,7 @@ def test_entries_are_derived_when_read(tmp_path):
     assert list(entries(Store().of(rows[0]))) == []
 
 
-def test_the_command_runs_reports_and_merges(tmp_path, capsys, monkeypatch):
+def test_the_command_runs_reports_and_merges(tmp_path, capsys, monkeypatch, narrow):
     def command(*words: str) -> str:
         monkeypatch.setattr(sys, "argv", ["rdc", "experiment", *words])
         main()
@@ -269,7 +269,7 @@ def test_the_command_runs_reports_and_merges(tmp_path, capsys, monkeypatch):
         assert "--shard must be I/N" in capsys.readouterr().err
 
 
-def test_stored_cells_come_out_again(tmp_path, capsys, monkeypatch):
+def test_stored_cells_come_out_again(tmp_path, narrow):
     """What was computed is verified; an edited bit is found, and told to be of today's code."""
     path = tmp_path / "x.jsonl"
     rows = [replace(SMALL, n=2, block=1, seed=i) for i in range(4)]
