@@ -395,8 +395,8 @@ settings = {
 errors = {name: error_of_claims(*setting) for name, setting in settings.items()}
 for name, wrong in errors.items():
     m = settings[name][1]
-    print(f"{name:22s} false with probability {wrong.min():.3f}", end=" ")
-    print(f"... {wrong.max():.3f}; alpha^(1/{m}) = {alpha ** (1 / m):.3f}")
+    print(f"{name}: false with probability {wrong.min():.3f}", end=" ")
+    print(f"... {wrong.max():.3f};\n    alpha^(1/{m}) = {alpha ** (1 / m):.3f}")
 twice = errors["1000 draws, times 10"]
 low_error, high_error = twice.min(), twice.max()
 glue("cert-multiplied", f"{low_error:.2f} to {high_error:.2f}")

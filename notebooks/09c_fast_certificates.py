@@ -299,7 +299,7 @@ ax.axhspan(
 )
 ax.set(
     xscale="log",
-    ylim=(None, None),
+    ylim=(50, 102),
     xlabel="evaluations of a class",
     ylabel="answers of 124 levels (%)",
 )
@@ -315,9 +315,9 @@ print("Bayes' class is given")
 for name, answer in {
     "by 124 levels": slow_answer,
     "by these, another seed": again,
-    f"by {sizes_race[-1]} levels of its own": few_levels[-1],
+    f"by {sizes_race[-1]} evaluations of its own": few_levels[-1],
 }.items():
-    print(f"    {name:25s} {share_same(answer, bayes)}")
+    print(f"    {name:28s} {share_same(answer, bayes)}")
 
 # %% tags=["remove-cell"]
 claim(
@@ -340,8 +340,8 @@ for f in level_cells:
     if about["rounds"] or about["seed"] is not None:
         race = f"race, {about['rounds']}:"
         print(race if about["rounds"] else "124 levels, another seed:")
-        print(f"    {f.mean('passes'):.1f} evaluations,", end=" ")
-        print(f"the answer of 124 levels to {f.accuracy('agrees')}")
+        print(f"    {f.mean('passes'):.1f} evaluations,")
+        print(f"    the answer of 124 levels to {f.accuracy('agrees')}")
 
 # %% [markdown]
 # ## What to remember

@@ -268,7 +268,7 @@ for reference in ("EPNDC", "APNDC"):
 # The paper says that few levels suffice. A race, or the reference with another seed, must keep label and
 # radius, each on more than 90 % of the images:
 
-# %% tags=["hide-input"]
+# %%
 few_levels_do = {
     "B8 few levels suffice: the race keeps label and radius": full,
     "B8 ... the reference itself with another seed": other_seed,

@@ -253,9 +253,8 @@ glue("cert-released-constant", f"{ratio:.0f}")
 # %% tags=["hide-input"]
 for difference, values in slopes.items():
     what = "difference of logits" if difference else "one logit"
-    print(f"{what:20s} slope over its bound: median", end=" ")
-    print(f"{np.median(values):.3f}, largest {max(values):.3f}", end=", ")
-    print(f"{len(values)} starts")
+    print(f"{what}, {len(values)} starts: slope over its bound,")
+    print(f"    median {np.median(values):.3f}, largest {max(values):.3f}")
 
 # %% [markdown]
 # ## The local form
@@ -341,8 +340,8 @@ print(f"n = {lip.row.arguments['n']} draws of all levels")
 print("constants:", ", ".join(f"{k} {v:,.0f}" for k, v in constants.items()))
 for key, values in lip_radii.items():
     positive = Accuracy.of(int((values > 0).sum()), len(values))
-    print(f"{key:16s} median {np.median(values):.5f}", end=", ")
-    print(f"largest {values.max():.5f}; right and positive for {positive}")
+    print(f"{key}: median {np.median(values):.5f}", end=", ")
+    print(f"largest {values.max():.5f};\n    right and positive for {positive}")
 
 # %% [markdown]
 # ## What holds
