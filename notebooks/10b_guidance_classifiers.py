@@ -36,7 +36,7 @@ data: str = "fashion-mini"  # data set
 vanilla_name: str = "fashion-mini-vanilla"  # time-dependent classifiers
 robust_name: str = "fashion-mini-robust"
 wide_name: str = "fashion-mini-wide"  # trained at six times that radius
-n_attacked: int = 20  # images attacked
+n_few: int = 20  # images attacked
 
 # %% tags=["hide-input"]
 import math
@@ -150,9 +150,9 @@ def ten_lines(h: nn.Module, z: Tensor, sigma: float, y: Tensor) -> tuple:
     return point, used
 
 
-y_few = test.y[:n_attacked].to(device)
-z_few = to_model(test.x[:n_attacked].to(device))
-z_few = z_few + 0.3 * noise_of("attack", n_attacked).to(z_few)
+y_few = test.y[:n_few].to(device)
+z_few = to_model(test.x[:n_few].to(device))
+z_few = z_few + 0.3 * noise_of("attack", n_few).to(z_few)
 own, steps_used = ten_lines(guides["vanilla"], z_few, 0.3, y_few)
 packaged = perturb(guides["vanilla"], z_few, 0.3, y_few, threat)
 same_attack = float((own - packaged).abs().max())
