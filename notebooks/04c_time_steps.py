@@ -181,8 +181,9 @@ for total in (1, 4, 16, timesteps):
 # move it.
 
 # %%
-losses = DiffusionClassifier(denoiser, main, seed=seed).losses(images)
-highest = losses[:, :, -1].argmin(dim=1).cpu()
+top = main[-1:]
+losses = DiffusionClassifier(denoiser, top, seed=seed).losses(images)
+highest = losses[:, :, 0].argmin(dim=1).cpu()
 means = torch.stack(
     [train.x[train.y == k].mean(dim=0) for k in range(len(train.classes))]
 ).flatten(1)
@@ -191,7 +192,7 @@ print(
     f"nearest class mean: {Accuracy.of(int((nearest == truth).sum()), n_clean)}"
 )
 print(
-    f"level sigma = {main.sigma[-1]:.1f} decides as the nearest mean on "
+    f"level sigma = {float(top.sigma):.1f} decides as the nearest mean on "
     f"{int((nearest == highest).sum())} of {n_clean} images"
 )
 
