@@ -199,9 +199,11 @@ for name, guide in candidates.items():
 glue("guide-climb-size", f"{100 / math.sqrt(3 * 128 * 128):.2f}")
 
 # %% mystnb={"figure": {"caption": "Targeted ascent one start a column, each towards the next class in the list. Rows: start; vanilla; robust; diffusion classifier.", "name": "fig-guide-climb"}, "image": {"alt": "Ten clothes in the top row; below, the classifiers add soft bright shapes of the target, the diffusion classifier adds a grainy pattern"}} tags=["hide-input"]
-rows_climb = [z_climb, *(climbed[name] for name in candidates)]
+rows_climb = [z_climb[:10], *(climbed[name][:10] for name in candidates)]
 image_grid(
-    from_model(torch.cat(rows_climb)).clamp(0, 1), columns=n_climb, size=0.5
+    from_model(torch.cat(rows_climb)).clamp(0, 1),
+    columns=min(n_climb, 10),
+    size=0.5,
 )
 plt.show()
 
