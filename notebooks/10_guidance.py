@@ -113,6 +113,7 @@ plt.show()
 # take by automatic differentiation. Equation {eq}`eq-guide-score` with $s = 1$ must be $D_y$.
 
 # %%
+# NBVAL_CHECK_OUTPUT
 z_forms = to_model(digits_test.x[:n_forms].double())
 noises = [
     randn(digits.shape, seed, "guide", "digits", i) for i in range(n_forms)

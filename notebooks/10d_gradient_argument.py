@@ -26,7 +26,7 @@
 #
 # **Time** 30 minutes · **Needs** {ref}`nb-guidance` and {ref}`nb-adaptive`. Covers section 3.2 and Appendix B of {cite:t}`kawar2023guidance`.
 #
-# Why should a *robust* classifier guide better? A quick ripple on the {term}`logits` ruins the gradient that guides. Does a loss notice, clean
+# A quick ripple on the {term}`logits` ruins the gradient that guides. Does a loss notice, clean
 # or attacked? {numref}`fig-guide-ripple` shows both.
 
 # %% tags=["parameters"]
@@ -155,7 +155,7 @@ axes[1].plot(
 )
 axes[1].set(
     xlabel=r"frequency $\omega$ of the ripple",
-    ylabel="change of the gradient / its length",
+    ylabel="relative change of the gradient",
 )
 fig.tight_layout()
 plt.show()
@@ -178,7 +178,7 @@ plt.show()
 # The function $q$ cancels, in the gradient as in the loss. And if the loss is the same *at every point*, so is its gradient, every step of the attack, and
 # the adversarial loss. Here is the check, with a $q$ that is a large wave.
 
-# %%
+# %% tags=["wrap"]
 wave = randn((size,), seed, "guide", "wave").to(x_rip)
 wave = wave / wave.norm()
 
