@@ -72,7 +72,7 @@ def gradients_table(rows: Sequence[Entry], caption: str, *about: str) -> None:
     Arguments:
         rows: Entries of :func:`stored_rows`, of images that are the same in a setting.
         caption: Of the table.
-        about: What tells the settings apart, as columns: keys of :func:`in_words`, such as ``"N"`` or ``"moved, L2"``.
+        about: What tells the settings apart, as columns: keys of ``in_words``, such as ``"N"`` or ``"moved, L2"``.
     """
     names = {row["gradient"]: row["gradient"] for row in rows if row["gradient"] not in ("plain", "union")}
     names |= {"plain": "all", "union": "all"}
