@@ -46,7 +46,7 @@ def run(arguments: list[str], env: dict[str, str], cwd: str) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_RDWR), stream)
     sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
     try:
-        IPKernelApp.launch_instance(argv=arguments)
+        IPKernelApp.launch_instance(argv=[*arguments, f"--IPKernelApp.parent_handle={os.getppid()}"])  # it ends with its parent
     finally:
         os._exit(0)
 
