@@ -1,4 +1,4 @@
-"""Look at the pages of a built book in headless Chromium: what axe-core finds serious, what is too wide for a telephone, or too long.
+"""Look at the pages of a built book in headless Chromium: findings of axe-core, pages too wide for a telephone, or too long.
 
 python tools/check_access.py FOLDER [PAGE ...]     PAGE is part of a name; without a Chromium it says so and ends well
 """
