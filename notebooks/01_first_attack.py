@@ -22,7 +22,7 @@
 # - Draw the curve of {term}`robust accuracy` against radius, with intervals, and say what it does and does not show.
 # :::
 #
-# **Time** 30 minutes · **Needs** {doc}`/book/notation`, gradients, a network in PyTorch.
+# **Time** 25 minutes · **Needs** {doc}`/book/notation`, gradients, a network in PyTorch.
 # Prepares for Section 4.1 (evaluation settings) of {cite:t}`chen2024rdc`.
 #
 # This chapter has no diffusion model in it.

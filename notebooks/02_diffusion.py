@@ -24,7 +24,7 @@
 # - Sample from a trained denoiser with twenty lines of code.
 # :::
 #
-# **Time** 35 minutes · **Needs** {doc}`/book/notation`, Gaussian densities, integration by parts. Covers section 3.1
+# **Time** 30 minutes · **Needs** {doc}`/book/notation`, Gaussian densities, integration by parts. Covers section 3.1
 # of {cite:t}`chen2024rdc`. Three pages follow: why a sum of losses is a likelihood ({ref}`nb-diffusion-likelihood`), what a finite grid does
 # ({ref}`nb-diffusion-grids`), and other weights ({ref}`nb-diffusion-weights`).
 

@@ -23,7 +23,7 @@
 # - Prove that in the limit it is an identity, and check it without any randomness.
 # :::
 #
-# **Time** 35 minutes · **Needs** {ref}`nb-diffusion`. Covers appendix A.3 of {cite:t}`chen2024rdc`: the bound behind their
+# **Time** 25 minutes · **Needs** {ref}`nb-diffusion`. Covers appendix A.3 of {cite:t}`chen2024rdc`: the bound behind their
 # Theorem 3.1.
 
 # %% tags=["parameters"]

@@ -23,7 +23,7 @@
 # - Choose a rule for the weights of a grid.
 # :::
 #
-# **Time** 30 minutes · **Needs** {ref}`nb-diffusion-likelihood`. Covers the discrete bound of {cite:t}`chen2024rdc`, and its
+# **Time** 25 minutes · **Needs** {ref}`nb-diffusion-likelihood`. Covers the discrete bound of {cite:t}`chen2024rdc`, and its
 # released form.
 
 # %% tags=["parameters"]

@@ -23,7 +23,7 @@
 # - Check the identity between losses and likelihood on images.
 # :::
 #
-# **Time** 25 minutes · **Needs** {ref}`nb-diffusion-likelihood` and {ref}`nb-diffusion-grids`. Covers the weights of {cite:t}`chen2024rdc`.
+# **Time** 20 minutes · **Needs** {ref}`nb-diffusion-likelihood` and {ref}`nb-diffusion-grids`. Covers the weights of {cite:t}`chen2024rdc`.
 
 # %% tags=["parameters"]
 seed: int = 0  # owner of every random number

@@ -23,7 +23,7 @@
 # - Say what "the optimal {term}`diffusion classifier` is 100 % robust" shows, and what it does not show.
 # :::
 #
-# **Time** 30 minutes · **Needs** {ref}`nb-optimal-nearest` and {ref}`nb-first-attack`. Covers section 3.3 and Table 1
+# **Time** 25 minutes · **Needs** {ref}`nb-optimal-nearest` and {ref}`nb-first-attack`. Covers section 3.3 and Table 1
 # of {cite:t}`chen2024rdc`.
 
 # %% tags=["parameters"]

@@ -23,7 +23,7 @@
 # - Show why all classes must see the same noise.
 # :::
 #
-# **Time** 30 minutes · **Needs** {ref}`nb-first-attack`, {ref}`nb-diffusion`, {ref}`nb-optimal` and {doc}`/book/notation`.
+# **Time** 25 minutes · **Needs** {ref}`nb-first-attack`, {ref}`nb-diffusion`, {ref}`nb-optimal` and {doc}`/book/notation`.
 # Covers sections 3.2 and 4.5 of {cite:t}`chen2024rdc`. Four pages follow: which levels and weights ({ref}`nb-classifier-weights`), how many
 # time steps ({ref}`nb-classifier-steps`), how robust it is ({ref}`nb-classifier-attack`) and whether a large loss is the reason
 # ({ref}`nb-classifier-loss`). The numbers on these pages come from a few images, so that they run in minutes; the larger run is in

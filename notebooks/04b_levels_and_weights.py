@@ -23,7 +23,7 @@
 # - Compare two classifiers on the same images with an exact test.
 # :::
 #
-# **Time** 30 minutes · **Needs** {ref}`nb-classifier`. Covers section 3.2, Eqs. 3 and 4 and appendix B of {cite:t}`chen2024rdc`.
+# **Time** 25 minutes · **Needs** {ref}`nb-classifier`. Covers section 3.2, Eqs. 3 and 4 and appendix B of {cite:t}`chen2024rdc`.
 
 # %% tags=["parameters"]
 device: str = "auto"  # "cpu", "cuda" or "auto"

@@ -23,7 +23,7 @@
 # - Judge the paper's claims on timesteps.
 # :::
 #
-# **Time** 25 minutes · **Needs** {ref}`nb-classifier-weights`. Covers section 4.5 and Figure 2(c) of {cite:t}`chen2024rdc`.
+# **Time** 20 minutes · **Needs** {ref}`nb-classifier-weights`. Covers section 4.5 and Figure 2(c) of {cite:t}`chen2024rdc`.
 
 # %% tags=["parameters"]
 device: str = "auto"  # "cpu", "cuda" or "auto"

@@ -23,7 +23,7 @@
 # - Say which loss an attack on it should climb, and why.
 # :::
 #
-# **Time** 30 minutes · **Needs** {ref}`nb-classifier`. Covers section 4.2 and Table 1 of {cite:t}`chen2024rdc`.
+# **Time** 25 minutes · **Needs** {ref}`nb-classifier`. Covers section 4.2 and Table 1 of {cite:t}`chen2024rdc`.
 
 # %% tags=["parameters"]
 device: str = "auto"  # "cpu", "cuda" or "auto"

@@ -23,7 +23,7 @@
 # - Attack through a step without a gradient ({term}`BPDA`), and through {term}`logits` of any scale.
 # :::
 #
-# **Time** 30 minutes · **Needs** {ref}`nb-first-attack` and {doc}`/book/notation`. Four pages follow: exact gradients and
+# **Time** 20 minutes · **Needs** {ref}`nb-first-attack` and {doc}`/book/notation`. Four pages follow: exact gradients and
 # likely images ({ref}`nb-adaptive-purify`), random models ({ref}`nb-adaptive-random`), moved pixels ({ref}`nb-adaptive-stadv`), and the audit
 # ({ref}`nb-adaptive-audit`). They cover the attacks of sections 4.1, 4.3 and 4.4 and of appendix B.2 of {cite:t}`chen2024rdc`. The numbers on this page come from few images, so that the page runs in minutes. Every table says how many.
 

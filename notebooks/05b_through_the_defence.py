@@ -23,7 +23,7 @@
 # - Run the Lagrange attack and the feature attack, and say what each can and cannot find.
 # :::
 #
-# **Time** 30 minutes · **Needs** {ref}`nb-adaptive` and {ref}`nb-optimal`. Covers Eq. 10, Table 2 and
+# **Time** 25 minutes · **Needs** {ref}`nb-adaptive` and {ref}`nb-optimal`. Covers Eq. 10, Table 2 and
 # appendix B.2 of {cite:t}`chen2024rdc`.
 
 # %% tags=["parameters"]

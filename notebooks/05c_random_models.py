@@ -23,7 +23,7 @@
 # - Judge a randomised classifier, and say which of four protocols a number belongs to.
 # :::
 #
-# **Time** 35 minutes · **Needs** {ref}`nb-adaptive` and {ref}`nb-classifier`. Covers section 4.1 and appendix B.2 of
+# **Time** 30 minutes · **Needs** {ref}`nb-adaptive` and {ref}`nb-classifier`. Covers section 4.1 and appendix B.2 of
 # {cite:t}`chen2024rdc`.
 
 # %% tags=["parameters"]

@@ -23,7 +23,7 @@
 # - Audit an attack, and read the audit before quoting a {term}`robust accuracy`.
 # :::
 #
-# **Time** 25 minutes · **Needs** {ref}`nb-adaptive`, {ref}`nb-optimal` and {ref}`nb-classifier`. The numbers on this page come from few images, so that the page runs in minutes. Every table says how many.
+# **Time** 20 minutes · **Needs** {ref}`nb-adaptive`, {ref}`nb-optimal` and {ref}`nb-classifier`. The numbers on this page come from few images, so that the page runs in minutes. Every table says how many.
 
 # %% tags=["parameters"]
 device: str = "auto"  # "cpu", "cuda" or "auto"

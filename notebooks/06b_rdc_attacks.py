@@ -22,7 +22,7 @@
 # - Say which attack is to be believed.
 # :::
 #
-# **Time** 25 minutes · **Needs** {ref}`nb-lm-stairs` and {ref}`nb-adaptive`. Covers section 4.4, Table 2 and appendix B.2 of
+# **Time** 20 minutes · **Needs** {ref}`nb-lm-stairs` and {ref}`nb-adaptive`. Covers section 4.4, Table 2 and appendix B.2 of
 # {cite:t}`chen2024rdc`.
 #
 # {term}`RDC` is a diffusion classifier behind likelihood maximisation (LM). How many images it keeps depends on the gradient that the

@@ -23,7 +23,7 @@
 # - Find the places where the simple story is wrong: behind an image, near a border, and with steps by signs.
 # :::
 #
-# **Time** 25 minutes · **Needs** {ref}`nb-optimal`, {ref}`nb-lm`. About section 3.4 of {cite:t}`chen2024rdc`.
+# **Time** 20 minutes · **Needs** {ref}`nb-optimal`, {ref}`nb-lm`. About section 3.4 of {cite:t}`chen2024rdc`.
 
 # %% tags=["parameters"]
 seed: int = 0  # seed of all random numbers

@@ -23,7 +23,7 @@
 # - Say why an image can become more likely, under its own class too, and stay misclassified.
 # :::
 #
-# **Time** 25 minutes · **Needs** {ref}`nb-optimal` and {ref}`nb-lm`.
+# **Time** 20 minutes · **Needs** {ref}`nb-optimal` and {ref}`nb-lm`.
 # Covers section 3.4 and appendices A.4, A.5 of {cite:t}`chen2024rdc`.
 #
 # Does {term}`likelihood maximisation` (LM) maximise a likelihood? With a trained network nobody can tell. With the

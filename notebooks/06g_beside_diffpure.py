@@ -22,7 +22,7 @@
 # - Say what a fair comparison of attacks and of costs needs.
 # :::
 #
-# **Time** 20 minutes · **Needs** {ref}`nb-lm-attacks` and {ref}`nb-adaptive`. Covers Tables 1, 3 and 5 of {cite:t}`chen2024rdc`.
+# **Time** 15 minutes · **Needs** {ref}`nb-lm-attacks` and {ref}`nb-adaptive`. Covers Tables 1, 3 and 5 of {cite:t}`chen2024rdc`.
 #
 # {term}`DiffPure` {cite}`nie2022diffpure` adds noise of level $\sigma$ and runs the reverse process back to zero. Likelihood
 # maximisation (LM) with $\sigma$ near 0.5 looks at the image through the same noise, and takes five steps of a fixed length. Do

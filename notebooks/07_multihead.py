@@ -23,7 +23,7 @@
 # - Say which part of a {term}`denoiser` decides a classification, and measure how small it is.
 # :::
 #
-# **Time** 30 minutes · **Needs** {ref}`nb-diffusion`, {ref}`nb-classifier` and {doc}`/book/notation`. Covers section 3.5
+# **Time** 20 minutes · **Needs** {ref}`nb-diffusion`, {ref}`nb-classifier` and {doc}`/book/notation`. Covers section 3.5
 # of {cite:t}`chen2024rdc`. Three pages follow: how the heads are trained ({ref}`nb-multihead-training`), how they classify and draw
 # ({ref}`nb-multihead-work`), and what similar features mean ({ref}`nb-multihead-similar`).
 

@@ -23,7 +23,7 @@
 # - Judge the paper's claims on heads that fail.
 # :::
 #
-# **Time** 35 minutes · **Needs** {ref}`nb-multihead`. Covers appendix B.1 and Algorithm 2 of {cite:t}`chen2024rdc`. Larger runs are read from the records in
+# **Time** 25 minutes · **Needs** {ref}`nb-multihead`. Covers appendix B.1 and Algorithm 2 of {cite:t}`chen2024rdc`. Larger runs are read from the records in
 # `results/`, where they exist.
 
 # %% tags=["parameters"]

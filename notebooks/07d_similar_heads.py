@@ -22,7 +22,7 @@
 # - Tell the similarity of features from the similarity of predictions, and know which of the two a cosine near 1 speaks of.
 # :::
 #
-# **Time** 20 minutes · **Needs** {ref}`nb-multihead`. Covers appendix B.1 of {cite:t}`chen2024rdc`.
+# **Time** 15 minutes · **Needs** {ref}`nb-multihead`. Covers appendix B.1 of {cite:t}`chen2024rdc`.
 
 # %% tags=["parameters"]
 device: str = "auto"  # "cpu", "cuda" or "auto"

@@ -23,7 +23,7 @@
 # - Find out where the randomness of a gradient comes from.
 # :::
 #
-# **Time** 30 minutes · **Needs** {ref}`nb-adaptive`, {ref}`nb-lm` and {ref}`nb-multihead`.
+# **Time** 25 minutes · **Needs** {ref}`nb-adaptive`, {ref}`nb-lm` and {ref}`nb-multihead`.
 # Covers the gradient analysis of section 4.4 and Figure 2(a) of {cite:t}`chen2024rdc`. Five pages follow: the loss and the size of a gradient
 # ({ref}`nb-gradients-size`), how smooth it is ({ref}`nb-gradients-smooth`), noise that the attacker knows ({ref}`nb-gradients-known`), how far
 # a purification contracts ({ref}`nb-gradients-compression`), and in how many bits one may compute ({ref}`nb-gradients-bits`).

@@ -23,7 +23,7 @@
 # - Compare gradients of different models in units that mean the same for all of them.
 # :::
 #
-# **Time** 30 minutes · **Needs** {ref}`nb-gradients`. Covers Table 4 of {cite:t}`chen2024rdc`.
+# **Time** 20 minutes · **Needs** {ref}`nb-gradients`. Covers Table 4 of {cite:t}`chen2024rdc`.
 
 # %% tags=["parameters"]
 device: str = "auto"  # "cpu", "cuda" or "auto"

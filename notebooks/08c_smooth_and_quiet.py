@@ -23,7 +23,7 @@
 # - Compare points of an attack under the same noise.
 # :::
 #
-# **Time** 25 minutes · **Needs** {ref}`nb-gradients`. Goes beyond section 4.4 of {cite:t}`chen2024rdc`.
+# **Time** 20 minutes · **Needs** {ref}`nb-gradients`. Goes beyond section 4.4 of {cite:t}`chen2024rdc`.
 
 # %% tags=["parameters"]
 device: str = "auto"  # "cpu", "cuda" or "auto"

@@ -23,7 +23,7 @@
 # - Say what more randomness in LM does, at equal displacement.
 # :::
 #
-# **Time** 25 minutes · **Needs** {ref}`nb-gradients` and {ref}`sec-adaptive-verdict`. Covers parts of appendix B.2 of {cite:t}`chen2024rdc`.
+# **Time** 15 minutes · **Needs** {ref}`nb-gradients` and {ref}`sec-adaptive-verdict`. Covers parts of appendix B.2 of {cite:t}`chen2024rdc`.
 
 # %% tags=["parameters"]
 device: str = "auto"  # "cpu", "cuda" or "auto"

@@ -23,7 +23,7 @@
 # - Tell where BPDA with the identity stops being fair.
 # :::
 #
-# **Time** 25 minutes · **Needs** {ref}`nb-gradients` and {ref}`nb-lm`. Asks of the readings of {cite:t}`chen2024rdc` what {cite:t}`yuezhang2025diffusion` ask of purification.
+# **Time** 20 minutes · **Needs** {ref}`nb-gradients` and {ref}`nb-lm`. Asks of the readings of {cite:t}`chen2024rdc` what {cite:t}`yuezhang2025diffusion` ask of purification.
 
 # %% tags=["parameters"]
 device: str = "auto"  # "cpu", "cuda" or "auto"

@@ -23,7 +23,7 @@
 # - Check with one line whether a gradient has enough bits.
 # :::
 #
-# **Time** 15 minutes · **Needs** {ref}`nb-lm` and {ref}`nb-gradients-compression`. Goes beyond {cite:t}`chen2024rdc`.
+# **Time** 20 minutes · **Needs** {ref}`nb-lm` and {ref}`nb-gradients-compression`. Goes beyond {cite:t}`chen2024rdc`.
 
 # %% tags=["parameters"]
 device: str = "auto"  # "cpu", "cuda" or "auto"

@@ -21,7 +21,7 @@
 # - Say what a number of draws can certify at most, and why counts may not be multiplied.
 # :::
 #
-# **Time** 35 minutes · **Needs** {ref}`nb-diffusion` and {ref}`nb-optimal`. Pages that follow: {ref}`nb-early-stopping`, {ref}`nb-noised` (which base classifier?),
+# **Time** 25 minutes · **Needs** {ref}`nb-diffusion` and {ref}`nb-optimal`. Pages that follow: {ref}`nb-early-stopping`, {ref}`nb-noised` (which base classifier?),
 # {ref}`nb-fast-certificates` (what does a {term}`certificate` cost?) and {ref}`nb-certified` (which claims of {cite:t}`chen2024ndc` hold?).
 #
 # An attack that fails proves nothing about the next attack. A certificate does: *no* image within the L2 distance $R(x)$ of $x$ gets another answer.

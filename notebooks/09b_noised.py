@@ -21,7 +21,7 @@
 # - Say what the bound becomes for many levels, and why a classifier needs no bound.
 # :::
 #
-# **Time** 35 minutes · **Needs** {ref}`nb-certification`, {ref}`nb-classifier` and {ref}`nb-multihead`. Covers the likelihood of noisy images in
+# **Time** 25 minutes · **Needs** {ref}`nb-certification`, {ref}`nb-classifier` and {ref}`nb-multihead`. Covers the likelihood of noisy images in
 # {cite:t}`chen2024ndc`.
 #
 # Smoothing certifies any base classifier that stands Gaussian noise. What does such a classifier see? The noise is not small. Below each

@@ -22,7 +22,7 @@
 # - Let a few levels predict a slow classifier, with its noise.
 # :::
 #
-# **Time** 30 minutes · **Needs** {ref}`nb-noised-inner`. Covers the number of levels of {cite:t}`chen2024ndc`.
+# **Time** 20 minutes · **Needs** {ref}`nb-noised-inner`. Covers the number of levels of {cite:t}`chen2024ndc`.
 #
 # A certificate as released takes $n_0$ draws to choose the class and $n$ to count it. Each noisy image is denoised once and then compared
 # at 124 levels, with one evaluation for each of the $K$ classes: $(n_0 + n)(1 + 124 K)$ network evaluations.

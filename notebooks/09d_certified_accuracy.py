@@ -22,7 +22,7 @@
 # - Say how many images a comparison takes.
 # :::
 #
-# **Time** 25 minutes · **Needs** {ref}`nb-noised` and {ref}`nb-lipschitz`. Covers the certification experiments of {cite:t}`chen2024ndc`.
+# **Time** 15 minutes · **Needs** {ref}`nb-noised` and {ref}`nb-lipschitz`. Covers the certification experiments of {cite:t}`chen2024ndc`.
 #
 # An image counts as certified at a radius if the smoothed class is right *and* its radius is at least that. Which base classifier
 # certifies most images?

@@ -22,7 +22,7 @@
 # - Say what a single error in a thousand costs.
 # :::
 #
-# **Time** 25 minutes · **Needs** {ref}`nb-fast-certificates`. Covers the costs of certificates in {cite:t}`chen2024ndc`.
+# **Time** 15 minutes · **Needs** {ref}`nb-fast-certificates`. Covers the costs of certificates in {cite:t}`chen2024ndc`.
 #
 # Fewer levels, fewer classes, all classes together, fewer draws: each makes a certificate cheaper. How much does each save, and
 # is the radius still that of the slow classifier?

@@ -21,7 +21,7 @@
 # - Say when such a guarantee is needed, and when a rule saves nothing.
 # :::
 #
-# **Time** 30 minutes · **Needs** {ref}`nb-fast-certificates` and {ref}`nb-early-stopping`. Covers sift-and-refine of {cite:t}`chen2024ndc`.
+# **Time** 15 minutes · **Needs** {ref}`nb-fast-certificates` and {ref}`nb-early-stopping`. Covers sift-and-refine of {cite:t}`chen2024ndc`.
 #
 # With one evaluation for each class and level, a thousand classes are out of reach. Most of them are absurd after a few levels.
 # Sift-and-refine drops them, and evaluates the rest in full.

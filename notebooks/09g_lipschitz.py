@@ -22,7 +22,7 @@
 # - Recognise a constant that is no bound.
 # :::
 #
-# **Time** 30 minutes · **Needs** {ref}`nb-certification` and {ref}`nb-classifier`. Covers the {term}`Lipschitz` bound of {cite:t}`chen2024ndc`.
+# **Time** 20 minutes · **Needs** {ref}`nb-certification` and {ref}`nb-classifier`. Covers the {term}`Lipschitz` bound of {cite:t}`chen2024ndc`.
 #
 # {cite:t}`chen2024ndc` observe that the diffusion classifier is smooth by itself: its {term}`logits` are expectations over Gaussian noise. If a logit changes by at
 # most $L$ per unit of distance, a {term}`margin` of $M$ lasts for $M / (2L)$. How large is $L$?

@@ -22,7 +22,7 @@
 # - Tell what {term}`EPNDC` and the variants of APNDC estimate.
 # :::
 #
-# **Time** 35 minutes · **Needs** {ref}`nb-noised`. Covers shared noise and APNDC of {cite:t}`chen2024ndc`.
+# **Time** 20 minutes · **Needs** {ref}`nb-noised`. Covers shared noise and APNDC of {cite:t}`chen2024ndc`.
 #
 # The smoothing noise of a noisy image is given. The noise inside the classifier is ours, and its variance costs accuracy. {numref}`fig-cert-noise`
 # measures it on the digits with the {term}`optimal denoiser`, where the exact log odds are known.

@@ -22,7 +22,7 @@
 # - Say for which images that saves draws.
 # :::
 #
-# **Time** 35 minutes · **Needs** {ref}`nb-certification`. Goes beyond {cite:t}`chen2024ndc`.
+# **Time** 15 minutes · **Needs** {ref}`nb-certification`. Goes beyond {cite:t}`chen2024ndc`.
 #
 # Most images are clear: their radius is far above what is asked, or far below. To draw ten thousand noisy copies of these is a waste. May one look at the
 # counts on the way, and stop? Not with the bound of a single look, as {numref}`fig-cert-peek` shows.

@@ -24,7 +24,7 @@
 # - Say why the diffusion classifier and classifier-free guidance are guides of the same kind.
 # :::
 #
-# **Time** 30 minutes · **Needs** {ref}`nb-guidance-classifiers`. Covers Figures 2, 5 and 6 and Table 2 of {cite:t}`kawar2023guidance`.
+# **Time** 20 minutes · **Needs** {ref}`nb-guidance-classifiers`. Covers Figures 2, 5 and 6 and Table 2 of {cite:t}`kawar2023guidance`.
 #
 # The images of this page are few, so that it runs in minutes. {ref}`nb-guidance-numbers` says how to judge images by numbers,
 # {ref}`nb-guidance-record` has the larger runs.

@@ -24,7 +24,7 @@
 # - Say what robust training converges to for two Gaussians.
 # :::
 #
-# **Time** 30 minutes · **Needs** {ref}`nb-guidance` and {ref}`nb-adaptive`. Covers section 3.2 and Appendix B of {cite:t}`kawar2023guidance`.
+# **Time** 25 minutes · **Needs** {ref}`nb-guidance` and {ref}`nb-adaptive`. Covers section 3.2 and Appendix B of {cite:t}`kawar2023guidance`.
 #
 # A quick ripple on the {term}`logits` ruins the gradient that guides. Does a loss notice, clean
 # or attacked? {numref}`fig-guide-ripple` shows both.

@@ -24,7 +24,7 @@
 # - Say what a radius that can be seen changes.
 # :::
 #
-# **Time** 25 minutes · **Needs** {ref}`nb-guidance-classifiers` and {ref}`nb-adaptive`. Covers section 5.1 of {cite:t}`kawar2023guidance`.
+# **Time** 15 minutes · **Needs** {ref}`nb-guidance-classifiers` and {ref}`nb-adaptive`. Covers section 5.1 of {cite:t}`kawar2023guidance`.
 #
 # Robust against what? Against the attack they were trained with, first of all. {numref}`fig-guide-robust` has the accuracy of the
 # vanilla and the robust classifier at each noise level, clean and under that attack.

@@ -24,7 +24,7 @@
 # - Climb to a target class, and let a network that took no part judge.
 # :::
 #
-# **Time** 25 minutes · **Needs** {ref}`nb-guidance-robust` and {ref}`nb-optimal`. Covers Figures 3 and 4 of {cite:t}`kawar2023guidance`.
+# **Time** 20 minutes · **Needs** {ref}`nb-guidance-robust` and {ref}`nb-optimal`. Covers Figures 3 and 4 of {cite:t}`kawar2023guidance`.
 #
 # Figure 3 of the paper shows gradients of the true class at several times, and finds those of the robust classifier more meaningful.
 # Meaningful to whom? There is a right answer to compare with, in the second row of {numref}`fig-guide-gradients`.

@@ -24,7 +24,7 @@
 # - Tell a gradient that is pleasant to look at from one that is right.
 # :::
 #
-# **Time** 25 minutes · **Needs** {ref}`nb-guidance-gradients`. Goes beyond {cite:t}`kawar2023guidance`, whose Figure 3 it puts in numbers.
+# **Time** 20 minutes · **Needs** {ref}`nb-guidance-gradients`. Goes beyond {cite:t}`kawar2023guidance`, whose Figure 3 it puts in numbers.
 #
 # Pictures of gradients please or do not please. {numref}`fig-guide-alignment` gives each guide a number instead: the cosine of its gradient
 # with the right answer {eq}`eq-guide-direction`.

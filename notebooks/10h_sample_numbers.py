@@ -24,7 +24,7 @@
 # - Read a sweep over guidance scales that was made on the same seeds.
 # :::
 #
-# **Time** 25 minutes · **Needs** {ref}`nb-guidance-samples`. Covers the metrics, and Tables 5 and 6, of {cite:t}`kawar2023guidance`.
+# **Time** 20 minutes · **Needs** {ref}`nb-guidance-samples`. Covers the metrics, and Tables 5 and 6, of {cite:t}`kawar2023guidance`.
 #
 # A guide pulls samples towards what its classifier is sure of. Does each image get better? Are there fewer kinds? The moving figure
 # shows what numbers say: choose a setting and a scale, and watch precision and recall.

@@ -24,7 +24,7 @@
 # - Judge the claims on robust classifier guidance from measured numbers.
 # :::
 #
-# **Time** 25 minutes · **Needs** {ref}`nb-guidance-numbers`. Covers Tables 1 and 5 of {cite:t}`kawar2023guidance`.
+# **Time** 15 minutes · **Needs** {ref}`nb-guidance-numbers`. Covers Tables 1 and 5 of {cite:t}`kawar2023guidance`.
 #
 # Everything here is read from the experiment `guidance-main`: fresh seeds, and for each guide the scale that the sweep of
 # {ref}`sec-guide-sweep` chose for it. If robust guides make better images, the intervals of *robust - vanilla* in

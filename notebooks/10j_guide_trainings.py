@@ -24,7 +24,7 @@
 # - Judge the claims on threat models and on early stopping.
 # :::
 #
-# **Time** 25 minutes · **Needs** {ref}`nb-guidance-numbers`. Covers Tables 4 and 6 and section 4.2 of {cite:t}`kawar2023guidance`.
+# **Time** 15 minutes · **Needs** {ref}`nb-guidance-numbers`. Covers Tables 4 and 6 and section 4.2 of {cite:t}`kawar2023guidance`.
 #
 # Which attack should a guide be trained with? Table 4 of the paper tries fifteen, one training each. {numref}`fig-guide-threats` has
 # such a table of ours, and beside it, at the left of each panel, what *the same* training gives with other seeds.

@@ -22,7 +22,7 @@
 # - Prove that the nearest neighbour keeps its answer, and check the proof with an attack.
 # :::
 #
-# **Time** 25 minutes · **Needs** {ref}`nb-first-attack`.
+# **Time** 15 minutes · **Needs** {ref}`nb-first-attack`.
 #
 # A robust accuracy alone says little. A small network that was trained on attacked images in minutes has one, too,
 # and so has the rule that looks up the nearest stored image. Which of them does a defence beat, on the same

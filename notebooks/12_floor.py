@@ -22,7 +22,7 @@
 # - Choose a setting on images that do not judge it, and check that a gain is no masked gradient.
 # :::
 #
-# **Time** 25 minutes · **Needs** {ref}`nb-optimal`, {ref}`nb-classifier` and {ref}`nb-adaptive`. Covers the choice of time steps in
+# **Time** 30 minutes · **Needs** {ref}`nb-optimal`, {ref}`nb-classifier` and {ref}`nb-adaptive`. Covers the choice of time steps in
 # {cite:t}`chen2024rdc`.
 #
 # A diffusion classifier adds up denoising losses over noise levels. With the weights of the likelihood bound, $\sigma^{-3} d\sigma$,

@@ -22,7 +22,7 @@
 # - Say what a classifier by these likelihoods keeps of its accuracy, and what it costs.
 # :::
 #
-# **Time** 30 minutes · **Needs** {ref}`nb-diffusion`, {ref}`nb-optimal`. Covers Figure 3 and appendix B.5 of
+# **Time** 25 minutes · **Needs** {ref}`nb-diffusion`, {ref}`nb-optimal`. Covers Figure 3 and appendix B.5 of
 # {cite:t}`chen2024rdc`.
 
 # %% tags=["parameters"]

@@ -1,9 +1,10 @@
 """The shape of the pages: short ones, with lines that are read without scrolling.
 
 A page has at most 1 500 words, and 100 visible lines of code of 80 columns. Its exercises are not counted: they say how many
-minutes they take, and their solutions are folded.
+minutes they take, and their solutions are folded. The minutes at its head follow from the rule of book/how_to_read.md.
 """
 
+import re
 from pathlib import Path
 
 import nbformat
@@ -32,6 +33,17 @@ def measured(page):
     code = [(c.source.splitlines(), set(c.metadata.get("tags", []))) for c in cells if c["cell_type"] == "code"]
     visible = [line for source, tags in code if not tags & HIDDEN for line in source if line.strip()]
     return {"words": words, "visible lines": len(visible), "columns": max(map(len, visible), default=0)}
+
+
+def minutes(found):
+    """Minutes of a first reading and one exercise, by the rule of book/how_to_read.md, to the nearest five."""
+    return 5 * round((found["words"] / 100 + found["visible lines"] / 10 + 10) / 5)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_says_how_long_it_takes(page):
+    said = re.search(r"\*\*Time\*\* (\d+) minutes", page.read_text(encoding="utf8"))
+    assert said and int(said[1]) == minutes(measured(page)) <= 30
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
