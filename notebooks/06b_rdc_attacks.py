@@ -132,8 +132,9 @@ for n in lm_steps:
         kept[n][name] = clean & (predict(defence, images) == ya)
     kept[n]["union"] = torch.stack(list(kept[n].values())).all(0)
 rows = [
-    {"N": n, **{name: int(bits.sum()) for name, bits in found.items()}}
-    for n, found in kept.items()
+    {"images": name}
+    | {f"N = {n}": int(found[name].sum()) for n, found in kept.items()}
+    for name in kept[lm_steps[0]]
 ]
 
 # %% tags=["hide-input"]

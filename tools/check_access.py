@@ -16,6 +16,9 @@ DESK, TELEPHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}  # of WCAG 2.2, level AA
 MADE = ("genindex.html", "py-modindex.html", "prf-prf.html", "search.html")  # by Sphinx
 SCREENS, SHEETS, RECORDS = 12, 40, ("findings.html", "ledger.html")  # at most: of a page; of the interface, and of long tables
+COLUMNS = 6  # at most, of a table that is not folded
+WIDEST = """Math.max(0, ...[...document.querySelectorAll("article table")].filter(t => !t.closest("details:not([open]), .lab"))
+  .flatMap(t => [...t.rows].map(row => [...row.cells].reduce((sum, cell) => sum + cell.colSpan, 0))))"""
 KNOWN = ("citation-list",)  # classes of elements whose roles docutils writes
 
 
@@ -39,11 +42,13 @@ def look(page: Page, file: Path) -> list[str]:
         for v in filter(serious, Axe().run(page, options=RULES)["violations"])
     ]
     screens = page.evaluate("document.documentElement.scrollHeight / innerHeight")
+    columns = page.evaluate(WIDEST)
     page.set_viewport_size(TELEPHONE)
     wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
     print(f"  {file.name}: {screens:.1f} screens", flush=True)
     most = SHEETS if file.parent.name == "api" or file.name in RECORDS else SCREENS
     found += [f"{screens:.1f} screens, more than {most}"] * (round(screens) > most)
+    found += [f"a table of {columns} columns, more than {COLUMNS}"] * (columns > COLUMNS)
     return [f"{file}: {what}" for what in found + [f"{wide} pixels wider than a telephone"] * (wide > 0)]
 
 
