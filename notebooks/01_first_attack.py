@@ -469,7 +469,8 @@ claim(float(g @ best[1]) > 0 and float(g @ best[2]) > float(tried.max()))
 #
 # :::{hint}
 # :class: dropdown
-# `robust_accuracy` takes a list of attacked images; an image counts if none of them breaks it.
+# The margin loss is `LOSSES["margin"]`. `robust_accuracy` takes a list of attacked images; an image counts if none of
+# them breaks it.
 # :::
 
 # %%
