@@ -63,19 +63,7 @@ def test_every_row_names_what_there_is():
 def small(row):
     """The row at toy size; one image of an attacked defence that draws its noise anew, since all of its images run alone."""
     found, reading = toy(row), READINGS.get(row.options.get("lm"), {})
-    if row.task in ("attack", "union") and row.model not in ("cnn", "at-linf"):  # on which all attacks of a list run
-        found = replace(found, arguments=one_of_a_list(found.arguments))
     return replace(found, n=1, block=1) if row.task == "attack" and reading.get("noise") == "fresh" else found
-
-
-def one_of_a_list(arguments):
-    """Arguments in which AutoAttack, also as one of several attacks, runs the first attack of its list."""
-    found = dict(arguments)
-    if found.get("version") == "custom":
-        found["attacks"] = found["attacks"][:1]
-    elif "attacks" in found:
-        found["attacks"] = list(map(one_of_a_list, found["attacks"]))
-    return found
 
 
 def kind(value):

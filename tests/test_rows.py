@@ -176,7 +176,7 @@ def test_workers_leave_with_a_killed_parent(tmp_path, whole, children):
     path, log = tmp_path / "orphans.jsonl", tmp_path / "log"
     process = children.Process(target=evaluate, args=(path, log, 0.03, 2))
     process.start()
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 20
     while len(started(log)) < 6 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert kill(process)
