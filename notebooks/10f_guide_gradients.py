@@ -53,7 +53,7 @@ from torch import Tensor
 from rdc.classify.reference import reference_network
 from rdc.data import load
 from rdc.denoise import OptimalDenoiser
-from rdc.denoise.base import fast_dtype, from_model, to_model
+from rdc.denoise.base import from_model, to_model
 from rdc.denoise.checkpoints import load_denoiser
 from rdc.guide import (
     ClassifierGuide,
@@ -87,8 +87,8 @@ classes, size = len(test.classes), test.x[0].numel()
 names = {"vanilla": vanilla_name, "robust": robust_name, "wide": wide_name}
 three = {name: load_classifier(file, device) for name, file in names.items()}
 guides = {name: three[name] for name in ("vanilla", "robust")}
-denoiser = load_denoiser(denoiser_name, device, fast_dtype(device))
-heads = load_denoiser(heads_name, device, fast_dtype(device))
+denoiser = load_denoiser(denoiser_name, device)
+heads = load_denoiser(heads_name, device)
 gradients = stored_found("guidance-gradients")
 exact = OptimalDenoiser(train.x.double(), train.y).to(device)
 diffusion_guide = DiffusionGuide(heads, seed=seed)
