@@ -9,6 +9,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 STORED = load_file(stored_values.PATH)
+#: Float64 from end to end: no network takes part.
+EXACT = ("dc optimal", "optimal", "race", "cascade", "certificates", "sift threshold")
+#: Largest difference of values and of gradients that pass through a network: it computes in float32, and processors round in
+#: other orders. Float32 is 4e-7 and 8e-6 away from float64 here, and one processor 5e-7 and 1.4e-5 from another.
+VALUE, GRADIENT = 2e-6, 3e-5
 #: Where a pixel's sign may flip by rounding, and the images after it: how many entries may differ.
 SIGNS = ("lm ", "rdc ", "pgd ", "lagrange", "stadv")
 
@@ -32,7 +37,6 @@ def test_the_numbers_are_those_of_the_first_edition(part: str) -> None:
         if name.startswith(SIGNS):
             off = float(((found - wanted).abs() > 1e-3 * float(wanted.abs().max())).float().mean())
             far = 0.0 if off <= 0.02 else off
-        strict = name.startswith(("dc", "epndc", "apndc")) and "heads" not in name  # heads differ by little, rounding by threads
-        if far > (1e-12 if strict and wanted.dtype == torch.float64 else 1e-6 if strict else 1e-5):
+        if far > (1e-12 if name.startswith(EXACT) else GRADIENT if name.endswith(("gradient", "pathwise")) else VALUE):
             wrong[name] = far
     assert not wrong
