@@ -13,6 +13,8 @@ from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+TOP = [":::{table} When, where and in how many seconds the stored outputs were made", ""]
+
 
 def record(notebook: Path) -> dict[str, Any]:
     """What the notebook says about its outputs."""
@@ -24,7 +26,7 @@ class Provenance(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Write the table and the versions in Markdown and parse them."""
-        rows, total, versions = ["| notebook | date | device | seconds |", "|---|---|---|---:|"], 0.0, set()
+        rows, total, versions = [*TOP, "| notebook | date | device | seconds |", "|---|---|---|---:|"], 0.0, set()
         for f in sorted(Path(self.env.srcdir, "notebooks").glob("*.ipynb")):
             self.env.note_dependency(str(f))
             r = record(f)
@@ -33,7 +35,7 @@ class Provenance(SphinxDirective):
             cells = [f"{{doc}}`/notebooks/{f.stem}`", *(str(r.get(k, "?")) for k in ("date", "device", "seconds"))]
             rows.append(f"| {' | '.join(cells)} |")
         rows.append(f"| all | | | {total:.1f} |")
-        rows += ["", *(f"Versions: {v}.\n" for v in sorted(versions))]
+        rows += ["", ":::", "", *(f"Versions: {v}.\n" for v in sorted(versions))]
         box = nodes.container()
         self.state.nested_parse(StringList("\n".join(rows).split("\n")), 0, box)
         return box.children

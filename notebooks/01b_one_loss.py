@@ -166,12 +166,16 @@ for name in ("margin", "dlr"):  # these do not notice the factor
 # PGD has knobs, and a careless setting looks like a robust model.
 # AutoAttack is an ensemble of four attacks without knobs {cite}`croce2020autoattack`. Each runs on the images that the ones before it left over:
 #
+# :::{table} The four attacks of AutoAttack, in their order
+#
 # | attack | what it does | why it is there |
 # |---|---|---|
 # | APGD-CE | PGD on the cross-entropy, step size chosen from its own progress | the usual loss, without a step size to get wrong |
 # | APGD-T | the same on a targeted, scale-free margin (DLR), one class after the other | losses that do not saturate |
 # | FAB-T | the smallest perturbation to a class boundary | does not need a radius |
 # | Square | random squares, accepted if the loss rises; no gradient | notices hidden gradients |
+#
+# :::
 #
 # The published setting takes 100 iterations and 5 000 queries. The budget here is smaller, and is printed with the result.
 

@@ -109,10 +109,14 @@ plt.show()
 #
 # Take an image $z$ in model units. There are two customs, {eq}`eq-ve` and {eq}`eq-vp`:
 #
+# :::{table} Two customs of adding noise
+#
 # | | noisy image | as the noise grows |
 # |---|---|---|
 # | variance exploding (VE) | $z_\sigma = z + \sigma \varepsilon$ | the image stays, the noise drowns it |
 # | variance preserving (VP) | $x_t = \sqrt{\alpha_t}\, z + \sqrt{1 - \alpha_t}\, \varepsilon$ | the image fades, the total variance stays |
+#
+# :::
 #
 # They are the same thing in other units.
 #
@@ -194,6 +198,8 @@ plt.show()
 #
 # The left side is the *score*. Every network of the literature predicts one of these, and each gives the others:
 #
+# :::{table} What networks predict, and what it says about the denoiser $D$
+#
 # | a network predicts | in terms of $D$ | its squared error is |
 # |---|---|---|
 # | the image | $D$ | $\norm{D - z}^2$ |
@@ -201,6 +207,8 @@ plt.show()
 # | the score | $(D - z_\sigma) / \sigma^2$ | $\norm{\text{score} + \varepsilon / \sigma}^2 = \norm{D - z}^2 / \sigma^4$ |
 # | the noise of $x_t$ (VP) | $(x_t - \sqrt{\alpha_t} D(x_t / \sqrt{\alpha_t}, \sigma_t, y)) / \sqrt{1 - \alpha_t}$ | the same as for $\hat\varepsilon$ |
 # | the raw output $F$ (EDM) | $(D - c_\text{skip} z_\sigma) / c_\text{out}$ | $\norm{D - z}^2 / c_\text{out}^2$ |
+#
+# :::
 #
 # If the images are a *finite set*, everything is exact: $p_\sigma$ is a mixture of Gaussians, one around each image.
 # {py:class}`rdc.denoise.OptimalDenoiser` is that closed form, and {ref}`nb-optimal` is about it.

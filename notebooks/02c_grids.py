@@ -120,11 +120,15 @@ plt.show()
 #
 # A classifier cannot afford the integral. It has a grid $\sigma_0 < \dots < \sigma_T$ and a rule. {py:func}`rdc.schedule.chain_levels` knows three:
 #
+# :::{table} Three rules for the sum over a grid
+#
 # | rule | weight of $m(\sigma_{t+1})$ in the interval $[\sigma_t, \sigma_{t+1}]$ | what it is |
 # |---|---|---|
 # | `chain` | $\tfrac12 (\sigma_t^{-2} - \sigma_{t+1}^{-2})$ | the bound of {prf:ref}`thm-chain` |
 # | `right` | $(\sigma_{t+1} - \sigma_t)\, \sigma_{t+1}^{-3}$ | a Riemann sum of $\sigma^{-3} d\sigma$, as in the released code |
 # | `trapezoid` | half of `chain`, and the other half on $m(\sigma_t)$ | the trapezoid rule in $-1 / (2 \sigma^2)$ |
+#
+# :::
 #
 # With $r = \sigma_{t+1} / \sigma_t$ the first weight is $r (r + 1) / 2$ times the second. So `right` is always too small, and {prf:ref}`thm-chain` does not cover it.
 #

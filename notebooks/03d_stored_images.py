@@ -222,11 +222,15 @@ claims_table("A4")
 # %% [markdown]
 # We attack the same test images with three choices of $\mathcal D$:
 #
+# :::{table} Three choices of the stored images
+#
 # | name | $\mathcal D$ | attacked images in it? |
 # |---|---|---|
 # | `attacked` | the first test images, as in the released script | yes |
 # | `train+test` | all images, as in the text of section 3.3 | yes |
 # | `train` | the training images | no |
+#
+# :::
 
 # %%
 for name in sets:

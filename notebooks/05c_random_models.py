@@ -341,12 +341,16 @@ claim(
 #
 # A randomised model has no {term}`robust accuracy` until one says *who draws the noise and how often*. Four protocols are in use:
 #
+# :::{table} Four protocols for a randomised model
+#
 # | protocol | an image counts as robust if | it belongs to |
 # |---|---|---|
 # | `once` | one fresh verdict after the attack is right | a model that answers each image once, ever |
 # | `draws` | most of $R$ fresh verdicts are right | a model that votes, or a judge who averages |
 # | `resubmit` | all of $R$ fresh verdicts are right | an attacker who may send the image again |
 # | `known` | the attack on the noise that will be used fails | an attacker who knows, or can predict, the noise |
+#
+# :::
 #
 # :::{prf:proposition} The worst of R verdicts
 # :label: prop-resubmit

@@ -92,12 +92,16 @@ plt.show()
 #
 # Eq. 8 says what is wanted, not how to get there. Four answers can be found, and they exclude each other:
 #
+# :::{table} Four readings of likelihood maximisation
+#
 # | | loss of a step | step | budget | noise |
 # |---|---|---|---|---|
 # | Eq. 8, and the text of 4.1 | all $T$ levels, weight $w_t$ | "gradient-based" | Linf, $\eta = 8/255$ | not said |
 # | Algorithm 1 as printed | one random level | $m \leftarrow \mu m - g / \norm{g}_1$, then $x \leftarrow x + \gamma m$; $\gamma = 0.1$, $\mu = 1$, $N = 5$ | Linf, $\eta$ | fresh |
 # | Algorithm 1 read as MI-FGSM | one random level | $\pm \eta / N$ along $\operatorname{sign}(m)$ | Linf, $\eta$ | fresh |
 # | released code, commit 8a82504 | one level $\sigma \sim U(0.4, 0.6)$, weight 1, mean over pixels | Adam with rate 0.1 on $z$, $N = 5$; clamped to $[-1, 1]$ once, at the end | an L2 ball larger than the cube of all images | the same at every call |
+#
+# :::
 #
 # In the public thread of [issue 2](https://github.com/huanranchen/DiffusionClassifier/issues/2) of the released
 # code an author says that there were two versions: one with all levels and momentum signs, with a budget

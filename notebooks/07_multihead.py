@@ -167,10 +167,14 @@ for name, net in (("teacher", teacher), ("multi-head", heads)):
 # Head $K + 1$ is the unconditional denoiser $\E[z \mid z_\sigma]$.
 # :::
 #
+# :::{table} Passes of the network, with one head and with a head for each class
+#
 # | | single head | multi-head |
 # |---|---|---|
 # | passes for the logits of an image | $T R K$ | $T R$ |
 # | passes with gradient for a margin | $2\, T R$ | $T R$ |
+#
+# :::
 #
 # $T$ are the levels and $R$ the draws. The second row matters as much as the first, for an attack takes many gradients. For the full
 # defence of {cite:t}`chen2024rdc`, which takes $N$ steps of likelihood maximization first, $N + T K$ passes become $N + T$.

@@ -177,10 +177,14 @@ claim(
 # sees noise of level $\tau = 2 \sigma$. Levels beyond, always in the units of the denoiser, are $s \ge \tau$. Noisy images are *not* clipped: the proof needs
 # Gaussian noise.
 #
+# :::{table} The two units of noise and radius
+#
 # | | image units | model units |
 # |---|---|---|
 # | smoothing noise | $\sigma$ | $\tau = 2 \sigma$ |
 # | radius | $R$ | $2R$ |
+#
+# :::
 #
 # **Chance.** Probabilities are estimated from draws, so a certificate can be wrong. The promise is
 #

@@ -161,12 +161,16 @@ for s, (first, second) in right_of.items():
 #
 # What is left to choose is $\hat v_s$, and the grid. {py:mod}`rdc.certify.bridge` has four forms:
 #
+# :::{table} Four forms of the bound, and their weights
+#
 # | form | step variance $\hat v_s$ | weight |
 # |---|---|---|
 # | `fixed` | $s^2 (s'^2 - s^2) / s'^2$, that of the clean chain | $\frac12 (s^{-2} - s'^{-2})$, as for clean images |
 # | `specific` | $v_s$, that of the bridge; $u_{s'}^2$ in the first step | $\frac12 (s'^2 - s^2) (u_{s'} / u_s)^2 s'^{-4}$ |
 # | `quadrature` | no chain: Gauss-Legendre nodes in $1/s$ for the limit below, and its tail | of $s^{-3} ds$ |
 # | `released` | as `specific`, times $\rho(s) s^3$; equal steps up to 3, the first five left out | of the EDM density $\rho$ |
+#
+# :::
 #
 # ### The limit: Bayes' rule, exactly
 #

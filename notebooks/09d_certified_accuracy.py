@@ -122,6 +122,8 @@ plt.show()
 #
 # The curve of a base classifier falls with the radius, and ends at the latest where {numref}`fig-cert-reach` says.
 #
+# :::{table} The base classifiers of the curves
+#
 # | base | what it is |
 # |---|---|
 # | EPNDC, APNDC | the noised diffusion classifiers, no training for the noise ({ref}`nb-noised`) |
@@ -130,6 +132,8 @@ plt.show()
 # | Cascade | EPNDC with heads, then with a single head for close classes ({ref}`nb-certificate-sift`) |
 # | Race | some of EPNDC's 124 levels, the first with heads, until one class is left ({ref}`sec-cert-race`) |
 # | DC + Lipschitz | no smoothing: the local form of {ref}`nb-lipschitz` |
+#
+# :::
 #
 # Numbers of the first panel, and folded those of the others:
 

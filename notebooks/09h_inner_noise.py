@@ -172,11 +172,15 @@ glue("cert-shared", f"{shared_gain:.1f}")
 # The second classifier of {cite:t}`chen2024ndc` denoises first, $\hat z = D(z_\tau, \tau)$ without a class, and takes $\hat z$ as the target:
 # $f_y = -\sum_t w_t \E \norm{D(z_s, s, y) - \hat z}^2$. The released code has three variants of it:
 #
+# :::{table} Three variants of APNDC
+#
 # | variant | start of the noise | target | what it estimates |
 # |---|---|---|---|
 # | `ensemble` | $\hat z + s \varepsilon$ | $\hat z$ | an average of EPNDC, see below; what the released scripts certify |
 # | `correct` | $z_\tau + u_s \varepsilon$ | $\hat z$ | on average EPNDC, with less noise in the target |
 # | `condition-on-y` | $z_\tau + u_s \varepsilon$ | $D(z_\tau, \tau, y)$ | how well class $y$ reproduces its own guess |
+#
+# :::
 #
 # :::{prf:proposition} What APNDC estimates, for the optimal denoiser
 # :label: prop-cert-apndc

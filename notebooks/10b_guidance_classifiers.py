@@ -169,12 +169,16 @@ assert same_attack < 1e-4
 # The paper says $\norm\delta_2 \le 0.5$ for $x_t$, at every $t$, and names no unit. Its code has images in $[-1, 1]$. For our
 # $z_\sigma = x_t \sqrt{1 + \sigma^2}$ that is one of several rules:
 #
+# :::{table} Four rules for the size of the attack
+#
 # | rule | radius $r(\sigma)$ in model units | meaning |
 # |---|---|---|
 # | `paper` | $2 \epsilon \sqrt{1 + \sigma^2}$ | constant in $x_t$, $\epsilon$ in units of $[0, 1]$, in which 0.5 is usual |
 # | `released` | $\epsilon \sqrt{1 + \sigma^2}$ | constant in $x_t$, $\epsilon$ in units of $[-1, 1]$ |
 # | `image` | $2 \epsilon$ | what $\epsilon$ does to a clean image, at every level |
 # | `scaled` | $\epsilon\, \sigma$ | $\epsilon$ standard deviations of the noise |
+#
+# :::
 #
 # Is such an attack large or small? The noise has the length $\sigma \sqrt D$, far more than $r$. But length is not what counts. In any *one* direction the
 # noise is only $\sigma$. With even odds, the best test between $\mathcal N(z, \sigma^2 I)$ and $\mathcal N(z + \delta, \sigma^2 I)$ is right with probability

@@ -35,8 +35,6 @@ seed: int = 0  # seed of all random numbers
 # %% tags=["hide-input"]
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
-from IPython.display import display
 
 from rdc.guide.reading import of_seeds, one, pick
 from rdc.notebook import (
@@ -193,7 +191,7 @@ for k, (labels_of, what) in enumerate(
         {"mean of": f"{what}: p of no difference"}
         | {BOTH[c]: f"{found[c][k].p:.2g}" for c in BOTH}
     )
-display(pd.DataFrame(lines).style.hide(axis="index"))
+show_table(lines, "Main effects of threat and of training seed")
 
 # %% [markdown]
 # Beside the fifteen: no attack, no early stop, a large radius, one that grows with the noise, three steps. *Robust* is the accuracy at one noise level under
@@ -260,8 +258,8 @@ show_table(
 # All trainings, with alignment and Frechet distances, folded:
 
 # %% tags=["hide-cell"]
-pd.DataFrame([training_line(*each) for each in everything]).style.hide(
-    axis="index"
+show_table(
+    [training_line(*each) for each in everything], "All trainings of the guide"
 )
 
 # %% [markdown]

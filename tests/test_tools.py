@@ -180,6 +180,8 @@ def test_student_edition_of_this_book(tmp_path):
         ('<link rel="stylesheet" href="//example.org/x.css">', "from elsewhere"),
         ('<p style="background: url(https://example.org/x)">', "from elsewhere"),
         ('<script src="missing.js?v=1"></script>', "not there"),
+        ("<table><caption>Two</caption><tr><td>2</td></tr></table>", None),
+        ("<table><tr><td>2</td></tr></table>", "1 tables without a caption"),
         ("x" * 2_000_001, "MB"),
     ],
 )

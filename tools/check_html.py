@@ -1,4 +1,4 @@
-"""Check a built book: nothing loads from elsewhere, what is loaded exists, every figure has alt text, no page is too big."""
+"""Check a built book: nothing loads from elsewhere, what loads exists, figures and tables are described, no page is too big."""
 
 import re
 import sys
@@ -11,6 +11,7 @@ LINKS = {"stylesheet", "preload", "modulepreload", "icon", "manifest"}
 OUTSIDE = ("http:", "https:", "//")
 CSS = re.compile(r"""(?:url\(\s*|@import\s+)["']?((?:https?:)?//[^"')\s]+)""")
 LIMIT = 2_000_000  # bytes a page
+MADE = ("genindex.html", "prf-prf.html", "py-modindex.html")  # by Sphinx, as are the tables of the interface
 
 
 class Page(HTMLParser):
@@ -20,10 +21,12 @@ class Page(HTMLParser):
         super().__init__()
         self.loads: list[str] = []
         self.bare: list[str] = []
+        self.tables, self.captions = 0, 0
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Look at one tag."""
         a = {k: v or "" for k, v in attrs}
+        self.tables, self.captions = self.tables + (tag == "table"), self.captions + (tag == "caption")
         url = a.get(LOADS.get(tag, ""))
         if tag == "link" and LINKS & set(a.get("rel", "").split()):
             url = a.get("href")
@@ -43,6 +46,8 @@ def check_page(file: Path) -> list[str]:
     found = [f"loads {u} from elsewhere" for u in outside]
     found += [f"loads {u}, which is not there" for u in local if not (file.parent / unquote(re.split(r"[?#]", u)[0])).exists()]
     found += [f"has no alt text for {u[:60]}" for u in page.bare]
+    if page.tables > page.captions and file.name not in MADE and file.parent.name != "api":
+        found.append(f"has {page.tables - page.captions} tables without a caption")
     if len(text.encode()) > LIMIT:
         found.append(f"is {len(text.encode()) / 1e6:.1f} MB; the limit is {LIMIT / 1e6:.0f} MB")
     return [f"{file}: {what}" for what in found]

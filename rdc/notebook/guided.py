@@ -62,7 +62,7 @@ def samples_table(rows: Sequence[Found], cost: bool = False, brief: bool = False
             name = f"{about['guide']}, {line['scale']}" if about.get("scale") else about["guide"]
             line = {"setting": line["setting"], "guide, scale": name} | {metric: line[metric] for metric in BRIEF}
         lines.append(line)
-    return table(lines)
+    return table(lines, "Guided samples, with intervals over repetitions")
 
 
 def differences_table(pairs: Sequence[tuple[Found, Found]], brief: bool = False) -> Any:
@@ -84,7 +84,7 @@ def differences_table(pairs: Sequence[tuple[Found, Found]], brief: bool = False)
         )
         if brief:
             lines[-1] = {name: lines[-1][name] for name in ("setting", "difference of", *BRIEF)}
-    return table(lines)
+    return table(lines, "Differences on the same seeds, the first guide less the second")
 
 
 def attacks_table(rows: Sequence[Found]) -> Any:
@@ -95,11 +95,11 @@ def attacks_table(rows: Sequence[Found]) -> Any:
         line = {"guide": about["guide"], "sigma": format(about["sigma"], "g"), "times the paper's radius": about.get("times", 1)}
         line |= {name: str(found.accuracy(name)) if name in known else "-" for name in ("clean", "robust", "trained")}
         lines.append(line)
-    return table(lines)
+    return table(lines, "Classifiers of noisy images, clean and attacked")
 
 
-def table(lines: Sequence[Mapping[str, Any]]) -> Any:
-    """Return lines as a table; a word in the place of one without lines."""
+def table(lines: Sequence[Mapping[str, Any]], caption: str) -> Any:
+    """Return lines as a table with a caption; a word in the place of one without lines."""
     import pandas as pd
 
-    return pd.DataFrame(lines).style.hide(axis="index") if lines else "not run here"
+    return pd.DataFrame(lines).style.hide(axis="index").set_caption(caption) if lines else "not run here"
