@@ -12,10 +12,12 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import multiprocessing
 import os
 import platform
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -167,24 +169,43 @@ def find(names: list[str]) -> list[Path]:
     return wanted or every
 
 
-def run_all(notebooks: list[Path], out: Path | None, profile: str) -> None:
-    """Execute ``notebooks`` into the folder ``out`` (skipping what is current), or in place; show progress."""
-    surroundings, total = environment(), len(notebooks)
-    target = {py: (out or py.parent) / f"{py.stem}.ipynb" for py in notebooks}
-    guess = {py: (record(target[py]) or record(py.with_suffix(".ipynb"))).get("seconds") for py in notebooks}
-    current = {py for py in notebooks if record(target[py]).get("stamp") == stamp(jupytext.read(py), profile, surroundings)}
-    todo = [py for py in notebooks if out is None or py not in current]
-    for i, py in enumerate(notebooks, 1):
-        if py not in todo:
-            print(f"[{i}/{total}] {py.stem}: unchanged", flush=True)
-            continue
-        rest = [guess[p] for p in todo[todo.index(py) :]]
-        eta = f"; about {sum(rest):.0f} s left in all" if None not in rest else ""
-        print(f"[{i}/{total}] {py.stem}: running{eta}", flush=True)
+def store(py: Path, target: Path, profile: str, surroundings: str) -> float | str:
+    """Run one notebook and write it; its seconds, or in words what was wrong."""
+    try:
         nb = execute(py, profile, surroundings)
-        target[py].parent.mkdir(parents=True, exist_ok=True)
-        write_notebook(nb, target[py])
-        print(f"[{i}/{total}] {py.stem}: done in {nb.metadata['rdc']['seconds']:.1f} s", flush=True)
+    except (NotebookError, ValueError) as err:
+        return str(err)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_notebook(nb, target)
+    return nb.metadata["rdc"]["seconds"]
+
+
+def run_all(notebooks: list[Path], out: Path | None, profile: str) -> None:
+    """Execute ``notebooks`` into the folder ``out`` (skipping what is current), or in place; show progress.
+
+    Each core takes one on one thread, the longest first; a single one has all of them.
+
+    Raises:
+        NotebookError: if any failed, once the others have been stored.
+    """
+    surroundings = environment()
+    target = {py: (out or py.parent) / f"{py.stem}.ipynb" for py in notebooks}
+    guess = {py: (record(target[py]) or record(py.with_suffix(".ipynb"))).get("seconds") or 0 for py in notebooks}
+    current = {py for py in notebooks if record(target[py]).get("stamp") == stamp(jupytext.read(py), profile, surroundings)}
+    todo = sorted((py for py in notebooks if out is None or py not in current), key=lambda py: -guess[py])
+    workers, wrong = min(os.cpu_count() or 1, len(todo)), []
+    print(f"running {len(todo)} notebooks, {workers} at a time; {len(notebooks) - len(todo)} are unchanged", flush=True)
+    if workers > 1:
+        os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that start now
+    with ProcessPoolExecutor(max(workers, 1), multiprocessing.get_context("spawn")) as pool:
+        futures = {pool.submit(store, py, target[py], profile, surroundings): py for py in todo}
+        for i, future in enumerate(as_completed(futures), 1):
+            said, py, rest = future.result(), futures[future], sum(guess[p] for f, p in futures.items() if not f.done())
+            wrong += [said] * isinstance(said, str)
+            state = f"done in {said:.1f} s" if isinstance(said, float) else "FAILED"
+            print(f"[{i}/{len(todo)}] {py.stem}: {state}; about {rest / workers:.0f} s left in all", flush=True)
+    if wrong:
+        raise NotebookError("\n".join(wrong))
 
 
 if __name__ == "__main__":
