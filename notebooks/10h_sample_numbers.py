@@ -241,11 +241,11 @@ for a, b in pairs:
 # fewer levels; `ddpm` is the paper's chain and form of guidance with 25 steps; and the denoiser knows the class (*class known*) or not
 # (*unconditional*). Intervals are Student's t over repetitions with other seeds.
 
-# %% mystnb={"figure": {"caption": "The scale sweep (Tables 5 and 6 of the paper), from the record: Frechet distance in plain features, precision, recall and agreement by scale, less those without a guide on the same seeds, with 95 % intervals. One row for each setting.", "name": "fig-guide-scales"}, "image": {"alt": "Rows of four panels with lines for the vanilla and the robust guide against the scale, around a dotted line at zero"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "The scale sweep (Tables 5 and 6 of the paper), from the record: Frechet distance in plain features, precision, recall and agreement by scale, less those without a guide on the same seeds, with 95 % intervals. One column for each setting.", "name": "fig-guide-scales"}, "image": {"alt": "Three columns of four panels with lines for the vanilla and the robust guide against the scale, around a dotted line at zero"}} tags=["hide-input"]
 METRICS = ("frechet", "precision", "recall", "agreement")
 SETTINGS = (("heun", True), ("heun", False), ("ddpm", True))
-fig, axes = plt.subplots(3, 4, figsize=(10, 6.9))
-for line, (plan_name, conditional) in zip(axes, SETTINGS, strict=True):
+fig, axes = plt.subplots(4, 3, figsize=(8, 7.4), sharex="col")
+for column, (plan_name, conditional) in zip(axes.T, SETTINGS, strict=True):
     mine = pick(
         sweep,
         plan=plan_name,
@@ -253,7 +253,7 @@ for line, (plan_name, conditional) in zip(axes, SETTINGS, strict=True):
         guide=("none", "vanilla", "robust", "classifier-free"),
     )
     zero = one(mine, guide="none")
-    for ax, metric in zip(line, METRICS, strict=True):
+    for ax, metric in zip(column, METRICS, strict=True):
         for i, name in enumerate(("vanilla", "robust", "classifier-free")):
             tried = sorted(
                 pick(mine, guide=name), key=lambda f: f.row.about["scale"]
@@ -264,13 +264,16 @@ for line, (plan_name, conditional) in zip(axes, SETTINGS, strict=True):
             )
         ax.axhline(0, color="0.4", ls=":", lw=1)
         ticks = [f.row.about["scale"] for f in pick(mine, guide="vanilla")]
-        ax.set(xscale="log", xlabel="scale $s$", title=metric)
+        ax.set(xscale="log")
         ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
         ax.minorticks_off()
-        ax.tick_params(labelsize=8)
-    line[0].set_ylabel(setting(zero), fontsize=8)
-axes[0, 0].legend(fontsize=7)
-fig.tight_layout()
+    column[0].set_title(setting(zero))
+    column[-1].set_xlabel("scale $s$")
+for ax, metric in zip(axes[:, 0], METRICS, strict=True):
+    ax.set_ylabel(metric)
+handles, names = axes[0, 0].get_legend_handles_labels()
+fig.legend(handles, names, loc="outside upper center", ncols=3)
+fig.set_layout_engine("constrained")
 plt.show()
 
 # %% tags=["hide-input"]
