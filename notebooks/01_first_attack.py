@@ -252,7 +252,7 @@ noisy = [random_signs(xa, eps, seed) for eps in radii["Linf"]]
 noise_curve = [accuracy(model, images, ya) for images in noisy]
 
 # %% mystnb={"figure": {"caption": "Accuracy under PGD against the radius, with 95 % intervals. Left: $\\ell_\\infty$, with random perturbations of the same size as a control. Right: $\\ell_2$.", "name": "fig-first-attack-curve"}, "image": {"alt": "Two falling curves that reach zero; on the left the control with random signs falls much more slowly", "width": "90%"}} tags=["hide-input"]
-fig, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
+fig, axes = plt.subplots(1, 2, figsize=(7.6, 3.2), sharey=True)
 plot_accuracy(axes[0], [255 * e for e in radii["Linf"]], curve["Linf"], "PGD")
 plot_accuracy(axes[0], [255 * e for e in radii["Linf"]], noise_curve, "random signs", marker="s", linestyle="--")
 axes[0].axvline(8, color="0.6", linestyle=":")

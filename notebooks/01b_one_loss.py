@@ -75,7 +75,7 @@ for name, words in {"ce": "cross-entropy", "margin": "margin", "dlr": "ratio (DL
     size = slope.abs().sum(dim=1)
     ax.loglog(factors[size > 0], size[size > 0], label=words)
 ax.set(xlabel="factor on the logits", ylabel="size of the gradient", ylim=(1e-48, 1e6))
-ax.legend(fontsize=9)
+ax.legend()
 plt.show()
 
 # %% [markdown]

@@ -297,7 +297,7 @@ loss_at = {
 
 # %% mystnb={"figure": {"caption": "Denoising loss, relative to the noise $D \\sigma^2$, against the noise level. The closed form over the training images is nearly perfect on them and poor on new images at low noise.", "name": "fig-diffusion-loss"}, "image": {"alt": "Five falling curves over the noise level; the closed form on test images lies above the network at low noise, the closed form on training images lies at the bottom", "width": "60%"}} tags=["hide-input"]
 pixels = math.prod(denoiser.shape)
-fig, ax = plt.subplots(figsize=(6, 3.8))
+fig, ax = plt.subplots(figsize=(5.2, 3.6))
 styles = ("C0o-", "C0s:", "C1o-", "C0^--", "C1^--")
 for (name, values), mark in zip(loss_at.items(), styles, strict=True):
     ax.loglog(
@@ -315,7 +315,7 @@ ax.set(
     ylabel=r"loss / ($D \sigma^2$)",
     ylim=(1e-5, 300),
 )
-ax.legend(fontsize=8)
+ax.legend()
 plt.show()
 
 # %% tags=["remove-cell"]
@@ -405,7 +405,7 @@ image_grid(
     from_model(samples),
     columns=denoiser.num_classes,
     titles=test.classes + [""] * (len(labels) - denoiser.num_classes),
-    size=0.9,
+    size=0.72,
 )
 plt.show()
 

@@ -79,7 +79,7 @@ for count in (4, 8, 16, 32, 64):
     )
 
 # %% mystnb={"figure": {"caption": "How far the weighted sum of losses of the optimal denoiser is from the log-likelihood, against the number of noise levels (Gauss-Legendre rule, eight points in the plane, larger of two classes).", "name": "fig-diffusion-identity"}, "image": {"alt": "A curve that falls from above one to below a millionth of a nat", "width": "60%"}} tags=["hide-input"]
-fig, ax = plt.subplots(figsize=(5.5, 3.2))
+fig, ax = plt.subplots(figsize=(5.2, 3.2))
 ax.loglog(list(errors), [float(e.max()) for e in errors.values()], "o-")
 ax.set(xlabel="noise levels in the sum", ylabel="error (nats)")
 ax.set_xticks(list(errors), [str(n) for n in errors])

@@ -98,7 +98,7 @@ def chain_log_density(grid: Tensor, at: Tensor) -> Tensor:
     return density.log()
 
 # %% mystnb={"figure": {"caption": "Density at level $\\sigma_0 = 0.25$ of two images at $\\pm 1$: of the data, and of chains with $T$ steps and the optimal denoiser.", "name": "fig-diffusion-chain"}, "image": {"alt": "The data density has two peaks and almost nothing between; the chain of two steps is one broad hump, and more steps come closer to the data", "width": "60%"}} tags=["hide-input"]
-fig, ax = plt.subplots(figsize=(6.8, 3.4))
+fig, ax = plt.subplots(figsize=(5.2, 3.2))
 line = torch.linspace(-2, 2, 401, dtype=torch.float64)
 ax.plot(
     line, pair.log_density(column(line), low)[:, 0].exp(), "k", label="data"
@@ -184,7 +184,7 @@ for rule, values in gaps.items():
     print(f"{rule:10}" + "".join(f"{v:10.5f}" for v in values))
 
 # %% mystnb={"figure": {"caption": "Distance between the sum over a finite grid and $J(\\sigma_0)$, against the number of intervals $T$, on the toy. Filled: the sum lies below $J$. Open: above. Dotted: slopes $-1$ and $-2$.", "name": "fig-diffusion-gap"}, "image": {"alt": "Three straight lines on logarithmic axes; two fall with slope minus one, the trapezoid rule with slope minus two", "width": "60%"}} tags=["hide-input"]
-fig, ax = plt.subplots(figsize=(5.5, 3.6))
+fig, ax = plt.subplots(figsize=(5.2, 3.5))
 for i, (rule, values) in enumerate(gaps.items()):
     ax.loglog(counts, np.abs(values), f"C{i}-", label=rule)
     for t, v in zip(counts, values, strict=True):

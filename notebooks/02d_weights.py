@@ -120,7 +120,7 @@ ax.set(
     ylim=(1e-4, 1e3),
     xlim=(0.01, 150),
 )
-ax.legend(fontsize=8, ncols=2)
+ax.legend(ncols=2)
 plt.show()
 
 # %% tags=["remove-cell"]

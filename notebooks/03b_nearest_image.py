@@ -124,7 +124,7 @@ for i in range(0, len(grid), 3):
     )
 
 # %% mystnb={"figure": {"caption": "Left: loss of the first test image under each class, relative to the squared distance to the nearest training image of that class; it is 1 where one training image holds all of the softmax weight (thick: the true class). Right: how often a classifier with this one level decides as 1-NN, and how many losses are within 10 % of the nearest distance.", "name": "fig-optimal-one-hot"}, "image": {"alt": "Left: ten curves that are flat at one for low noise levels and then move apart. Right: agreement with nearest neighbour stays near 100 percent at low levels and falls at high ones."}} tags=["hide-input"]
-fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
+fig, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.6))
 for k, name in enumerate(train.classes):
     left.semilogx(
         grid,
@@ -135,7 +135,8 @@ for k, name in enumerate(train.classes):
 left.set(
     xlabel="noise level $\\sigma$ (model units)", ylabel="$m_y(\\sigma) / d_y$"
 )
-left.legend(fontsize=7, ncol=2)
+left.legend(ncol=2, loc="upper left")
+left.set_ylim(top=7)
 right.semilogx(grid, 100 * same_vote, marker="o", label="same decision as 1-NN")
 right.semilogx(
     grid, 100 * one_hot_share, marker="s", label="losses within 10 % of $d_y$"

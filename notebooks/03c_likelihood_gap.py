@@ -117,14 +117,14 @@ same_decision = Accuracy.of(
 )
 
 # %% mystnb={"figure": {"caption": "Left: the gap $d(z, y)$ of Theorem 3.1 for one test image and all classes against the lowest noise level; the dotted line is $D/2$. Right: spread over the classes of the gap and of the exact log-likelihood, for several test images.", "name": "fig-optimal-gap"}, "image": {"alt": "Left: ten curves that leave the line D/2 in the middle range of noise levels. Right: the spread of the gap lies below the spread of the log-likelihood."}} tags=["hide-input"]
-fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
+fig, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.6))
 for k, name in enumerate(train.classes):
     left.semilogx(s0_grid, gap[:, 0, k], label=name)
 left.axhline(dimension / 2, color="black", linestyle=":")
 left.set(
     xlabel="lowest level $s_0$ (model units)", ylabel="gap $d(z, y)$ (nats)"
 )
-left.legend(fontsize=7, ncol=2)
+left.legend(ncol=2)
 right.loglog(s0_grid, spread_likelihood, color="C0", alpha=0.7)
 right.loglog(s0_grid, spread_gap.clamp(min=1e-4), color="C1", alpha=0.7)
 right.plot([], [], color="C0", label="log-likelihood")

@@ -58,7 +58,7 @@ from rdc.notebook import (
     needs,
     stored_cells,
 )
-from rdc.plots import plot_accuracy, style
+from rdc.plots import legend_below, plot_accuracy, style
 from rdc.schedule import levels
 
 check_parameters()
@@ -177,7 +177,7 @@ certified_share = {
 }
 
 # %% mystnb={"figure": {"caption": "Robust accuracy of the optimal classifier (ELBO weights) under PGD against the radius, for three data sets, with 95 % intervals; crosses: 1-NN. Dashed: the share of images whose 1-NN decision is certified.", "name": "fig-optimal-robust"}, "image": {"alt": "Two panels. The curves for data sets with the attacked images stay at 100 percent at the usual radii and fall at large ones; the curve for the training set only is far lower."}} tags=["hide-input"]
-fig, axes = plt.subplots(1, 2, figsize=(10, 3.8), sharey=True)
+fig, axes = plt.subplots(1, 2, figsize=(8.4, 3.8), sharey=True)
 for ax, (norm, radii) in zip(axes, RADII.items(), strict=True):
     scale = 255 if norm == "Linf" else 1
     at = [scale * e for e in radii]
@@ -212,8 +212,7 @@ for ax, (norm, radii) in zip(axes, RADII.items(), strict=True):
         title=norm,
     )
 axes[1].set_ylabel("")
-axes[0].legend(fontsize=8)
-fig.tight_layout()
+legend_below(fig)
 plt.show()
 
 # %% tags=["hide-input"]

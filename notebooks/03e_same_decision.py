@@ -60,7 +60,7 @@ from rdc.data import Images, load
 from rdc.denoise import OptimalDenoiser
 from rdc.evaluate import Accuracy, accuracy, predict, robust_accuracy
 from rdc.notebook import check_parameters, claim, glue, needs
-from rdc.plots import plot_accuracy, style
+from rdc.plots import legend_below, plot_accuracy, style
 from rdc.schedule import Levels, levels
 
 check_parameters()
@@ -175,7 +175,7 @@ LINES = {
     "L2": "$\\ell_2$, first radius",
     "Linf": "$\\ell_\\infty$, first radius",
 }
-fig, axes = plt.subplots(1, 2, figsize=(10, 3.6), sharey=True)
+fig, axes = plt.subplots(1, 2, figsize=(8.4, 3.6), sharey=True)
 for ax, (kind, rows) in zip(axes, growth.items(), strict=True):
     for name, label in LINES.items():
         plot_accuracy(
@@ -184,8 +184,7 @@ for ax, (kind, rows) in zip(axes, growth.items(), strict=True):
     ax.set_xscale("log")
     ax.set(xlabel="images in D", title=f"{kind} weights")
 axes[1].set_ylabel("")
-axes[0].legend(fontsize=8)
-fig.tight_layout()
+legend_below(fig)
 plt.show()
 
 # %% tags=["remove-cell"]

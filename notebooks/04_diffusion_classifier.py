@@ -82,7 +82,7 @@ error = (z - shown).square().flatten(1).sum(1).tolist()
 pairs = zip(test.classes, error, strict=True)
 titles = ["image", "noisy", *(f"{name}: {e:.1f}" for name, e in pairs)]
 pictures = torch.cat([z[:1], seen[:1], shown]) / 2 + 0.5
-image_grid(pictures, columns=6, titles=titles, size=1.5)
+image_grid(pictures, columns=6, titles=titles, size=1.3)
 plt.show()
 
 
@@ -323,7 +323,7 @@ for i, (name, (g, _)) in enumerate(couplings.items()):
         )
 ax.axhline(0, color="0.4", lw=1)
 ax.set(xlabel="image", ylabel="gap (nats)", xticks=range(n_noise))
-ax.legend(fontsize=8)
+ax.legend()
 fig.tight_layout()
 plt.show()
 

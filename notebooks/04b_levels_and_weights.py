@@ -122,7 +122,7 @@ axes[0].axhline(
     label="all levels, ELBO",
 )
 axes[0].axhline(100 / len(test.classes), ls=":", color="0.5", label="guessing")
-axes[0].legend(loc="lower center", fontsize=9, ncols=3)
+axes[0].legend(loc="lower center", ncols=3)
 for i, (name, weight) in enumerate(weights.items()):
     share = weight * grid**2
     axes[1].plot(
@@ -138,8 +138,8 @@ axes[1].set(
     xlabel=r"noise level $\sigma$ (model units)",
     ylabel="share of the weight",
 )
-axes[1].set_ylim(-0.01, 0.38)
-axes[1].legend(fontsize=8, ncols=2, loc="upper center")
+axes[1].set_ylim(-0.01, 0.5)
+axes[1].legend(ncols=2, loc="upper center")
 fig.tight_layout()
 plt.show()
 

@@ -145,7 +145,7 @@ for i, name in enumerate(by_steps):
     )
 ax.set(xscale="log", xlabel="number of time steps $T'$")
 ax.set_xticks(halves, [str(t) for t in halves])
-ax.legend(fontsize=8)
+ax.legend()
 fig.tight_layout()
 plt.show()
 

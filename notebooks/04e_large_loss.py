@@ -145,7 +145,7 @@ for (name, kind), value in by_level.items():
     print(f"{name + ', ' + kind:46s} {a:8.0f} {b:8.0f} {b - a:13.1f}")
 
 # %% mystnb={"figure": {"caption": "Weighted loss of each level, mean over the attacked images, for the true class and for the strongest wrong class of the adversarial image; clean images (solid) and adversarial ones at the paper's Linf radius (dashed).", "name": "fig-dc-losses"}, "image": {"alt": "Loss by noise level of three denoisers, on clean and adversarial images, in two panels"}} tags=["hide-input"]
-fig, axes = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True)
+fig, axes = plt.subplots(1, 2, figsize=(8.4, 3.7), sharey=True)
 for ax, which in zip(
     axes, ("true class", "strongest wrong class"), strict=True
 ):
@@ -165,7 +165,7 @@ for ax, which in zip(
         title=which,
     )
 axes[0].set(ylabel="weighted loss of a level (nats)", ylim=(1e-3, 1e5))
-axes[1].legend(fontsize=8)
+axes[1].legend()
 fig.tight_layout()
 plt.show()
 
@@ -200,7 +200,7 @@ ax.set(
     ylabel="difference (nats)",
 )
 ax.set_yscale("symlog", linthresh=10)
-ax.legend(fontsize=8)
+ax.legend()
 fig.tight_layout()
 plt.show()
 

@@ -110,7 +110,7 @@ def purify(
 # %% mystnb={"figure": {"caption": "Six test images (above), after one step of the purification (middle) and after four (below).", "name": "fig-adaptive-purify"}, "image": {"alt": "Three rows of six garments; from row to row they lose detail", "width": "70%"}} tags=["hide-input"]
 with torch.no_grad():
     rows = [xp[:6], purify(xp[:6], 1), purify(xp[:6], 4)]
-image_grid(torch.cat(rows), columns=6, size=1.2)
+image_grid(torch.cat(rows), columns=6, size=0.95)
 plt.show()
 
 

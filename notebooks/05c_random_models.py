@@ -155,7 +155,7 @@ ax.set(
     ylabel="expected accuracy (%)",
     ylim=(-3, 103),
 )
-ax.legend(fontsize=8)
+ax.legend()
 plt.show()
 
 # %% tags=["remove-cell"]

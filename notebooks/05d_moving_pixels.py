@@ -94,13 +94,13 @@ moved = warp(xs, flow)
 before, after = predict(cnn, xs), predict(cnn, moved)
 chosen = ((before == ys) & (after != ys)).nonzero()[:3, 0].tolist()
 fig, axes = plt.subplots(
-    len(chosen), 4, figsize=(7.5, 2 * len(chosen)), squeeze=False
+    len(chosen), 4, figsize=(6.8, 2 * len(chosen)), squeeze=False
 )
 side = x.shape[-1]
 for row, i in zip(axes, chosen, strict=True):
     picture = {"cmap": "gray", "vmin": 0, "vmax": 1}
     row[0].imshow(xs[i, 0].cpu(), **picture)
-    row[0].set_title(test.classes[before[i]], fontsize=8)
+    row[0].set_title(test.classes[before[i]])
     shift = (flow[i].cpu() * side / 2)[:, ::2, ::2]
     places = torch.arange(0, side, 2)
     row[1].imshow(xs[i, 0].cpu(), **picture, alpha=0.35)
@@ -116,7 +116,7 @@ for row, i in zip(axes, chosen, strict=True):
         width=0.006,
     )
     row[2].imshow(moved[i, 0].cpu(), **picture)
-    row[2].set_title(test.classes[after[i]], fontsize=8)
+    row[2].set_title(test.classes[after[i]])
     row[3].imshow((moved - xs)[i, 0].cpu(), cmap="gray", vmin=-1, vmax=1)
     for ax in row:
         ax.set_axis_off()

@@ -170,7 +170,6 @@ for i in range(len(checks)):
             verdict,
             ha="center",
             va="center",
-            fontsize=9,
             color="black" if verdict == "fail" else "white",
         )
 ax.grid(False)

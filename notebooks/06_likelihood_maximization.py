@@ -239,7 +239,7 @@ claim(float(far["mi-fgsm"]["Linf"].max()) <= 8.01 / 255)
 claim(float(far["released"]["L2"].mean()) > 2 * float(far["mi-fgsm"]["L2"].mean()))
 
 # %% mystnb={"figure": {"caption": "How far each reading moves an image: mean over test images, with the smallest and largest (bars). Lines: the paper's radii for an attacker, 8/255 in Linf and 0.5 in L2, and (dotted) the largest L2 norm that an Linf attacker of 8/255 can reach here.", "name": "fig-lm-displacement"}, "image": {"alt": "Two panels with the L2 and Linf displacement of eight readings on log scales"}} tags=["hide-input"]
-fig, axes = plt.subplots(1, 2, figsize=(9.5, 3.4), sharey=True)
+fig, axes = plt.subplots(1, 2, figsize=(8.4, 3.4), sharey=True)
 for ax, p, lines in ((axes[0], "L2", [(0.5, "--"), (8 / 255 * size**0.5, ":")]), (axes[1], "Linf", [(8 / 255, "--")])):
     scale = 255 if p == "Linf" else 1
     for i, d in enumerate(far.values()):

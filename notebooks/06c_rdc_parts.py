@@ -82,7 +82,7 @@ for ax, (name, field, scale) in zip(axes, (("budget", "budget", 255), ("steps", 
         values = [Accuracy(**row["robust"]) for row in mine]
         plot_accuracy(ax, [scale * row[field] for row in mine], values, gradient, color=f"C{i}")
     ax.set(xlabel="budget (grey levels of 255), MI-FGSM" if name == "budget" else "steps N, released")
-    ax.legend(fontsize=9)
+    ax.legend()
 plt.show()
 
 # %% [markdown]

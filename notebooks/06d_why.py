@@ -92,7 +92,7 @@ odds = {
 }
 
 # %% mystnb={"figure": {"caption": "Left: images of the right class (square) and of another one (dots); the class of the nearest image by colour, dark where exact ascent provably never leaves the cell; the paths of two wrong images. Right: log-odds of the right class along them; above zero the image is right.", "name": "fig-why"}, "image": {"alt": "One path runs to a dot, and its log-odds fall; the other one, from near the border, runs to the square, and its log-odds rise through zero", "width": "95%"}} tags=["hide-input"]
-fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+fig, (left, right) = plt.subplots(1, 2, figsize=(8, 3.7), layout="constrained")
 side = torch.linspace(-1.1, 1.1, 111, dtype=torch.float64)
 grid = torch.stack(torch.meshgrid(side, side, indexing="xy"), dim=-1)
 found = captured(optimal, grid.reshape(-1, 1, 1, 2), sigma)

@@ -81,7 +81,7 @@ rises = {
     for cell in cells
     for q in QUANTITIES
 }
-fig, axes = plt.subplots(1, 3, figsize=(9.5, 3.4), sharey=True)
+fig, axes = plt.subplots(1, 3, figsize=(8.4, 3.4), sharey=True)
 for ax, q in zip(axes, QUANTITIES, strict=True):
     for i, reading in enumerate(readings):
         share = [100 * min(sum(b) / len(b) for b in rises[reading, kind, q]) for kind in kinds]
@@ -90,7 +90,7 @@ for ax, q in zip(axes, QUANTITIES, strict=True):
     ax.set(title=q, ylim=(-3, 103), xlim=(-0.3, 2.3))
     ax.set_xticks(range(3), kinds)
 axes[0].set_ylabel("images for which it rises (%)")
-axes[0].legend(fontsize=9)
+axes[0].legend()
 fig.tight_layout()
 plt.show()
 counted = {kind: len(rises["released", kind, "log-odds"][0]) for kind in kinds}

@@ -53,7 +53,7 @@ from rdc.defend.lm_updates import EPS
 from rdc.denoise.checkpoints import load_denoiser
 from rdc.evaluate import predict
 from rdc.notebook import check_parameters, claim, glue, show_table
-from rdc.plots import style
+from rdc.plots import legend_below, style
 from rdc.rng import randn
 from rdc.schedule import levels
 
@@ -72,7 +72,7 @@ xj, yj = x[right][:n_jacobian], y[right][:n_jacobian]
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Likelihood maximisation of one pixel by a step of a sign. Its derivative is 1 almost everywhere (left), as the slope of each tread; a finite change across the jump goes the other way. A blurred sign (dashed) has the slope (right) of what happens on average.", "name": "fig-lm-stairs"}, "image": {"alt": "Left: a line of slope one that jumps down at zero, and a smooth curve through the jump. Right: the derivative of the first is one, that of the second dips far below zero at the jump", "width": "85%"}}
 at = torch.linspace(-0.3, 0.3, 601).double()
 width = 0.05
-fig, axes = plt.subplots(1, 2, figsize=(8.5, 3.1))
+fig, axes = plt.subplots(1, 2, figsize=(7.2, 3))
 for ax in axes:
     ax.axvline(0, color="0.7", lw=0.8)
     ax.set(xlabel="pixel before LM")
@@ -82,7 +82,7 @@ for side in (at < 0, at > 0):
     axes[0].plot(at[side], (at - 0.1 * at.sign())[side], color="C0", label="sign" if side[0] else None)
 axes[0].plot(at, blurred, "--", color="C1", label="blurred")
 axes[0].set(ylabel="pixel after LM")
-axes[0].legend(fontsize=9)
+axes[0].legend()
 axes[1].plot(at, torch.ones_like(at), color="C0")
 axes[1].plot(at, slope, "--", color="C1")
 axes[1].set(ylabel="derivative")
@@ -248,7 +248,7 @@ for n in lm_steps:
         rows.append(row | {"happens": f"{rise:+.2f}"})
 
 # %% mystnb={"figure": {"caption": "One step of length h along the sign of each gradient: the mean rise of the margin of RDC that happens. An attack wants it large; below zero the gradient points the wrong way.", "name": "fig-lm-rise"}, "image": {"alt": "Two panels, for one and five steps of LM, of the rise of the margin against the length of the step"}} tags=["hide-input"]
-fig, axes = plt.subplots(1, len(lm_steps), figsize=(9.5, 3.5), sharey=True, squeeze=False)
+fig, axes = plt.subplots(1, len(lm_steps), figsize=(8.4, 3.4), sharey=True, squeeze=False)
 for ax, n in zip(axes[0], lm_steps, strict=True):
     for i, name in enumerate(names):
         ax.plot(lengths, rises[n, name], "o-", color=f"C{i}", label=name)
@@ -257,8 +257,7 @@ for ax, n in zip(axes[0], lm_steps, strict=True):
     ax.xaxis.set_major_formatter(ScalarFormatter())
     ax.xaxis.set_minor_formatter(NullFormatter())
 axes[0, 0].set_ylabel("rise of the margin (nats)")
-axes[0, -1].legend(fontsize=8)
-fig.tight_layout()
+legend_below(fig)
 plt.show()
 
 # %% tags=["hide-input", "hide-output"]

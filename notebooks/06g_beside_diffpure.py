@@ -87,7 +87,7 @@ along = value_and_gradient(lambda p: margin(bpda(p), yp), xp)[1].sign()
 with torch.no_grad():
     made = {name: process(xp) for name, process in processes.items()}
 shown = (xp, made["LM, released"], made["DiffPure"])
-image_grid(torch.cat([row[:8] for row in shown]), columns=min(8, len(xp)))
+image_grid(torch.cat([row[:8] for row in shown]), columns=min(8, len(xp)), size=0.75)
 plt.show()
 
 # %% [markdown]

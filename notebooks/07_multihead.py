@@ -136,7 +136,7 @@ ax.set(
     xlabel=r"noise level $\sigma$ (model units)",
     ylabel="mean square (network units)",
 )
-ax.legend(fontsize=8)
+ax.legend()
 plt.show()
 
 # %%

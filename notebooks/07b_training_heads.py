@@ -209,7 +209,7 @@ for name, net in nets.items():
     )
 
 # %% mystnb={"figure": {"caption": "The digits: accuracy on training and test images, and under attack, of the teacher, of a small single-head network, and of heads of the same size trained in three ways. The teacher is attacked on fewer images.", "name": "fig-mh-ways"}, "image": {"alt": "Three marks in each of five rows; those of the single-head network lie furthest left", "width": "70%"}} tags=["hide-input"]
-fig, ax = plt.subplots(figsize=(6, 3.2))
+fig, ax = plt.subplots(figsize=(5.8, 3.2))
 for i, (key, mark) in enumerate(
     (("train", "s"), ("test", "o"), ("robust", "^"))
 ):
@@ -218,7 +218,7 @@ for i, (key, mark) in enumerate(
 ax.set_yticks(range(len(judged)), list(judged))
 ax.set(xlabel="images right (%)", xlim=(-3, 103))
 ax.invert_yaxis()
-ax.legend(fontsize=9)
+ax.legend()
 plt.show()
 
 # %% tags=["remove-cell"]

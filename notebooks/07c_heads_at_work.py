@@ -213,7 +213,7 @@ ax.set(
     xlabel=r"noise level $\sigma$ (model units)",
     ylabel="accuracy (%)",
 )
-ax.legend(fontsize=8)
+ax.legend()
 plt.show()
 
 # %% [markdown]

@@ -153,7 +153,7 @@ ax.set(
     xlabel=r"noise level $\sigma$ (model units)",
     ylabel="mean cosine between classes",
 )
-ax.legend(fontsize=8)
+ax.legend()
 plt.show()
 
 # %%

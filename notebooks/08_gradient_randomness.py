@@ -73,7 +73,7 @@ from rdc.notebook import (
     glue,
     stored_cells,
 )
-from rdc.plots import style
+from rdc.plots import legend_below, style
 from rdc.rng import randn
 from rdc.schedule import levels
 
@@ -181,7 +181,7 @@ for name in models:
     )
 
 # %% mystnb={"figure": {"caption": "Mean cosine of two gradients, each the mean of m calls: measured on disjoint groups (points) and the closed form of the proposition from the two estimated numbers of each image (lines). The axis of m is logarithmic, so that models differ by a shift where the closed form holds.", "name": "fig-gradients-cosine"}, "image": {"alt": "Curves that rise with m; that of the diffusion classifier starts near one, those of the exact gradients through likelihood maximisation near zero", "width": "75%"}} tags=["hide-input"]
-fig, ax = plt.subplots(figsize=(6.5, 3.8))
+fig, ax = plt.subplots(figsize=(6, 4.4))
 many = torch.logspace(0, 4, 60)
 for i, (name, g) in enumerate(gradients.items()):
     ax.plot(
@@ -200,7 +200,7 @@ ax.set(
     ylabel="cosine of two means",
     ylim=(-0.05, 1.05),
 )
-ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+legend_below(fig)
 plt.show()
 
 # %% tags=["remove-cell"]

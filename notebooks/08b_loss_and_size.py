@@ -62,7 +62,7 @@ from rdc.denoise.checkpoints import load_denoiser
 from rdc.evaluate import predict
 from rdc.models import build
 from rdc.notebook import check_parameters, claim, claims_table, glue
-from rdc.plots import style
+from rdc.plots import legend_below, style
 from rdc.randomness import known_noise
 from rdc.schedule import levels
 
@@ -157,7 +157,7 @@ for name, model in sized.items():
     )
 
 # %% mystnb={"figure": {"caption": "The mean absolute gradient of the margin, for six models: as it is, with logits that are means over pixels, and with a loss that is also averaged over a batch of 32. Logarithmic axis. No decision of any model differs between the three.", "name": "fig-gradients-units"}, "image": {"alt": "Three marks in each of six rows, a factor of hundreds apart within a row; models overlap between the kinds of mark", "width": "85%"}} tags=["hide-input"]
-fig, ax = plt.subplots(figsize=(6, 3.4))
+fig, ax = plt.subplots(figsize=(6.6, 4))
 for i, (label, factor) in enumerate(
     (
         ("as it is", 1),
@@ -175,7 +175,7 @@ for i, (label, factor) in enumerate(
 ax.set_yticks(range(len(mean_size)), list(mean_size))
 ax.set(xscale="log", xlabel="mean absolute gradient")
 ax.invert_yaxis()
-ax.legend(fontsize=9, loc="center left", bbox_to_anchor=(1.01, 0.5))
+legend_below(fig)
 plt.show()
 
 

@@ -71,7 +71,7 @@ from rdc.denoise.checkpoints import load_denoiser
 from rdc.evaluate import predict
 from rdc.models import build
 from rdc.notebook import check_parameters, claim, glue
-from rdc.plots import style
+from rdc.plots import legend_below, style
 from rdc.randomness import known_noise
 from rdc.rng import randn
 from rdc.schedule import levels
@@ -155,7 +155,7 @@ for name in ("CNN", "DC", "RDC, BPDA", "RDC, exact", "DiffPure+CNN"):
     )
 
 # %% mystnb={"figure": {"caption": "Cosine between the gradient at each point of an attack's path (steps along the sign of the model's own gradient, within an Linf ball) and the gradient at its start, the noise held fixed.", "name": "fig-gradients-path"}, "image": {"alt": "Lines that fall from one with the steps; those of the exact gradient through likelihood maximisation fall to zero at the first step", "width": "65%"}} tags=["hide-input"]
-fig, ax = plt.subplots(figsize=(5.5, 3.4))
+fig, ax = plt.subplots(figsize=(5.2, 3.9))
 for i, (name, values) in enumerate(on_path.items()):
     ax.plot(
         range(path_steps + 1), values, "o-", ms=4, color=f"C{i}", label=name
@@ -165,7 +165,7 @@ ax.set(
     ylabel="cosine with the first gradient",
     ylim=(-0.2, 1.05),
 )
-ax.legend(fontsize=8)
+legend_below(fig)
 plt.show()
 
 # %% tags=["remove-cell"]

@@ -69,7 +69,7 @@ from rdc.notebook import (
     stored_rows,
     stored_table,
 )
-from rdc.plots import style
+from rdc.plots import legend_below, style
 from rdc.randomness import known_noise
 from rdc.schedule import levels
 
@@ -181,7 +181,7 @@ print(
 )
 
 # %% mystnb={"figure": {"caption": "Images left of those attacked, by model and by what is asked: clean, judged by a majority of fresh draws, by the worst of them, and after an attack that knows the noise.", "name": "fig-gradients-known"}, "image": {"alt": "Four marks in each of four rows; the marks of known noise lie apart from the others where a defence lives on its noise", "width": "80%"}} tags=["hide-input"]
-fig, ax = plt.subplots(figsize=(6, 3))
+fig, ax = plt.subplots(figsize=(6.4, 3.8))
 for i, key in enumerate(("clean", "draws", "resubmit", "known")):
     counts = [row[key].correct for row in judged.values()]
     places = [k + 0.15 * (i - 1.5) for k in range(len(judged))]
@@ -189,7 +189,7 @@ for i, key in enumerate(("clean", "draws", "resubmit", "known")):
 ax.set_yticks(range(len(judged)), list(judged))
 ax.set(xlabel="images left", xlim=(-0.3, n_attack + 0.3))
 ax.invert_yaxis()
-ax.legend(fontsize=9, loc="center left", bbox_to_anchor=(1.01, 0.5))
+legend_below(fig, 4)
 plt.show()
 
 # %% tags=["remove-cell"]

@@ -186,7 +186,7 @@ for name in fixed_processes:
     )
 
 # %% mystnb={"figure": {"caption": "Compression rate (left) and alignment (right) against the size of the change, for random signs (dotted) and for the direction of an attack on the diffusion classifier (solid), all noise fixed. BPDA with the identity pretends that both are one.", "name": "fig-gradients-compression"}, "image": {"alt": "Two panels of curves over the Linf size of a change; DiffPure lies far below one, the readings of likelihood maximisation near or above one at small changes", "width": "95%"}} tags=["hide-input"]
-fig, axes = plt.subplots(1, 2, figsize=(9, 3.5))
+fig, axes = plt.subplots(1, 2, figsize=(8, 4))
 for part, ax in enumerate(axes):
     for i, name in enumerate(fixed_processes):
         for kind, line in (("random", ":"), ("adversarial", "-")):
@@ -205,7 +205,7 @@ for part, ax in enumerate(axes):
         ylabel=("rate $\\kappa$", "alignment $a$")[part],
     )
 axes[0].set(yscale="log")
-axes[1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+axes[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
 fig.tight_layout()
 plt.show()
 

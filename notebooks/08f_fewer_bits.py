@@ -83,7 +83,9 @@ for i, values in enumerate(cosines.values()):
     ax.hlines(statistics.median(values), i - 0.3, i + 0.3, color=f"C{i}", lw=2)
 ax.axhline(0, color="0.6", lw=0.8)
 ax.set(ylabel="cosine with float32", ylim=(-1.05, 1.1))
-ax.set_xticks(range(len(cosines)), cosines, fontsize=8)
+ax.set_xticks(
+    range(len(cosines)), [name.replace(", ", ",\n") for name in cosines]
+)
 plt.show()
 
 # %% tags=["remove-cell"]

@@ -296,7 +296,7 @@ print(f"by rdc.certify, once: class {one.label}, {one.k} of {one.n},")
 print(f"p at least {one.p_low:.4f}, radius {one.radius:.3f}")
 
 # %% mystnb={"figure": {"caption": "Certified radii of the three images over repetitions. Solid line: the radius from the exact probability, which at most a share alpha may exceed. Dashed line: the true radius.", "name": "fig-cert-repetitions"}, "image": {"alt": "Three histograms of radii, nearly all of their mass left of a solid line, which is left of or at a dashed line"}} tags=["hide-input"]
-fig, axes = plt.subplots(1, 3, figsize=(9, 2.7))
+fig, axes = plt.subplots(1, 3, figsize=(8.4, 2.8))
 for i, (ax, (found, exact_radius, true_radius)) in enumerate(
     zip(axes, claims, strict=True)
 ):

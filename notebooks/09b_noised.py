@@ -324,7 +324,7 @@ for ax, values, label in zip(
     ax.set(xscale="log", yscale="log", xlabel="levels $T$", ylabel=label)
     ax.set_xticks(gap_counts, [str(c) for c in gap_counts])
     ax.minorticks_off()
-axes[0].legend(fontsize=8)
+axes[0].legend()
 fig.tight_layout()
 plt.show()
 

@@ -58,7 +58,7 @@ from rdc.denoise.base import fast_dtype, to_model
 from rdc.denoise.checkpoints import load_denoiser
 from rdc.early_exit import learn_rounds
 from rdc.notebook import check_parameters, claim, show_table, stored_cells
-from rdc.plots import plot_accuracy, style
+from rdc.plots import legend_below, plot_accuracy, style
 from rdc.rng import randn_each
 from rdc.runs.statistics import Accuracy
 
@@ -103,7 +103,7 @@ for f in sorted(level_cells, key=lambda f: f.mean("passes")):
         kinds.setdefault(kind, []).append(f)
 level_sigmas = sorted({f.row.about["sigma"] for f in level_cells})
 panels = [("agrees", level_sigmas[0]), *(("right", s) for s in level_sigmas)]
-fig, axes = plt.subplots(2, 2, figsize=(8, 6))
+fig, axes = plt.subplots(2, 2, figsize=(8, 7.4))
 for ax, (key, s) in zip(axes.flat, panels, strict=True):
     for i, (kind, every) in enumerate(kinds.items()):
         shown = [f for f in every if f.row.about["sigma"] == s]
@@ -141,20 +141,7 @@ for ax, (key, s) in zip(axes.flat, panels, strict=True):
     ticks = [x for x in (1, 3, 10, 30, 100, 300, 1000) if low < x < high]
     ax.set_xticks(ticks, [str(x) for x in ticks])
     ax.minorticks_off()
-fig.tight_layout()
-named = {
-    label: h
-    for ax in axes.flat
-    for h, label in zip(*ax.get_legend_handles_labels(), strict=True)
-}
-fig.legend(
-    named.values(),
-    named,
-    fontsize=8,
-    ncols=2,
-    loc="upper center",
-    bbox_to_anchor=(0.5, 0.02),
-)
+legend_below(fig, 2)
 plt.show()
 
 # %% [markdown]
@@ -305,7 +292,7 @@ ax.set(
 )
 ax.set_xticks(sizes_race, [str(m) for m in sizes_race])
 ax.minorticks_off()
-ax.legend(fontsize=8)
+ax.legend()
 plt.show()
 
 # %% tags=["hide-input"]

@@ -48,7 +48,7 @@ from rdc.notebook import (
     show_verdicts,
     stored_cells,
 )
-from rdc.plots import style
+from rdc.plots import legend_below, style
 from rdc.runs.statistics import Accuracy
 from rdc.runs.verdict import Comparison, Verdict, decide_all
 
@@ -81,9 +81,9 @@ lip_radii = np.where(lip_right, list(lip.value("radius local").values()), 0.0)
 # %% mystnb={"figure": {"caption": "From stored cells: certified accuracy against the radius, one panel for each smoothing noise, with 95 % Wilson intervals. The dotted line is the largest radius that the number of draws can certify.", "name": "fig-cert-curves"}, "image": {"alt": "Falling staircases of certified accuracy against the radius, one panel for each smoothing noise"}} tags=["hide-input"]
 names = ("EPNDC", "APNDC", "Carlini", "Cohen", "Cascade", "DC, clipped", "Race")
 colours = {name: f"C{i}" for i, name in enumerate(names)}
-width = 3.4 * len(curve_sigmas)
+width = 2.8 * len(curve_sigmas)
 fig, axes = plt.subplots(
-    1, len(curve_sigmas), figsize=(width, 3.4), sharey=True
+    1, len(curve_sigmas), figsize=(width, 4), sharey=True
 )
 for ax, s in zip(axes, curve_sigmas, strict=True):
     mine = [f for f in curve_cells if words_of(f)[0] == s]
@@ -106,14 +106,7 @@ for ax, s in zip(axes, curve_sigmas, strict=True):
     ax.set(title=rf"$\sigma$ = {s:g}", ylim=(0, 103))
     ax.set_xlabel("radius (image units)")
 axes[0].set_ylabel("certified accuracy (%)")
-fig.tight_layout()
-fig.legend(
-    *axes[0].get_legend_handles_labels(),
-    fontsize=8,
-    ncols=6,
-    loc="upper center",
-    bbox_to_anchor=(0.5, 0.02),
-)
+legend_below(fig)
 plt.show()
 
 # %% [markdown]

@@ -221,7 +221,7 @@ ax.set(xscale="log", ylim=(40, 103), xlabel="evaluations for a noisy image")
 ax.set_ylabel("radius kept (% of images)")
 ax.set_xticks([10, 30, 100, 300, 1000], ["10", "30", "100", "300", "1000"])
 ax.minorticks_off()
-ax.legend(fontsize=8, loc="lower right")
+ax.legend(loc="lower right")
 plt.show()
 
 # %% [markdown]

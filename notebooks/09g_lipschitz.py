@@ -163,7 +163,7 @@ axes[0].set(
     xlabel=r"noise level $\sigma_t$ (model units)",
     ylabel="slope, image units",
 )
-axes[0].legend(fontsize=8)
+axes[0].legend()
 axes[1].hist(
     [slopes[False], slopes[True]],
     bins=np.linspace(0, 1, 21),
@@ -171,7 +171,7 @@ axes[1].hist(
 )
 axes[1].axvline(1, color="k", lw=1)
 axes[1].set(xlabel="slope / bound", ylabel="walks")
-axes[1].legend(fontsize=8)
+axes[1].legend()
 fig.tight_layout()
 plt.show()
 

@@ -116,7 +116,7 @@ ax.set(
 ax.set_xticks(passes, [str(n) for n in passes])
 ax.set_yticks([0.5, 1, 2, 5, 10], ["0.5", "1", "2", "5", "10"])
 ax.minorticks_off()
-ax.legend(fontsize=8)
+ax.legend()
 plt.show()
 
 # %% [markdown]

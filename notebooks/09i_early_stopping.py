@@ -107,7 +107,7 @@ for (name, (n, hit)), ls in zip(false.items(), ("-", "--", "-."), strict=True):
     )
 ax.axhline(toy_alpha, color="0.4", ls=":", lw=1)
 ax.set(xscale="log", xlabel="draws $n$", ylabel="share of runs ever false")
-ax.legend(fontsize=8)
+ax.legend()
 plt.show()
 
 # %% tags=["remove-cell"]
@@ -254,7 +254,7 @@ ax.set(
     xlabel=r"true radius, in units of $\sigma$",
     ylabel="mean draws",
 )
-ax.legend(fontsize=8)
+ax.legend()
 plt.show()
 
 # %% tags=["remove-cell"]

@@ -214,14 +214,14 @@ axes[0].set(
     ylabel="DDPM / score",
     ylim=(0, 1.03),
 )
-axes[0].legend(fontsize=8)
+axes[0].legend()
 for variance, ls in (("posterior", "-"), ("bound", "--")):
     axes[1].plot(form_steps, form_gap[variance], ls, marker="o", label=variance)
 axes[1].plot(form_steps, [form_gap["posterior"][0] * form_steps[0] / n for n in form_steps], ":", color="0.4", lw=1, label="slope -1")  # fmt: skip
 axes[1].set(xscale="log", yscale="log", xlabel="steps", ylabel="difference")
 axes[1].set_xticks(form_steps, [str(n) for n in form_steps])
 axes[1].minorticks_off()
-axes[1].legend(fontsize=8)
+axes[1].legend()
 fig.tight_layout()
 plt.show()
 

@@ -108,7 +108,7 @@ axes[1].set(
     ylabel="told from noise",
     ylim=(0.45, 1.03),
 )
-axes[0].legend(fontsize=8)
+axes[0].legend()
 fig.tight_layout()
 plt.show()
 
@@ -281,7 +281,7 @@ for i, (name, ls) in enumerate((("vanilla", "--"), ("robust", "-"))):
 axes[0].set(xlabel="step", ylabel="loss (nats)")
 axes[1].set(xlabel="step", ylabel="right under attack (%)", ylim=(0, 100))
 for ax in axes:
-    ax.legend(fontsize=8)
+    ax.legend()
 fig.tight_layout()
 plt.show()
 

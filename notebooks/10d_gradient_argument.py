@@ -146,7 +146,7 @@ axes[0].set(
     ylabel="cross-entropy (nats)",
     ylim=(0, None),
 )
-axes[0].legend(fontsize=8)
+axes[0].legend()
 axes[1].plot(
     omegas,
     [r["change of the gradient"] for r in ripple_rows],

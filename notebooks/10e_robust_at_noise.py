@@ -56,7 +56,7 @@ from rdc.notebook import (
     glue,
     stored_found,
 )
-from rdc.plots import plot_intervals, style
+from rdc.plots import legend_below, plot_intervals, style
 
 check_parameters()
 style()
@@ -110,7 +110,7 @@ ax.set(
     xlabel=r"noise level $\sigma$ (model units)",
     ylabel="accuracy",
 )
-ax.legend(fontsize=8)
+ax.legend()
 plt.show()
 
 # %% [markdown]
@@ -227,7 +227,7 @@ attacks_table(
 # class. The attacks are those of the audit, at both radii, on the same images and noise for all three.
 
 # %% mystnb={"figure": {"caption": "From the record, by noise level, with 95 % intervals. Left and middle: accuracy under PGD at the paper's radius and at that of the wide guide's training; dotted, the exact posterior of the training images under the attack of the training. Right: alignment of the gradient towards another class.", "name": "fig-guide-wide-audit"}, "image": {"alt": "Three panels with one line for each of the guides vanilla, robust and wide against the noise level"}} tags=["hide-input"]
-fig, axes = plt.subplots(1, 3, figsize=(8.6, 3.4))
+fig, axes = plt.subplots(1, 3, figsize=(8.2, 3.5))
 for i, name in enumerate(("vanilla", "robust", "wide", "exact posterior")):
     look = {
         "color": f"C{i}" if i < 3 else "0.4",
@@ -270,14 +270,8 @@ for ax, title in zip(
         xlabel=r"noise level $\sigma$",
         ylabel="alignment" if "align" in title else "under attack",
     )
-    ax.set_title(title, fontsize=10)
-fig.legend(
-    *axes[0].get_legend_handles_labels(),
-    fontsize=8,
-    loc="lower center",
-    ncols=4,
-)
-fig.tight_layout(rect=(0, 0.08, 1, 1))
+    ax.set_title(title, fontsize=11)
+legend_below(fig, 4)
 plt.show()
 
 # %% tags=["hide-input"]

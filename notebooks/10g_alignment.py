@@ -129,7 +129,7 @@ for ax, (title, found) in zip(axes, panels, strict=True):
         title=f"towards {'the ' * (title == 'true class')}{title}",
     )
 axes[0].set(ylabel="alignment", ylim=(None, 1.02))
-axes[0].legend(fontsize=8)
+axes[0].legend()
 fig.tight_layout()
 plt.show()
 
@@ -295,7 +295,7 @@ ax.set_xticks(
     [f * own_level for f in factors], [f"{f * own_level:g}" for f in factors]
 )
 ax.minorticks_off()
-ax.legend(fontsize=8)
+ax.legend()
 plt.show()
 
 # %% [markdown]

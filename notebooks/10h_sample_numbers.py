@@ -195,7 +195,7 @@ ax.set(
     xlabel="images $n$",
     ylabel="squared Frechet distance",
 )
-ax.legend(fontsize=7)
+ax.legend()
 plt.show()
 
 # %% tags=["remove-cell"]

@@ -50,7 +50,7 @@ from rdc.notebook import (
     samples_table,
     stored_found,
 )
-from rdc.plots import plot_intervals, style
+from rdc.plots import legend_below, plot_intervals, style
 
 check_parameters()
 style()
@@ -111,19 +111,12 @@ for ax, metric in zip(axes.flat, metrics, strict=True):
             color=f"C{i}",
         )
     ax.axvline(0, color="0.4", ls=":", lw=1)
-    ax.set_title(metric, fontsize=10)
-    ax.tick_params(labelsize=9)
-    ax.locator_params(axis="x", nbins=4)
+    ax.set_title(metric)
+    ax.locator_params(axis="x", nbins=3)
 axes[0, 0].set_yticks(
     [-k for k in range(len(labels))], [f"{a} - {b}" for a, b in labels]
 )
-fig.legend(
-    *axes[0, 0].get_legend_handles_labels(),
-    fontsize=9,
-    loc="lower center",
-    ncols=3,
-)
-fig.tight_layout(rect=(0, 0.05, 1, 1))
+legend_below(fig)
 plt.show()
 
 # %% [markdown]

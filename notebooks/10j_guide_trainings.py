@@ -45,7 +45,7 @@ from rdc.notebook import (
     stored_found,
 )
 from rdc.notebook.guided import threat_name
-from rdc.plots import style
+from rdc.plots import legend_below, style
 from rdc.runs.statistics import beside, main_effects, ratio_of_spreads
 
 check_parameters()
@@ -90,7 +90,7 @@ grid = {
 }
 
 # %% mystnb={"figure": {"caption": "Table 4 redone, from the record: squared Frechet distance in plain features by threat model and number of attack steps, one training each. The band and the circles at the left are trainings of the paper's own threat model (L2 0.5, 7 steps) with other seeds. Lower is better.", "name": "fig-guide-threats"}, "image": {"alt": "Two panels, one for each denoiser: fifteen marks in five groups of three over a grey band; most marks lie in the band or close to it"}} tags=["hide-input"]
-fig, axes = plt.subplots(1, 2, figsize=(7.8, 3.5))
+fig, axes = plt.subplots(1, 2, figsize=(7.8, 4))
 size_names = [
     threat_name({"norm": norm, "eps": eps, "steps": 7}).split(",")[0]
     for norm, eps in SIZES
@@ -121,19 +121,14 @@ for ax, conditional in zip(axes, BOTH, strict=True):
             color=f"C{k}",
             label=f"{count} steps",
         )
-    ax.set_xticks(range(-1, len(SIZES)), ["seeds", *size_names], fontsize=8)
+    ax.set_xticks(
+        range(-1, len(SIZES)), ["seeds", *size_names], rotation=35, ha="right"
+    )
     ax.set_title(
         "denoiser knows the class" if conditional else "unconditional denoiser",
-        fontsize=10,
     )
-    ax.set_ylabel("squared Frechet distance", fontsize=9)
-fig.legend(
-    *axes[0].get_legend_handles_labels(),
-    fontsize=8,
-    loc="lower center",
-    ncols=4,
-)
-fig.tight_layout(rect=(0, 0.08, 1, 1))
+    ax.set_ylabel("squared Frechet distance")
+legend_below(fig, 4)
 plt.show()
 
 # %% [markdown]

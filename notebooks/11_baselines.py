@@ -79,7 +79,7 @@ for ax, norm, unit in zip(axes, ("Linf", "L2"), (255, 1), strict=True):
     ax.step(*zip(*left, strict=True), "k--", where="pre", lw=1.2, label="1-NN, proved")
     ax.set(xlabel="Linf radius (grey levels of 255)" if norm == "Linf" else "L2 radius", xlim=(-1, 29))
 axes[1].set_xlim(-0.1, 2.2)
-axes[0].legend(fontsize=8)
+axes[0].legend()
 plt.show()
 
 # %% [markdown]

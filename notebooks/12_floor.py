@@ -109,7 +109,7 @@ for i, (kind, draws_) in enumerate({"trained": 1, "optimal": 2}.items()):
     axes[1].plot(at, radii, "o-", color=f"C{i}")
 axes[1].axhline(8, color="grey", lw=1)
 axes[0].set(xscale="log", xlabel="floor (model units)")
-axes[0].legend(fontsize=9, loc="lower right")
+axes[0].legend(loc="lower right")
 axes[1].set(xscale="log", xlabel="level (model units)")
 axes[1].set(ylabel="radius, first order (/255)")
 plt.show()

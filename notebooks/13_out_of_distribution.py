@@ -67,11 +67,11 @@ needs(0 <= image < len(test), f"there are {len(test)} test images")
 # is our
 # own set, on Fashion-MNIST:
 
-# %% mystnb={"figure": {"caption": "One test image and its eight corruptions.", "name": "fig-ood-images"}, "image": {"alt": "A garment, clean, with noise, blurred, behind clouds, with bright ridges, brighter, with less contrast, in coarse pixels", "width": "95%"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "One test image and its eight corruptions.", "name": "fig-ood-images"}, "image": {"alt": "A garment, clean, with noise, blurred, behind clouds, with bright ridges, brighter, with less contrast, in coarse pixels"}} tags=["hide-input"]
 x = test.x[image : image + 1]
 seen = [x, *(corrupt(x, name, severity, [image], seed) for name in CORRUPTIONS)]
 titles = ["clean", *(name.replace("-", "\n") for name in CORRUPTIONS)]
-image_grid(torch.cat(seen), columns=9, titles=titles, size=1.15)
+image_grid(torch.cat(seen), columns=5, titles=titles, size=1.3)
 plt.show()
 
 # %% [markdown]
@@ -162,7 +162,7 @@ areas = {
 }
 
 # %% mystnb={"figure": {"caption": "AUROC of bits per dimension with 95 % intervals (DeLong), 128 test images and their corruptions at severity 3, and 128 digits; dashed: chance. Trained denoiser by the flow and by the bound; exact density of the 10 000 training images with noise 0.1.", "name": "fig-ood-auroc"}, "image": {"alt": "Noise, fog, frost and brightness lie near one; blur lies below one half, coarse pixels near it", "width": "85%"}} tags=["hide-input"]
-fig, ax = plt.subplots(figsize=(7.5, 3.8), layout="constrained")
+fig, ax = plt.subplots(figsize=(7, 3.8), layout="constrained")
 for k, (kind, marker) in enumerate(zip(kinds, "os^", strict=True)):
     shown = [(i, areas[kind, n]) for i, n in enumerate(cases) if areas[kind, n]]
     at = [i + 0.2 * (k - 1) for i, _ in shown]

@@ -65,7 +65,7 @@ style()
 if device == "auto":
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Images of CIFAR-10 that are right before (grey) and after an attack of Linf 8/255 (orange), with 95 % intervals and counts. The diffusion classifier has the small denoiser of the book, or its teacher, the larger one; each bar of RDC is another gradient of the attacker. The two networks at the top have met all attacks of the book.", "name": "fig-colour"}, "image": {"alt": "Horizontal bars: before the attack about two thirds are right for the classifiers and more for the undefended network; after it none or nearly none, but for adversarial training and for RDC under BPDA", "width": "85%"}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Images of CIFAR-10 that are right before (grey) and after an attack of Linf 8/255 (orange), with 95 % intervals and counts. The diffusion classifier has the small denoiser of the book, or its teacher, the larger one; each bar of RDC is another gradient of the attacker. The two networks at the top have met all attacks of the book.", "name": "fig-colour"}, "image": {"alt": "Horizontal bars: before the attack about two thirds are right for the classifiers and more for the undefended network; after it none or nearly none, but for adversarial training and for RDC under BPDA", "width": "100%"}}
 SIZES = {"cifar10": "small", "cifar10-medium": "larger"}
 
 
@@ -94,7 +94,7 @@ for experiment, size in SIZES.items():
         about = cell.row.about
         if about.get("eps", "8/255") == "8/255" and about.get("N") != 1:
             bars[title(cell.row, size)] = cell
-fig, ax = plt.subplots(figsize=(7.5, 0.6 + 0.5 * len(bars)))
+fig, ax = plt.subplots(figsize=(6.8, 0.6 + 0.5 * len(bars)))
 for i, cell in enumerate(reversed(bars.values())):
     pair = {"clean": "#b0b0b0"}
     pair |= {"robust": "#de8f05"} if cell.row.arguments else {}
@@ -105,7 +105,7 @@ for i, cell in enumerate(reversed(bars.values())):
         at = i + (0.2 if outcome == "clean" else -0.2)
         ax.barh(at, 100 * value.value, 0.38, xerr=ends, color=shade, capsize=3)
         words = f"{value.correct} of {value.n}"
-        ax.text(100 * value.high + 1.5, at, words, va="center", fontsize=10)
+        ax.text(100 * value.high + 1.5, at, words, va="center")
 ax.set_yticks(range(len(bars)), list(reversed(bars)))
 ax.set(xlim=(0, 100), xlabel="images right (%)")
 ax.grid(axis="y", visible=False)

@@ -59,7 +59,7 @@ cost = {
     name: sum(r.n * evaluations(r, classes(r)) for r in experiment(name).rows)
     for name in names
 }
-fig, ax = plt.subplots(figsize=(7, 2.2))
+fig, ax = plt.subplots(figsize=(6.6, 2.2))
 shades = ["#949494" if name == "cifar10" else "#de8f05" for name in cost]
 ax.barh(list(cost), list(cost.values()), color=shades)
 ax.set(xscale="log", xlim=(1e5, 2e12), xlabel="network evaluations")

@@ -1,6 +1,6 @@
 """The figures that more than one chapter draws, in one style: seaborn's colour-blind palette, labelled axes."""
 
-__all__ = ["image_grid", "plot_accuracy", "plot_intervals", "style"]
+__all__ = ["image_grid", "legend_below", "plot_accuracy", "plot_intervals", "style"]
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +18,13 @@ from rdc.runs.statistics import Accuracy, Interval
 def style() -> None:
     """Set the style of the book: white background, thin grid, colour-blind palette."""
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind", rc={"figure.dpi": 100, "savefig.dpi": 100})
+
+
+def legend_below(figure: Figure, columns: int = 3) -> None:
+    """Put one legend of all axes, each label once, below a figure, where it covers no data; the layout becomes constrained."""
+    named = {label: handle for ax in figure.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.set_layout_engine("constrained")
+    figure.legend(named.values(), named, loc="outside lower center", ncols=columns)
 
 
 def image_grid(
@@ -46,7 +53,7 @@ def image_grid(
         if i < len(x):
             ax.imshow(pictures[i].squeeze(), cmap="gray", vmin=0, vmax=1)
             if titles:
-                ax.set_title(titles[i], fontsize=8)
+                ax.set_title(titles[i], fontsize=11)
     figure.tight_layout(pad=0.2)
     return figure
 

@@ -4,7 +4,9 @@ A page has at most 1 500 words, and 100 visible lines of code of 80 columns. Its
 minutes they take, and their solutions are folded. The minutes at its head follow from the rule of book/how_to_read.md.
 """
 
+import base64
 import re
+import struct
 from pathlib import Path
 
 import nbformat
@@ -15,6 +17,8 @@ from student_edition import strip_notebook
 ROOT = Path(__file__).resolve().parents[1]
 LIMITS = {"words": 1500, "visible lines": 100, "columns": 80}
 HIDDEN = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
+SHOWN = 672  # pixels of a figure that fills the text, in a window of 1280
+TYPE = 11  # points of the smallest type that pages and rdc.plots use, at 100 pixels an inch
 PAGES = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -50,3 +54,26 @@ def test_a_page_says_how_long_it_takes(page):
 def test_a_page_is_short(page):
     over = {name: f"{value}, allowed {LIMITS[name]}" for name, value in measured(page).items() if value > LIMITS[name]}
     assert not over, f"{page.name} is too long; split it or fold its plumbing"
+
+
+def figures(page):
+    """Width in pixels of each figure of a page, and of the place where it is shown."""
+    for cell in nbformat.read(page, 4).cells:
+        image = cell.metadata.get("mystnb", {}).get("image", {})
+        for output in cell.get("outputs", []):
+            if png := output.get("data", {}).get("image/png"):
+                wide = struct.unpack(">I", base64.b64decode(png)[16:20])[0]
+                yield wide, min(wide, SHOWN * int(image.get("width", "100%").rstrip("%")) / 100)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_type_of_a_figure_has_nine_points_where_it_is_shown(page):
+    """A point is 4/3 pixels of a page."""
+    small = [(wide, shown) for wide, shown in figures(page) if TYPE * 100 / 72 * shown / wide < 9 * 4 / 3 - 0.05]
+    assert not small, "figures (pixels, shown at) are drawn too large; reduce their figsize"
+
+
+@pytest.mark.parametrize("source", [*(p.with_suffix(".py") for p in PAGES), ROOT / "rdc" / "plots.py"], ids=lambda p: p.stem)
+def test_no_source_asks_for_smaller_type(source):
+    sizes = re.findall(r"(?:font|label)size=([\d.]+)", source.read_text(encoding="utf8"))
+    assert not [s for s in sizes if float(s) < TYPE]
