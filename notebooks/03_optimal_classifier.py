@@ -89,8 +89,8 @@ rows = [
     seen[:, wrong] / 2 + 0.5,
 ]
 what = ["noisy", f"as {test.classes[right]}", f"as {test.classes[wrong]}"]
-titles = [f"{w}, $\\sigma$ = {s:g}" for w in what for s in sigmas.tolist()]
-image_grid(torch.cat(rows), columns=4, titles=titles, size=1.6)
+titles = [f"{w},\n$\\sigma$ = {s:g}" for w in what for s in sigmas.tolist()]
+image_grid(torch.cat(rows), columns=4, titles=titles, size=1.5)
 plt.show()
 
 

@@ -59,7 +59,7 @@ from rdc.notebook import (
     show_table,
     stored_cells,
 )
-from rdc.plots import style
+from rdc.plots import legend_below, style
 from rdc.rng import randn
 from rdc.schedule import levels
 
@@ -81,7 +81,7 @@ rises = {
     for cell in cells
     for q in QUANTITIES
 }
-fig, axes = plt.subplots(1, 3, figsize=(8.4, 3.4), sharey=True)
+fig, axes = plt.subplots(1, 3, figsize=(8.4, 3.8), sharey=True)
 for ax, q in zip(axes, QUANTITIES, strict=True):
     for i, reading in enumerate(readings):
         share = [100 * min(sum(b) / len(b) for b in rises[reading, kind, q]) for kind in kinds]
@@ -90,8 +90,7 @@ for ax, q in zip(axes, QUANTITIES, strict=True):
     ax.set(title=q, ylim=(-3, 103), xlim=(-0.3, 2.3))
     ax.set_xticks(range(3), kinds)
 axes[0].set_ylabel("images for which it rises (%)")
-axes[0].legend()
-fig.tight_layout()
+legend_below(fig)
 plt.show()
 counted = {kind: len(rises["released", kind, "log-odds"][0]) for kind in kinds}
 print("images:", ", ".join(f"{n} {kind}" for kind, n in counted.items()))

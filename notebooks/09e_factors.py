@@ -45,7 +45,7 @@ from rdc.notebook import (
     show_verdicts,
     stored_cells,
 )
-from rdc.plots import plot_accuracy, style
+from rdc.plots import legend_below, plot_accuracy, style
 from rdc.runs.verdict import Comparison, decide_all
 
 check_parameters()
@@ -213,7 +213,7 @@ for about, k in sorted(of_epndc, key=lambda one: one[1].passes):
         seed_too = ", another seed" * (about["seed"] is not None)
         name = f"{about['base']}, 124 levels{seed_too}"
     kinds.setdefault(name, []).append(k)
-fig, ax = plt.subplots(figsize=(6, 3.6))
+fig, ax = plt.subplots(figsize=(6, 4.4))
 for kind, shown in kinds.items():
     at, shares = [k.passes for k in shown], [k.within for k in shown]
     plot_accuracy(ax, at, shares, kind, ms=4, ls="")
@@ -221,7 +221,7 @@ ax.set(xscale="log", ylim=(40, 103), xlabel="evaluations for a noisy image")
 ax.set_ylabel("radius kept (% of images)")
 ax.set_xticks([10, 30, 100, 300, 1000], ["10", "30", "100", "300", "1000"])
 ax.minorticks_off()
-ax.legend(loc="lower right")
+legend_below(fig, 2)
 plt.show()
 
 # %% [markdown]

@@ -54,7 +54,7 @@ from rdc.certify.confidence_sequence import (
     split_alpha,
 )
 from rdc.notebook import check_parameters, claim, glue, show_table
-from rdc.plots import style
+from rdc.plots import legend_below, style
 from rdc.rng import generator
 from rdc.runs.statistics import Accuracy
 
@@ -236,7 +236,7 @@ clear = {
 glue("cert-clear", f"{min(v.min() for v in clear.values()):.0f}")
 
 # %% mystnb={"figure": {"caption": "Mean number of draws until it is clear whether the radius is at least the target (vertical lines), by the true radius, for the two valid ways. Dotted: the fixed number of draws.", "name": "fig-cert-draws"}, "image": {"alt": "Peaks at the two targets that reach thousands of draws, and a hundred or fewer far from them", "width": "70%"}} tags=["hide-input"]
-fig, ax = plt.subplots(figsize=(6, 3.4))
+fig, ax = plt.subplots(figsize=(5.8, 4))
 for (target, stopping), v in draws_needed.items():
     ls, color = "-" if stopping == "sequence" else "--", f"C{int(target) - 1}"
     ax.plot(
@@ -254,7 +254,7 @@ ax.set(
     xlabel=r"true radius, in units of $\sigma$",
     ylabel="mean draws",
 )
-ax.legend()
+legend_below(fig, 2)
 plt.show()
 
 # %% tags=["remove-cell"]

@@ -45,7 +45,7 @@ from rdc.evaluate import predict
 from rdc.models import build
 from rdc.notebook import check_parameters, claim, stored_cells
 from rdc.notebook.tables import show_table
-from rdc.plots import plot_accuracy, style
+from rdc.plots import legend_below, plot_accuracy, style
 from rdc.quantities import number
 from rdc.runs.statistics import Accuracy
 from rdc.runs.verdict import decide
@@ -66,7 +66,7 @@ shown = {
     "cnn": "undefended CNN", "at-linf": "AT, Linf", "at-l2": "AT, L2", "trades-linf": "TRADES, Linf",
     "1-nn": "1-NN", "optimal": "optimal classifier",
 }  # fmt: skip
-fig, axes = plt.subplots(1, 2, figsize=(9.5, 4), sharey=True)
+fig, axes = plt.subplots(1, 2, figsize=(8.4, 4.2), sharey=True)
 for ax, norm, unit in zip(axes, ("Linf", "L2"), (255, 1), strict=True):
     for i, (model, name) in enumerate(shown.items()):
         mine = [c for c in stored_cells("baselines", model=model, attack="pgd", norm=norm)]
@@ -79,7 +79,7 @@ for ax, norm, unit in zip(axes, ("Linf", "L2"), (255, 1), strict=True):
     ax.step(*zip(*left, strict=True), "k--", where="pre", lw=1.2, label="1-NN, proved")
     ax.set(xlabel="Linf radius (grey levels of 255)" if norm == "Linf" else "L2 radius", xlim=(-1, 29))
 axes[1].set_xlim(-0.1, 2.2)
-axes[0].legend()
+legend_below(fig, 4)
 plt.show()
 
 # %% [markdown]
