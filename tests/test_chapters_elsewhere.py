@@ -1,4 +1,4 @@
-"""The cells of chapters 6 to 9 on another device, in order and at toy size: nothing is left on the CPU.
+"""The cells of chapters 6 to 10 on another device, in order and at toy size: nothing is left on the CPU.
 
 Small digits and closed-form denoisers stand in for the data and the networks, and the claims about numbers are not checked. With
 ``--device cuda`` the other device is a GPU, otherwise that of ``tests/remote.py``, which needs no hardware.
@@ -20,13 +20,16 @@ from helpers import tiny_network
 from test_devices import Elsewhere, elsewhere  # noqa: F401, a fixture
 from torch import Tensor, nn
 
+import rdc.classify.reference
 import rdc.data
 import rdc.denoise.checkpoints
+import rdc.guide
 import rdc.models
 import rdc.notebook
 from rdc.denoise import EDMConfig, UNetConfig
 from rdc.denoise.base import to_model
 from rdc.denoise.multihead import build_multihead
+from rdc.guide.classifier import ClassifierConfig, build_classifier
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 IMAGES = 64  # of each split: one batch of training
@@ -67,6 +70,13 @@ TOY: dict[str, dict[str, Any]] = {
     "09g_lipschitz": {"n_slopes": 2},
     "09h_inner_noise": {"n_images": 60, "n_digits": 6, "n_noise": 4},
     "09i_early_stopping": {"peek_runs": 20, "peek_n": 60, "plan_n": 400, "plan_runs": 10},
+    "10b_guidance_classifiers": {"n_few": 2},
+    "10c_guidance_samples": {"pairs_per_class": 1, "path_levels": 2, "n_wide": 2},
+    "10d_gradient_argument": {"n_ripple": 2},
+    "10e_robust_at_noise": {"n_near": 2},
+    "10f_guide_gradients": {"levels": [0.3, 3.0], "n_climb": 2},
+    "10g_alignment": {"n_align": 2},
+    "10h_sample_numbers": {"pairs_per_class": 2, "path_levels": 2, "floor_sizes": [10, 20]},
 }
 #: Cells that take long at any size, and only compute on the CPU: the chapter, and how the cell begins.
 LEFT_OUT = {
@@ -81,6 +91,7 @@ LEFT_OUT = {
     ("09c_fast_certificates", "claim(\n    share_same(predicted"),
 }
 load, load_denoiser, build = rdc.data.load, rdc.denoise.checkpoints.load_denoiser, rdc.models.build
+reference_network = rdc.classify.reference.reference_network
 
 
 class Bells(nn.Module):
@@ -133,8 +144,16 @@ def replaced(chapter: str) -> dict[tuple[Any, str], Any]:
     def small_model(name: str, data: str = "digits", device: Any = "cpu", **options: Any) -> nn.Module:
         return build(name, "digits", device, **options)
 
+    def guide(file: str | Path, device: Any = "cpu", dtype: Any = torch.float32) -> nn.Module:
+        config = ClassifierConfig(UNetConfig(8, 1, 0, 8, (1,), 1, ()), 10, 0.6, "digits")
+        return build_classifier(config).to(device, dtype).eval().requires_grad_(False)
+
+    def reference(name: str, data: str, device: Any = "cpu") -> nn.Module:
+        return reference_network(name, "digits", device)
+
     quiet = {(rdc.notebook, name): mock.Mock() for name in ("check_parameters", "claim", "glue")}
     loads = {(rdc.data, "load"): few, (rdc.denoise.checkpoints, "load_denoiser"): small, (rdc.models, "build"): small_model}
+    loads |= {(rdc.guide, "load_classifier"): guide, (rdc.classify.reference, "reference_network"): reference}
     return {**loads, **quiet}
 
 
