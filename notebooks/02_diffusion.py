@@ -203,8 +203,8 @@ plt.show()
 # | a network predicts | in terms of $D$ | its squared error is |
 # |---|---|---|
 # | the image | $D$ | $\norm{D - z}^2$ |
-# | the noise $\hat\varepsilon$ | $(z_\sigma - D) / \sigma$ | $\norm{\hat\varepsilon - \varepsilon}^2 = \norm{D - z}^2 / \sigma^2$ |
-# | the score | $(D - z_\sigma) / \sigma^2$ | $\norm{\text{score} + \varepsilon / \sigma}^2 = \norm{D - z}^2 / \sigma^4$ |
+# | the noise $\hat\varepsilon$ | $(z_\sigma - D) / \sigma$ | $\norm{D - z}^2 / \sigma^2$ |
+# | the score | $(D - z_\sigma) / \sigma^2$ | $\norm{D - z}^2 / \sigma^4$ |
 # | the noise of $x_t$ (VP) | $(x_t - \sqrt{\alpha_t} D(x_t / \sqrt{\alpha_t}, \sigma_t, y)) / \sqrt{1 - \alpha_t}$ | the same as for $\hat\varepsilon$ |
 # | the raw output $F$ (EDM) | $(D - c_\text{skip} z_\sigma) / c_\text{out}$ | $\norm{D - z}^2 / c_\text{out}^2$ |
 #

@@ -75,7 +75,7 @@ from rdc.notebook import (
     setting,
     stored_found,
 )
-from rdc.plots import plot_intervals, style
+from rdc.plots import legend_below, plot_intervals, style
 from rdc.rng import generator
 
 check_parameters()
@@ -164,7 +164,7 @@ pairs = (("vanilla", "unguided"), ("robust", "unguided"), ("robust", "vanilla"))
 
 # %% mystnb={"figure": {"caption": "What real images get, by their number: squared Frechet distance of two sets of training images of equal size, with a line of slope -1, and of one set to the test images. Crosses: the generated images of this page.", "name": "fig-guide-floor"}, "image": {"alt": "A straight falling line on logarithmic axes and one that levels off, with crosses near it", "width": "65%"}} tags=["hide-input"]
 made_features = {name: features(s.x) for name, s in made.items()}
-fig, ax = plt.subplots(figsize=(5.4, 3.5))
+fig, ax = plt.subplots(figsize=(5.4, 4))
 ax.plot(
     list(floor),
     [v[0] for v in floor.values()],
@@ -195,7 +195,7 @@ ax.set(
     xlabel="images $n$",
     ylabel="squared Frechet distance",
 )
-ax.legend()
+legend_below(fig)
 plt.show()
 
 # %% tags=["remove-cell"]
