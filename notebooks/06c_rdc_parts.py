@@ -222,13 +222,19 @@ show_table(lines, "Linf 8/255, LM as released, the images that all rows have")
 
 # %% tags=["hide-input"]
 questions = {
-    f"{n} steps keep more images than none": Evidence(kept(n), kept(0))
+    f"N = {n} keeps more images than N = 0": Evidence(kept(n), kept(0))
     for n in many[1:]
 }
-questions["ten steps keep more images than five"] = Evidence(kept(10), kept(5))
+questions["N = 10 keeps more images than N = 5"] = Evidence(kept(10), kept(5))
 made = {name: found for name, q in questions.items() if (found := compared(q))}
 _, verdicts = decide_all([one[0] for one in made.values()])
 show_verdicts(dict(zip(made, verdicts, strict=True)), "Corrected together")
+
+# %% [markdown]
+# Compare the last two columns of the table. Where later attacks find nothing that the first one left, two readings are open: the images
+# withstand, or all these gradients stop at the same place ({ref}`nb-adaptive-audit` tells them apart). An attack through more steps needs more
+# of everything: gradients of more steps, more of its own steps, restarts. So these rows are upper bounds, and the highest row is the one
+# to distrust first.
 
 # %% [markdown]
 # Everything here is Fashion-MNIST with a small network.
