@@ -271,9 +271,7 @@ for column, (plan_name, conditional) in zip(axes.T, SETTINGS, strict=True):
     column[-1].set_xlabel("scale $s$")
 for ax, metric in zip(axes[:, 0], METRICS, strict=True):
     ax.set_ylabel(metric)
-handles, names = axes[0, 0].get_legend_handles_labels()
-fig.legend(handles, names, loc="outside upper center", ncols=3)
-fig.set_layout_engine("constrained")
+legend_below(fig)
 plt.show()
 
 # %% tags=["hide-input"]

@@ -11,9 +11,9 @@ from torch import Tensor
 STORED = load_file(stored_values.PATH)
 #: Float64 from end to end: no network takes part.
 EXACT = ("dc optimal", "optimal", "race", "cascade", "certificates", "sift threshold")
-#: Largest difference of values and of gradients that pass through a network: it computes in float32, and processors round in
-#: other orders. Float32 is 4e-7 and 8e-6 away from float64 here, and one processor 5e-7 and 1.4e-5 from another.
-VALUE, GRADIENT = 2e-6, 3e-5
+#: Largest difference of values, of gradients, and of gradients of heads, that pass through a network: it computes in float32, and
+#: processors round in other orders. Float32 is 4e-7, 2e-6 and 8e-6 away from float64 here, two processors 5e-7, 4e-6 and 1.4e-5.
+VALUE, GRADIENT, HEADS = 2e-6, 1e-5, 3e-5
 #: Where a pixel's sign may flip by rounding, and the images after it: how many entries may differ.
 SIGNS = ("lm ", "rdc ", "pgd ", "lagrange", "stadv")
 
@@ -37,6 +37,7 @@ def test_the_numbers_are_those_of_the_first_edition(part: str) -> None:
         if name.startswith(SIGNS):
             off = float(((found - wanted).abs() > 1e-3 * float(wanted.abs().max())).float().mean())
             far = 0.0 if off <= 0.02 else off
-        if far > (1e-12 if name.startswith(EXACT) else GRADIENT if name.endswith(("gradient", "pathwise")) else VALUE):
+        slope = HEADS if name.startswith("dc heads") else GRADIENT
+        if far > (1e-12 if name.startswith(EXACT) else slope if name.endswith(("gradient", "pathwise")) else VALUE):
             wrong[name] = far
     assert not wrong
