@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import build_book
+import check_access
 import check_html
 import jupytext
 import nbformat
@@ -182,6 +183,8 @@ def test_student_edition_of_this_book(tmp_path):
         ('<script src="missing.js?v=1"></script>', "not there"),
         ("<table><caption>Two</caption><tr><td>2</td></tr></table>", None),
         ("<table><tr><td>2</td></tr></table>", "1 tables without a caption"),
+        ('<meta http-equiv="Refresh" content="0; url=page.html" />', None),
+        ('<meta http-equiv="Refresh" content="0; url=book/index.html" />', "sends readers to"),
         ("x" * 2_000_001, "MB"),
     ],
 )
@@ -190,6 +193,13 @@ def test_check_html(tmp_path, tag, problem):
     (tmp_path / "page.html").write_text(f"<html><body>{tag}</body></html>")
     found = check_html.check(tmp_path)
     assert found == [] if problem is None else len(found) == 1 and problem in found[0]
+
+
+def test_a_page_that_forwards_is_not_looked_at(tmp_path):
+    """Chromium leaves it while it is looked at; whether that raises depends on how fast the next page loads."""
+    (tmp_path / "index.html").write_text('<meta http-equiv="Refresh" content="0; url=page.html" />')
+    (tmp_path / "page.html").write_text("<p>stays</p>")
+    assert check_access.pages(tmp_path, []) == [tmp_path / "page.html"]
 
 
 def test_a_missing_executed_notebook_is_named(tmp_path):

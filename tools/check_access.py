@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from axe_core_python.sync_playwright import Axe
+from check_html import target
 from playwright.sync_api import Page, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -53,17 +54,22 @@ def look(page: Page, file: Path) -> list[str]:
     return [f"{file}: {what}" for what in found + [f"{wide} pixels wider than a telephone"] * (wide > 0)]
 
 
+def pages(folder: Path, wanted: list[str]) -> list[Path]:
+    """Return the pages under ``folder`` that stay when they are opened: one that sends its readers on cannot be looked at."""
+    files = sorted(f for f in folder.rglob("*.html") if "_static" not in f.parts and f.name not in MADE)
+    return [f for f in files if any(word in f.name for word in wanted or [""]) and target(f) is None]
+
+
 def check(folder: Path, wanted: list[str]) -> list[str]:
     """Return the problems of the pages under ``folder``, in words."""
     if (path := chromium()) is None:
         print("There is no Chromium: access and width of the pages were left out")
         return []
-    files = sorted(f for f in folder.rglob("*.html") if "_static" not in f.parts and f.name not in MADE)
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=path, args=["--no-sandbox"])  # root in a container
         page = browser.new_page()
         page.set_default_timeout(180_000)
-        return [line for f in files if any(w in f.name for w in wanted or [""]) for line in look(page, f)]
+        return [line for f in pages(folder, wanted) for line in look(page, f)]
 
 
 if __name__ == "__main__":

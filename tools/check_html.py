@@ -9,6 +9,7 @@ from urllib.parse import unquote
 LOADS = dict.fromkeys("script img iframe source video audio embed track".split(), "src") | {"object": "data"}
 LINKS = {"stylesheet", "preload", "modulepreload", "icon", "manifest"}
 OUTSIDE = ("http:", "https:", "//")
+FORWARD = re.compile(r"""<meta\s+http-equiv=["']?refresh["']?\s+content=["']\d+;\s*url=([^"']+)""", re.IGNORECASE)
 CSS = re.compile(r"""(?:url\(\s*|@import\s+)["']?((?:https?:)?//[^"')\s]+)""")
 LIMIT = 2_000_000  # bytes a page
 MADE = ("genindex.html", "prf-prf.html", "py-modindex.html")  # by Sphinx, as are the tables of the interface
@@ -37,6 +38,12 @@ class Page(HTMLParser):
         self.loads += CSS.findall(a.get("style", ""))
 
 
+def target(file: Path) -> Path | None:
+    """Return the page to which this one sends its readers on at once, if it does."""
+    found = FORWARD.search(file.read_text(encoding="utf8"))
+    return file.parent / unquote(found[1].split("#")[0]) if found else None
+
+
 def check_page(file: Path) -> list[str]:
     """The problems of one page, in words."""
     page, text = Page(), file.read_text(encoding="utf8")
@@ -45,6 +52,7 @@ def check_page(file: Path) -> list[str]:
     local = [u for u in page.loads if not u.startswith((*OUTSIDE, "data:", "#"))]
     found = [f"loads {u} from elsewhere" for u in outside]
     found += [f"loads {u}, which is not there" for u in local if not (file.parent / unquote(re.split(r"[?#]", u)[0])).exists()]
+    found += [f"sends readers to {to}, which is not there" for to in [target(file)] if to and not to.is_file()]
     found += [f"has no alt text for {u[:60]}" for u in page.bare]
     if page.tables > page.captions and file.name not in MADE and file.parent.name != "api":
         found.append(f"has {page.tables - page.captions} tables without a caption")
