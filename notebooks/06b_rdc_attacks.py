@@ -59,6 +59,7 @@ from rdc.findings import rate
 from rdc.findings.figure import draw_headline, headline
 from rdc.findings.robust_classification import alone, rdc
 from rdc.notebook import (
+    audits,
     check_parameters,
     claim,
     claims_table,
@@ -68,8 +69,6 @@ from rdc.notebook import (
     stored_rows,
 )
 from rdc.plots import style
-from rdc.runs.record import book_folder
-from rdc.runs.store import Store
 from rdc.schedule import levels
 
 check_parameters()
@@ -239,18 +238,13 @@ claims_table("A17", "A20", "A21", "A29")
 # on RDC with each gradient, from the record:
 
 # %% tags=["hide-input"]
-store, lines = Store.read(book_folder("results") / "rdc-audit.jsonl"), []
-for row in experiment("rdc-audit").rows:
-    for made_at in {id(v): v for v in store.of(row).lines.values()}.values():
-        words = made_at.words
-        odd = {name: said for name, said in words.items() if not said.startswith("pass")}
-        lines.append({
-            "attack on": row.about["attack on"],
-            "checks passed": f"{len(words) - len(odd)} of {len(words)}",
-            "what was found": "; ".join(f"{name}: {said.partition(': ')[2]}" for name, said in odd.items()) or "-",
-            "to be believed": "no" if any(said.startswith("fail") for said in words.values()) else "yes",
-        })  # fmt: skip
-show_table(lines, f"Audit of PGD-{row.arguments['steps']} on {row.n} images, {row.arguments['norm']} {row.arguments['eps']}, N = 5")
+lines = audits("rdc-audit")
+row = experiment("rdc-audit").rows[0]
+show_table(
+    lines,
+    f"Audit of PGD-{row.arguments['steps']} on {row.n} images, "
+    f"{row.arguments['norm']} {row.arguments['eps']}, N = 5",
+)
 doubted = [line["attack on"] for line in lines if line["to be believed"] == "no"]
 glue("lm-audit", f"The audit rejects: {', '.join(doubted)}." if doubted else "The audit rejects none of them.")
 

@@ -1,5 +1,6 @@
 """Networks, weightings and gradients that are compared: the tasks and models behind the comparisons, by law and by hand."""
 
+import json
 from itertools import combinations
 
 import pytest
@@ -16,8 +17,9 @@ from rdc.denoise.checkpoints import load_denoiser
 from rdc.denoise.multihead import MultiHead
 from rdc.evaluate import Accuracy, predict
 from rdc.models import build
-from rdc.notebook import gradients_table, stored_cells
+from rdc.notebook import audits, gradients_table, stored_cells
 from rdc.runs.cell import Row
+from rdc.runs.record import book_folder
 from rdc.schedule import levels
 from rdc.tasks import measure, toy
 from rdc.tasks.heads import SIGMAS, mean_cosine
@@ -131,3 +133,13 @@ def test_a_setting_has_a_line_and_each_gradient_a_column(monkeypatch):
         {"N": "5", "clean": "9", "bpda": "8/10", "exact": None, "all": None},
         {"N": "-", "clean": "9", "bpda": None, "exact": None, "all": "3/10"},
     ]
+
+
+@pytest.mark.parametrize("said, believed", [("warn: breaks 1 image", "yes"), ("fail: 0 of 4 found", "no")])
+def test_an_audit_in_words(tmp_path, said, believed):
+    stored = [json.loads(line) for line in (book_folder("results") / "rdc-audit.jsonl").read_text().splitlines()]
+    first = next(line for line in stored if not line["spec"]["options"])
+    words = {"batch": "pass: the same", "planted": said}
+    (tmp_path / "rdc-audit.jsonl").write_text(json.dumps(first | {"words": words}) + "\n")
+    expected = {"attack on": "DC", "checks passed": "1 of 2", "what was found": f"planted: {said[6:]}"}
+    assert audits("rdc-audit", tmp_path) == [expected | {"to be believed": believed}]

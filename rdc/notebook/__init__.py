@@ -16,6 +16,7 @@ from rdc.notebook.guided import samples_table as samples_table
 from rdc.notebook.guided import setting as setting
 from rdc.notebook.guided import stored_found as stored_found
 from rdc.notebook.parameters import profiles as profiles
+from rdc.notebook.stored import audits as audits
 from rdc.notebook.stored import claims_table as claims_table
 from rdc.notebook.stored import gradients_table as gradients_table
 from rdc.notebook.stored import stored_cells as stored_cells

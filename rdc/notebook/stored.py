@@ -1,6 +1,6 @@
 """The stored results of experiments and the verdicts on claims, as a chapter shows them."""
 
-__all__ = ["claims_table", "gradients_table", "stored_cells", "stored_rows", "stored_table"]
+__all__ = ["audits", "claims_table", "gradients_table", "stored_cells", "stored_rows", "stored_table"]
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,6 +83,28 @@ def gradients_table(rows: Sequence[Entry], caption: str, *about: str) -> None:
         line = lines.setdefault(tuple(words[name] for name in about), empty)
         line[names[row["gradient"]]] = f"{robust.correct}/{robust.n}"
     show_table(list(lines.values()), caption)
+
+
+def audits(name: str, folder: str | Path | None = None) -> list[dict[str, str]]:
+    """Return what the audits of an experiment found: a line for each attack, in words, without those that were not run.
+
+    An audit that fails a check says that the attack is *not to be believed*: what it leaves standing is no evidence.
+
+    Arguments:
+        name: Of the experiment.
+        folder: Where the results are; by default the book's own.
+    """
+    lines = []
+    for found in stored_cells(name, folder):
+        for words in {id(line): line.words for line in found.lines.values()}.values():
+            odd = {check: said for check, said in words.items() if not said.startswith("pass")}
+            lines.append({
+                "attack on": found.row.about["attack on"],
+                "checks passed": f"{len(words) - len(odd)} of {len(words)}",
+                "what was found": "; ".join(f"{check}: {said.partition(': ')[2]}" for check, said in odd.items()) or "-",
+                "to be believed": "no" if any(said.startswith("fail") for said in odd.values()) else "yes",
+            })  # fmt: skip
+    return lines
 
 
 def in_words(row: Entry) -> dict[str, str]:
