@@ -1,15 +1,15 @@
 """Pages that a headless Chromium opens for the tests, wherever one is found."""
 
 import re
-import shutil
 import subprocess
 from html import unescape
 from pathlib import Path
 
 import pytest
+from print_book import chromium
 
 STATIC = Path(__file__).resolve().parents[1] / "_static"
-CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+CHROMIUM = chromium()
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="pages are looked at in Chromium, which is not there")
 QUIET = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
 

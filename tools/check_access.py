@@ -3,7 +3,6 @@
 python tools/check_access.py FOLDER [PAGE ...]     PAGE is part of a name; without a Chromium it says so and ends well
 """
 
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ from typing import Any
 from axe_core_python.sync_playwright import Axe
 from check_html import target
 from playwright.sync_api import Page, sync_playwright
+from print_book import chromium
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
 DESK, TELEPHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"], "resultTypes": ["violations"]}  # WCAG 2.2, AA
 MADE = ("genindex.html", "py-modindex.html", "prf-prf.html", "search.html")  # by Sphinx
@@ -21,11 +20,6 @@ COLUMNS = 6  # at most, of a table that is not folded
 WIDEST = """Math.max(0, ...[...document.querySelectorAll("article table")].filter(t => !t.closest("details:not([open]), .lab"))
   .flatMap(t => [...t.rows].map(row => [...row.cells].reduce((sum, cell) => sum + cell.colSpan, 0))))"""
 KNOWN = ("citation-list",)  # classes of elements whose roles docutils writes
-
-
-def chromium() -> str | None:
-    """Return the path of a Chromium, if there is one."""
-    return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
 def serious(violation: dict[str, Any]) -> bool:

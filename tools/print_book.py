@@ -22,6 +22,11 @@ div.highlight, div.cell { overflow: visible !important } nav ol { columns: 2 } i
 """
 
 
+def chromium() -> str | None:
+    """The path of a Chromium, if there is one."""
+    return next((path for name in NAMES if (path := shutil.which(name))), None)
+
+
 def place(page: str, href: str) -> str:
     """The path, from the root of the book, that a link of a page means; the page itself for an empty link."""
     return normpath(join(page.rpartition("/")[0], href)) if href else page
@@ -89,7 +94,7 @@ def one_page(folder: Path) -> str:
 
 def print_page(page: Path, out: Path) -> bool:
     """Print a page with Chromium once its formulas are set; whether there is a Chromium."""
-    path = next(filter(None, map(shutil.which, NAMES)), None)
+    path = chromium()
     if path is None:
         return False
     with sync_playwright() as play:
