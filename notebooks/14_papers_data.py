@@ -60,7 +60,6 @@ from rdc.notebook import (
 )
 from rdc.plots import legend_below, plot_accuracy, style
 from rdc.runs.cell import Row
-from rdc.runs.store import Found
 from rdc.runs.verdict import decide_all
 from rdc.schedule import Levels
 
@@ -165,7 +164,7 @@ print("not run here yet:", *open_ or ["nothing"], sep="\n  ")
 # ## Is the attack to be believed?
 #
 # {ref}`nb-adaptive-audit` asks an attack whether its gradient does what it forecasts, and whether it finds adversarial examples that
-# were planted. Here are the two gradients between which the bars fall, on the first images:
+# were planted. Here is the gradient that breaks the most, on the first images:
 
 # %% tags=["hide-input"]
 row = experiment("cifar10-audit").rows[0]
@@ -176,7 +175,8 @@ show_table(
 )
 
 # %% [markdown]
-# What an attack leaves standing is evidence only if the audit believes the attack. What it breaks is broken.
+# What an attack leaves standing is evidence only if the audit believes the attack. What it breaks is broken: a gradient that is
+# rough, as that through the signs of likelihood maximisation is, can only make an attack weaker than it might be.
 #
 # ## What changes, and what does not
 #
@@ -251,18 +251,16 @@ claim(last["colour, right"] < first["colour, right"] + 5)
 # ## A floor for colour
 #
 # Clothes gained more from a {term}`floor` under the levels than from likelihood maximisation ({ref}`nb-floor`). Does colour? The same
-# experiment, five levels from the floor up to 4, under attack:
+# experiment, five levels from the floor up to 4, under attack by one who knows the levels and the noise:
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Right before (dashed) and after (solid) PGD with 20 steps, Linf 8/255, against the lowest of five levels, with 95 % intervals: the diffusion classifier alone, and behind likelihood maximisation under the exact gradient. CIFAR-10, small denoiser.", "name": "fig-colour-floor"}, "image": {"alt": "Before the attack accuracy falls as the floor rises; after it the solid lines stay at the bottom for low floors", "width": "80%"}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Right before (dashed) and after (solid) PGD with 20 steps, Linf 8/255, against the lowest of five levels, of the diffusion classifier, with 95 % intervals. CIFAR-10, small denoiser, the first test images.", "name": "fig-colour-floor"}, "image": {"alt": "Before the attack about two thirds are right for every floor; after it the line stays near the bottom", "width": "80%"}}
+floors = stored_cells("cifar10-floor", what="judged", model="DC")
 fig, ax = plt.subplots(figsize=(6.8, 3.4))
-for i, (model, how) in enumerate({"DC": "plain", "RDC": "exact"}.items()):
-    about = {"what": "judged", "model": model, "gradient": how}
-    cells = stored_cells("cifar10-floor", **about)
-    at = [c.row.about["floor"] for c in cells]
-    for outcome, dash in (("clean", "--"), ("robust", "-")):
-        values = [c.accuracy(outcome) for c in cells]
-        name = model if outcome == "robust" else None
-        plot_accuracy(ax, at, values, name, ls=dash, color=f"C{i}")
+at = [c.row.about["floor"] for c in floors]
+dashes = {"clean": ("--", "before the attack"), "robust": ("-", "after it")}
+for outcome, (dash, name) in dashes.items():
+    values = [c.accuracy(outcome) for c in floors]
+    plot_accuracy(ax, at, values, name, ls=dash, color="C0")
 ax.set(xscale="log", xlabel="floor (model units)")
 ax.set_xticks(ticks := [0.33, 0.5, 0.75, 1, 1.5, 2], [f"{t:g}" for t in ticks])
 ax.minorticks_off()
@@ -270,38 +268,36 @@ legend_below(fig)
 plt.show()
 
 # %% tags=["hide-input"]
-screened = stored_cells("cifar10-floor", what="screened")
+def floored(floor: float) -> Side:
+    """Images that the classifier keeps with levels from a floor on."""
+    about = {"what": "judged", "model": "DC", "floor": floor}
+    return Side("cifar10-floor", about)
 
 
-def order(cell: Found) -> tuple[int, int]:
-    """Images right after the attack, then before it."""
-    after, before = cell.accuracy("robust"), cell.accuracy("clean")
-    return after.correct, before.correct
-
-
-if screened:
-    best = max(screened, key=order).row.about["floor"]
-    dc = {"what": "judged", "model": "DC"}
-    chosen, lowest = (
-        Side("cifar10-floor", dc | {"floor": floor}) for floor in (best, 0.33)
+higher = [0.5, 0.75, 1.0, 1.5, 2.0]
+question = {
+    f"from {f:g} on it keeps more than from 0.33 on": Evidence(
+        floored(f), floored(0.33)
     )
-    question = {
-        f"DC from {best:g} on keeps more images than from 0.33 on": Evidence(
-            chosen, lowest
-        ),
-        f"DC from {best:g} on keeps more than RDC under the exact gradient": (
-            Evidence(chosen, kept(gradient="exact"))
-        ),
-    }
-    pairs = {w: pair for w, q in question.items() if (pair := compared(q))}
-    if pairs:
-        _, verdicts = decide_all([pair[0] for pair in pairs.values()])
-        show_verdicts(
-            dict(zip(pairs, verdicts, strict=True)),
-            "The floor was chosen on test images from number 512 on",
-        )
+    for f in higher
+}
+pairs = {w: pair for w, q in question.items() if (pair := compared(q))}
+if pairs:
+    _, verdicts = decide_all([pair[0] for pair in pairs.values()])
+    show_verdicts(
+        dict(zip(pairs, verdicts, strict=True)),
+        "DC with a floor, PGD with 20 steps, corrected together",
+    )
+
+# %% tags=["remove-cell"]
+claim(last["clothes, margin"] > 0.5 > last["colour, margin"])
+claim(all(c.accuracy("robust").value < 0.2 for c in floors))
 
 # %% [markdown]
+# A floor leaves few images, if any. Compare the margins in the table above: those of clothes grow with the level, those of colour do
+# not, so a floor leaves an attacker about as little to overcome as before. What helped much on one data set helps little on the other,
+# with these networks and at this radius.
+#
 # The denoiser was trained in no other range. So this page cannot say what *lower* levels would do to it, as {ref}`nb-floor` does
 # for clothes.
 #
