@@ -253,7 +253,7 @@ claim(last["colour, right"] < first["colour, right"] + 5)
 # Clothes gained more from a {term}`floor` under the levels than from likelihood maximisation ({ref}`nb-floor`). Does colour? The same
 # experiment, five levels from the floor up to 4, under attack by one who knows the levels and the noise:
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Right before (dashed) and after (solid) PGD with 20 steps, Linf 8/255, against the lowest of five levels, of the diffusion classifier, with 95 % intervals. CIFAR-10, small denoiser, the first test images.", "name": "fig-colour-floor"}, "image": {"alt": "Before the attack about two thirds are right for every floor; after it the line stays near the bottom", "width": "80%"}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Right before (dashed) and after (solid) PGD with 20 steps, Linf 8/255, against the lowest of five levels, of the diffusion classifier, with 95 % intervals. CIFAR-10, small denoiser, the first test images.", "name": "fig-colour-floor"}, "image": {"alt": "Before the attack accuracy falls as the floor rises, from about four fifths to a half; after it the line stays near the bottom", "width": "80%"}}
 floors = stored_cells("cifar10-floor", what="judged", model="DC")
 fig, ax = plt.subplots(figsize=(6.8, 3.4))
 at = [c.row.about["floor"] for c in floors]
@@ -294,9 +294,9 @@ claim(last["clothes, margin"] > 0.5 > last["colour, margin"])
 claim(all(c.accuracy("robust").value < 0.2 for c in floors))
 
 # %% [markdown]
-# A floor leaves few images, if any. Compare the margins in the table above: those of clothes grow with the level, those of colour do
-# not, so a floor leaves an attacker about as little to overcome as before. What helped much on one data set helps little on the other,
-# with these networks and at this radius.
+# A floor leaves few images, if any; so few that whether it helps at all stays open until more are run. Compare the margins in the
+# table above: those of clothes grow with the level, those of colour do not, so above a floor an attacker has about as little to
+# overcome as below it. That is a reading, not a result. What is known: here a floor does not do what it did for clothes.
 #
 # The denoiser was trained in no other range. So this page cannot say what *lower* levels would do to it, as {ref}`nb-floor` does
 # for clothes.
