@@ -21,7 +21,7 @@
 # - Read a table of counts on another data set, with the images that all its rows share.
 # :::
 #
-# **Time** 20 minutes · **Needs** {ref}`nb-floor` and {ref}`nb-lm`. Covers the data of {cite:t}`chen2024rdc`.
+# **Time** 25 minutes · **Needs** {ref}`nb-floor` and {ref}`nb-lm`. Covers the data of {cite:t}`chen2024rdc`.
 #
 # All three papers are about colour photographs, and most of this book is about clothes in grey. Does its main finding survive the
 # change of data? Here it is asked on the images that the papers attack, the first of the test split of CIFAR-10, with a denoiser that
@@ -253,7 +253,7 @@ claim(last["colour, right"] < first["colour, right"] + 5)
 # Clothes gained more from a {term}`floor` under the levels than from likelihood maximisation ({ref}`nb-floor`). Does colour? The same
 # experiment, five levels from the floor up to 4, under attack by one who knows the levels and the noise:
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Right before (dashed) and after (solid) PGD with 20 steps, Linf 8/255, against the lowest of five levels, of the diffusion classifier, with 95 % intervals. CIFAR-10, small denoiser, the first test images.", "name": "fig-colour-floor"}, "image": {"alt": "Before the attack accuracy falls as the floor rises, from about four fifths to a half; after it the line stays near the bottom", "width": "80%"}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Right before (dashed) and after (solid) PGD with 20 steps, Linf 8/255, against the lowest of five levels, of the diffusion classifier, with 95 % intervals. CIFAR-10, small denoiser, the first test images.", "name": "fig-colour-floor"}, "image": {"alt": "Before the attack accuracy falls as the floor rises, from about four fifths to a half; after it the line stays near the bottom", "width": "100%"}}
 floors = stored_cells("cifar10-floor", what="judged", model="DC")
 fig, ax = plt.subplots(figsize=(6.8, 3.4))
 at = [c.row.about["floor"] for c in floors]
