@@ -22,7 +22,7 @@ pdf: $(READY) ## print the book, with its stored outputs, to _build/book.pdf; ne
 	@$(PY) tools/print_book.py _build/committed/_build/html _build/book.pdf
 
 poster: $(READY) ## write a page for a talk to _build/poster.html, and poster.pdf if Chromium is found
-	@$(PY) tools/poster.py _build
+	@PYTHONPATH=tools $(PY) scripts/poster.py _build
 
 wheel: $(READY) ## write the package, with data, weights, pages and results, as one file to _build/dist
 	@rm -rf build && $(PY) -m pip --disable-pip-version-check wheel -q --no-deps --no-build-isolation -w _build/dist . && rm -rf build
@@ -52,7 +52,7 @@ lint: $(READY) ## check style and types
 
 student: $(READY) ## write the book without solutions to _build/student
 	@rm -rf _build/student && mkdir -p _build
-	@$(PY) tools/student_edition.py _build/student
+	@PYTHONPATH=tools $(PY) course/student_edition.py _build/student
 
 instructor: $(READY) ## render the book with the notes for instructors to _build/instructor
 	@$(PY) tools/build_book.py --instructor
@@ -63,7 +63,7 @@ slides: $(READY) ## make the slides of the four sessions, offline, in _build/sli
 	@echo "The slides are ready. Open _build/slides/index.html; key S shows the notes"
 
 assignment: student ## zip a session's notebooks without solutions, and the package, for a learning platform (N=1 ... 4)
-	@$(PY) tools/assignment.py $(or $(N),1) _build
+	@PYTHONPATH=tools $(PY) course/assignment.py $(or $(N),1) _build
 
 # </teachers>
 clean: ## remove what was built; .venv stays

@@ -73,11 +73,6 @@ def exercises(nb: Any) -> list[Exercise]:
     return found
 
 
-def code_of_exercises(nb: Any) -> list[int]:
-    """The places of all code cells of exercises."""
-    return [i for e in exercises(nb) for i in e.code]
-
-
 def with_second_checks(nb: Any) -> Any:
     """A copy in which each check runs again after the solution; both are marked, and hold what they must print, for nbval."""
     nb, added = deepcopy(nb), 0
@@ -114,18 +109,14 @@ def wrong_answers(answers: dict[str, dict[str, str]]) -> list[str]:
             for label, found in answers.items() for state, want in ANSWERS.items() if found.get(state) != want]  # fmt: skip
 
 
-def run_checked(py: Path, profile: str, cells: list[int] | None = None) -> Any:
-    """Execute a page, or only its ``cells``, with each check twice; what they printed is in the metadata ``rdc``.
+def run_checked(py: Path, profile: str) -> Any:
+    """Execute a page with each check twice; what they printed is in the metadata ``rdc``.
 
     Raises:
         NotebookError: if a cell fails.
         ValueError: if a check does not say "not yet" after the stub, or not "right" after the solution.
     """
     nb = with_second_checks(jupytext.read(py))
-    if cells is not None:
-        again = [i for i, c in enumerate(nb.cells) if c.metadata.get("exercise", ["", ""])[1] == "solution"]
-        place = [i for i in range(len(nb.cells)) if i not in again]
-        nb.cells = [nb.cells[i] for i in sorted({*(place[i] for i in cells), *again})]
     for cell in (c for c in nb.cells if c.cell_type == "code"):
         cell["outputs"] = []
     with tempfile.TemporaryDirectory() as folder:

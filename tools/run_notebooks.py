@@ -3,7 +3,6 @@
 python tools/run_notebooks.py                         all of them, outputs stored in notebooks/*.ipynb
 python tools/run_notebooks.py 03                      only the notebook that starts with 03
 python tools/run_notebooks.py --out _build/executed   elsewhere; what has not changed since then is skipped
-python tools/run_notebooks.py --exercises 03          only its exercises, with the cells that they need; other outputs stay
 """
 
 import argparse
@@ -23,8 +22,7 @@ from typing import Any
 
 import jupytext
 import nbformat
-from exercises import code_of_exercises, run_checked
-from needed_cells import needed
+from exercises import run_checked
 
 from rdc.notebook import NotebookError, profiles, write_notebook
 from rdc.runs.code import Program
@@ -118,37 +116,6 @@ def execute(py: Path, profile: str, surroundings: str) -> Any:
     return nb
 
 
-def execute_exercises(py: Path, profile: str) -> Any:
-    """The stored notebook with the exercises of the page and their fresh outputs.
-
-    Raises:
-        ValueError: if other code of the page has changed since it was executed, or a check is wrong.
-    """
-    nb, old = jupytext.read(py), nbformat.read(py.with_suffix(".ipynb"), 4)
-    own, gone = code_of_exercises(nb), set(code_of_exercises(old))
-    rest = [c for i, c in enumerate(nb.cells) if i not in own and c.cell_type == "code"]
-    kept = [c for i, c in enumerate(old.cells) if i not in gone and c.cell_type == "code"]
-    if [c.source for c in rest] != [c.source for c in kept]:
-        raise ValueError(f"{py.stem}: other code than that of the exercises has changed; execute the whole page")
-    cells = needed(nb, own)
-    done = run_checked(py, profile, cells)
-    fresh = dict(zip(cells, (c for c in done.cells if "injected-parameters" not in c.metadata.get("tags", [])), strict=True))
-    for cell, stored in [*((nb.cells[i], fresh[i]) for i in own), *zip(rest, kept, strict=True)]:
-        cell["outputs"] = stored.outputs
-    ids = {c.source: c.id for c in old.cells}
-    for i, cell in enumerate(nb.cells):
-        cell["id"] = ids.pop(cell.source, f"x{i:03d}-{hashlib.sha256(cell.source.encode()).hexdigest()[:8]}")
-    for count, cell in enumerate((c for c in nb.cells if c.cell_type == "code"), 1):
-        cell["execution_count"] = count
-        for output in cell.outputs:
-            if output.output_type == "execute_result":
-                output["execution_count"] = count
-    nb.metadata = old.metadata
-    nb.metadata["rdc"] |= {"source_sha256": digest(jupytext.read(py)), "exercises": done.metadata["rdc"]["exercises"]}
-    nb.nbformat, nb.nbformat_minor = old.nbformat, old.nbformat_minor
-    return nb
-
-
 def version(name: str) -> str | None:
     """The installed version of ``name``, if it is there."""
     try:
@@ -213,14 +180,10 @@ if __name__ == "__main__":
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("notebooks", nargs="*", help="numbers, names or paths; all if none is given")
     ap.add_argument("--out", type=Path, help="a folder for the executed notebooks (default: beside their sources)")
-    ap.add_argument("--exercises", action="store_true", help="execute only the exercises, and store their outputs")
     ap.add_argument("--profile", default="tutorial", help="a file of profiles/ (default: tutorial)")
     args = ap.parse_args()
     os.environ.setdefault("TQDM_DISABLE", "1")
     try:
-        if not args.exercises:
-            run_all(find(args.notebooks), args.out, args.profile)
-        for py in find(args.notebooks) if args.exercises else []:
-            write_notebook(execute_exercises(py, args.profile), py.with_suffix(".ipynb"))
+        run_all(find(args.notebooks), args.out, args.profile)
     except (NotebookError, ValueError) as err:
         sys.exit(f"error: {err}")

@@ -1,4 +1,4 @@
-// Made by tools/make_lab.py. Digits and noise for mathematics.js; source and licence stand inside.
+// Made by scripts/make_lab.py. Digits and noise for mathematics.js; source and licence stand inside.
 "use strict";
 
 const LAB_DATA = {

@@ -1,6 +1,6 @@
 """Write the embedded data sets of rdc/assets/data, and print the SHA-256 of their unpacked bytes.
 
-    python tools/make_assets.py [FOLDER OF FASHION-MNIST]
+    python scripts/make_assets.py [FOLDER OF FASHION-MNIST]
 
 ``fashion-mini``: the first 1 000 training and the first 100 test images of each class of Fashion-MNIST, in the order
 of the original files, with the classes taking turns. ``digits``: all images of ``sklearn.datasets.load_digits``; the

@@ -1,6 +1,7 @@
 """Write one page for a talk, from the stored results: the finding, four more, and where the evidence is.
 
-python tools/poster.py FOLDER    writes poster.html, which needs no network, and poster.pdf if Chromium is found
+``PYTHONPATH=tools python scripts/poster.py FOLDER`` writes poster.html, which needs no network, and poster.pdf if Chromium is
+found.
 """
 
 import html

@@ -67,7 +67,7 @@ def contents() -> dict[str, Any]:
 
 def script() -> str:
     """The text of the file."""
-    head = '// Made by tools/make_lab.py. Digits and noise for mathematics.js; source and licence stand inside.\n"use strict";'
+    head = '// Made by scripts/make_lab.py. Digits and noise for mathematics.js; source and licence stand inside.\n"use strict";'
     tail = 'if (typeof module === "object") module.exports = LAB_DATA;'
     return f"{head}\n\nconst LAB_DATA = {json.dumps(contents(), indent=1)};\n\n{tail}\n"
 

@@ -1,4 +1,4 @@
-"""Zip a session for a learning platform: python tools/assignment.py SESSION FOLDER
+"""Zip a session for a learning platform: python course/assignment.py SESSION FOLDER
 
 FOLDER/student is the student edition. The archive FOLDER/session-N.zip has the notebooks of a session of book/course/four.md
 without outputs, the package as a wheel whose chapters have no solutions either, and a README.

@@ -1,6 +1,6 @@
 """Write what the figures that move show, one file each in book/moving/: from stored results, or from models that are shipped.
 
-    python tools/make_moving.py [scale] [levels] [radius]
+    python scripts/make_moving.py [scale] [levels] [radius]
 
 ``scale`` reads results/guidance-scales.jsonl; ``levels`` denoises three test images, ``radius`` attacks
 three digits. The figure of certificates needs no file: the browser computes it.

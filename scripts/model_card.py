@@ -1,9 +1,9 @@
 """Write the card of a shipped checkpoint from what the checkpoint itself says: <name>.md beside it.
 
-python tools/model_card.py fashion-mini digits fashion-mini-multihead fashion-mini-vanilla fashion-mini-robust
-python tools/model_card.py cifar10-small    # with its clean accuracy
-python tools/model_card.py fashion-mini-at-linf    # and the other reference networks, with what they withstand
-python tools/model_card.py fashion-mini-trades-linf    # and the other baselines
+python scripts/model_card.py fashion-mini digits fashion-mini-multihead fashion-mini-vanilla fashion-mini-robust
+python scripts/model_card.py cifar10-small    # with its clean accuracy
+python scripts/model_card.py fashion-mini-at-linf    # and the other reference networks, with what they withstand
+python scripts/model_card.py fashion-mini-trades-linf    # and the other baselines
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Copy the book for students: python tools/student_edition.py OUT
+"""Copy the book for students: PYTHONPATH=tools python course/student_edition.py OUT
 
 Exercises, hints and checks stay. What a solution holds, in prose or between the cells of a notebook, does not, nor what stands
 between a line with ``<teachers>`` and one with ``</teachers>``, nor the notes and slides of ``course/``, nor the tests. Its
@@ -17,7 +17,7 @@ from run_notebooks import digest
 ROOT = Path(__file__).parents[1]
 SKIP = "_build .git .ci .venv __pycache__ *.egg-info .*_cache .ipynb_checkpoints .hypothesis *.state".split()
 RUNS = "runs"  # at the root what `rdc run` wrote; rdc/runs is a part of the package
-TEACHERS = ("course", "tests", "benchmarks", "CONTRIBUTING.md", *(f"tools/{n}.py" for n in ("student_edition", "assignment")))
+TEACHERS = ("course", "tests", "benchmarks", "CONTRIBUTING.md")
 PLAIN = re.compile(r"^(?P<f>:{3,}|`{3,})\s*\{solution\}.*?^(?P=f)\s*?$\n?", re.M | re.S)
 GATED = re.compile(r"^(:{3,}|`{3,})\s*\{solution-start\}.*?^(:{3,}|`{3,})\s*\{solution-end\}\s*\n\2\s*?$\n?", re.M | re.S)
 START = re.compile(r"^(:{3,}|`{3,})\s*\{solution-start\}", re.M)

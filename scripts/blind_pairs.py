@@ -1,6 +1,6 @@
 """Make the pairs of the blind comparison: _static/blind.png, all images in one, and book/blind/pairs.html, what they are.
 
-    python tools/blind_pairs.py [--guide FILE] [--scale 4] [--sampler heun|ddpm|paper] [--unconditional]
+    python scripts/blind_pairs.py [--guide FILE] [--scale 4] [--sampler heun|ddpm|paper] [--unconditional]
 
 A pair is one seed and one class, once without a guide, once guided by a robust classifier. Nothing is selected: seeds 0 to 11,
 class seed mod 10. The images lie in the sprite in a random order of a fixed seed, the two of a pair are named in the order of
@@ -118,7 +118,7 @@ def unlikeness(images: Tensor) -> dict[str, float]:
 def provenance(args: argparse.Namespace, images: Tensor, content: bytes) -> dict[str, Any]:
     """Where the images come from, and how much those of a pair differ."""
     return {
-        "made by": "tools/blind_pairs.py",
+        "made by": "scripts/blind_pairs.py",
         "selection": f"none: seeds 0 to {SEEDS[-1]}, class = seed modulo 10",
         "denoiser": {"name": DATA, "tensors_sha256": read_checkpoint(locate(DATA), "denoiser")[1]["tensors_sha256"]},
         "guide": {
