@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from rdc.attack import autoattack, pgd
+from rdc.attack import autoattack, lagrange, pgd, stadv, uniform_noise
+from rdc.attack.ascent import CALLS
 from rdc.attack.losses import LOSSES, TARGETED, cross_entropy, dlr, margin, rescale
 from rdc.attack.norms import ascend, norm_of, project, random_start
 from rdc.classify import CNN
@@ -341,7 +342,8 @@ def test_broken_images_are_dropped(loss):
     weight = torch.tensor([-1.0, 1.0], dtype=torch.float64).reshape(2, 1, 1, 1).repeat(1, 1, 2, 2)
     model, y = Recording(Linear(weight)), torch.ones(3, dtype=torch.int64)
     x_adv = pgd(model, x, y, eps=0.1, steps=3, restarts=2, loss=loss, targets=1)
-    assert [len(images) for images in model.seen] == [3] + 4 * [2] + [2] + 4 * [1] + [1] + 4 * [1] + [1] + 4 * [1]
+    first, second = [3] + CALLS * [1] + 4 * [2], [2] + CALLS * [1] + 4 * [1]  # each success is confirmed
+    assert [len(images) for images in model.seen] == first + second + [1] + 4 * [1] + [1] + 4 * [1]
     assert torch.equal(x_adv[0], x[0]) and model.model(x_adv).argmax(1).tolist() == [0, 0, 1]
 
 
@@ -369,6 +371,52 @@ def test_pgd_leaves_the_random_state_alone_and_repeats():
     a, b, c = (pgd(model, x, y, "L2", 0.1, steps=1, seed=seed) for seed in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(a, b) and not torch.equal(a, c)
+
+
+class Moody(nn.Module):
+    """A model that says the other class of two for an image in a quarter of its calls, and has no gradient to follow."""
+
+    def __init__(self):
+        super().__init__()
+        self.source, self.asked = torch.Generator().manual_seed(0), []
+
+    def forward(self, x):
+        self.asked.append(len(x))
+        flip = torch.where(torch.rand(len(x), generator=self.source, dtype=x.dtype) < 0.25, -1.0, 1.0)
+        level = 1 + 0 * x.flatten(1).sum(dim=1)
+        return torch.stack([level * flip, -level * flip], dim=1)
+
+
+@pytest.mark.filterwarnings("ignore:most gradients")
+@pytest.mark.parametrize("attack", [
+    partial(pgd, eps=0.1, steps=2), partial(lagrange, penalty=lambda x: x.flatten(1).sum(1), eps=0.1, steps=2, weights=(0.0,)),
+    partial(stadv, eps=0.2, steps=2), partial(uniform_noise, eps=0.1, queries=1),
+])  # fmt: skip
+def test_one_lucky_call_of_a_random_model_is_no_success(attack):
+    """Of 40 images ten are wrong at the first call, by the mean of eight others a third of one: the rest is attacked."""
+    model = Moody()
+    attack(model, draw((40, 1, 2, 2), 3), torch.zeros(40, dtype=torch.int64))
+    assert sorted(model.asked)[-2] >= 38
+
+
+def test_restarts_go_on_after_a_lucky_call():
+    model, y = Moody(), torch.zeros(8, dtype=torch.int64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pgd(model, draw((8, 1, 2, 2), 3), y, eps=0.1, steps=2, restarts=10)
+    assert model.asked.count(1) + model.asked.count(2) < len(model.asked) and sum(size > 4 for size in model.asked) > 10 * 3
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
+def test_autoattack_takes_the_steps_that_it_is_told(norm):
+    """Of a model that nothing breaks, calls rise with the steps; L1 divides them among its radii."""
+    calls = []
+    for steps in (4, 40):
+        model = Recording(Linear(torch.zeros(3, 1, 4, 4), torch.tensor([9.0, 0, 0])))
+        x, y = draw((2, 1, 4, 4), 3, torch.float32), torch.zeros(2, dtype=torch.int64)
+        autoattack(model, x, y, norm, 0.1, "custom", ["apgd-ce"], steps=steps, queries=1)
+        calls.append(len(model.seen))
+    assert calls[1] > 5 * calls[0]
 
 
 class Noisy(nn.Module):
@@ -473,6 +521,7 @@ def test_the_adapter_adds_nothing_to_autoattack(digits, norm, eps, version):
         for image, label in zip(x.split(1), y.split(1), strict=True):
             bare = AutoAttack(model, norm=norm, eps=eps, seed=5, version=version, device=x.device)
             bare.apgd.n_iter = bare.apgd_targeted.n_iter = bare.fab.n_iter = FAST["steps"]
+            bare.apgd.n_iter_orig = bare.apgd_targeted.n_iter_orig = FAST["steps"]
             bare.square.n_queries = FAST["queries"]
             if version == "rand":
                 bare.apgd.eot_iter = 2

@@ -22,6 +22,7 @@ from rdc.evaluate.binarise import binarise
 from rdc.evaluate.case import Case, Row
 from rdc.evaluate.checks import check_random_state
 from rdc.evaluate.frozen import frozen
+from rdc.models import build
 from rdc.schedule import levels
 from rdc.train.classifiers import train_classifier
 
@@ -277,6 +278,14 @@ def test_a_randomised_model_is_frozen_and_left_as_it_was(eight, draw):
     model.source.set_state(state)
     assert torch.equal(still(x), still(x))
     assert model.calls == 1 and int(model.count) == 1 and torch.equal(model.source.get_state(), state)
+
+
+def test_noise_that_a_model_has_fixed_is_not_drawn_again(eight):
+    """A deterministic model with another seed than the audit's is audited as it is."""
+    (x, y), model = eight, build("dc", "digits", seed=5, levels=2)
+    case = Case(model, x[:2], y[:2], "Linf", EPS, 1, 1, pgd, 0)
+    assert not case.random and torch.equal(case.frozen(x[:2]), model(x[:2]))
+    assert not torch.equal(frozen(model, 0)(x[:2]), model(x[:2]))
 
 
 def test_frozen_reaches_what_hides_in_lists_dicts_and_objects(eight):

@@ -166,6 +166,7 @@ def configure(tool: Any, num_classes: int, effort: Budget, eot: int | None) -> N
         if attack in ("apgd-t", "apgd-dlr"):
             check_classes("dlr", int(attack == "apgd-t"), num_classes)
     tool.apgd.n_iter = tool.apgd_targeted.n_iter = tool.fab.n_iter = effort.steps
+    tool.apgd.n_iter_orig = tool.apgd_targeted.n_iter_orig = effort.steps  # what L1 divides among its radii
     tool.square.n_queries = effort.queries
     tool.apgd_targeted.n_target_classes = min(tool.apgd_targeted.n_target_classes, num_classes - 1)
     tool.fab.n_target_classes = min(tool.fab.n_target_classes, num_classes - 1)

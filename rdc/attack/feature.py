@@ -28,7 +28,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from rdc.attack.ascent import Climb, Slopes, Worst, ascent, ball_step, first_step, known, standing
+from rdc.attack.ascent import Climb, Slopes, Worst, ascent, ball_step, confirmed, first_step, known, standing
 from rdc.attack.budget import budget, identities
 from rdc.attack.losses import LOSSES, check_loss
 from rdc.attack.norms import random_start
@@ -93,6 +93,8 @@ def feature(
         if variant == "correct":
             goal = goals(door, features, choose(x, y, index, seed) if target_images is None else target_images, x, given.eot)
         for restart in range(given.restarts):
+            if restart:
+                worst.broken = confirmed(door, worst.point, y, worst.broken)
             todo = worst.todo
             if not len(todo):
                 break

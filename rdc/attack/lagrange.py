@@ -6,7 +6,7 @@ A defence that first moves an image to higher likelihood leaves alone what is li
 
 with :math:`L` an attack loss and :math:`P` the unconditional diffusion loss
 (:func:`rdc.classify.diffusion_loss.diffusion_loss`), for several weights :math:`l` in turn. An image is broken if any weight
-breaks it, as in the paper. Weight 0 is plain PGD, bit for bit.
+breaks it, as in the paper. Weight 0, first, is PGD with linear steps and the same loss, bit for bit.
 
 The weight has a unit: that of the logits over that of the penalty. With both summed over pixels, as in the theory, 1 balances
 them; logits that are means over D pixels would need weights D times smaller.

@@ -4,7 +4,8 @@ r"""Projected gradient descent (Madry et al., 2018), with restarts, target class
 
 with :math:`d` the steepest direction of the norm (the sign for Linf). The step falls linearly from its first value to a
 tenth of it, or adapts to each image as in APGD (:func:`rdc.attack.ascent.adaptive_ascent`). Of all iterates the worst is
-returned: a misclassified one before any other, then the one with the largest untargeted loss. Images already broken are dropped.
+returned: a misclassified one before any other, then the one with the largest untargeted loss. Images already broken are dropped,
+once fresh calls confirm it (:func:`rdc.attack.ascent.confirmed`).
 
 References:
     | Towards Deep Learning Models Resistant to Adversarial Attacks (Madry et al., 2018), https://arxiv.org/abs/1706.06083
@@ -22,7 +23,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from rdc.attack.ascent import Climb, Slopes, Worst, adaptive_ascent, ascent, ball_step, first_step
+from rdc.attack.ascent import Climb, Slopes, Worst, adaptive_ascent, ascent, ball_step, confirmed, first_step
 from rdc.attack.budget import budget, identities
 from rdc.attack.losses import LOSSES, TARGETED, check_classes, check_loss, rescale
 from rdc.attack.neighbourhood import named_gradient
@@ -91,14 +92,16 @@ def pgd(
         slopes, clean = Slopes(door), [door.ask(x, y) for _ in range(given.eot)]
         check_classes(loss, given.targets, clean[0].shape[1])
         rank, mean = untargeted(loss, scale, y), torch.stack(clean).mean(0)
-        worst = Worst(x.clone(), mean.argmax(dim=1) != y, torch.stack([rank(logits) for logits in clean]).mean(0))
+        wrong = confirmed(door, x, y, mean.argmax(dim=1) != y)
+        worst = Worst(x.clone(), wrong, torch.stack([rank(logits) for logits in clean]).mean(0))
         ranked = mean.scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True)
         runs = [(r, t) for t in range(min(given.targets, ranked.shape[1] - 1) + 1) for r in range(given.restarts)]
         todo = worst.todo
         with tqdm(total=len(runs) * given.steps, disable=quiet, desc=f"pgd {norm} {eps:.4g}", unit="step") as bar:
             for restart, t in runs:
                 if (restart, t) != runs[0] and len(todo):
-                    todo = todo[still_right(door, worst.point[todo], y[todo])]
+                    worst.broken[todo] = broken(door, worst.point[todo], y[todo])
+                    todo = worst.todo
                 if not len(todo):
                     break
                 rank = untargeted(loss, scale, y[todo])
@@ -141,9 +144,9 @@ def climber(norm: str, schedule: str | None, step_size: float | None) -> Run:
     return linear if (schedule or SCHEDULES[norm]) == "linear" else adaptive
 
 
-def still_right(door: Door, x: Tensor, y: Tensor) -> Tensor:
-    """Return the positions of the images that are still classified correctly."""
-    return (door.ask(x, y).argmax(dim=1) == y).nonzero()[:, 0]
+def broken(door: Door, x: Tensor, y: Tensor) -> Tensor:
+    """Return which images are misclassified, by one call that fresh calls confirm."""
+    return confirmed(door, x, y, door.ask(x, y).argmax(dim=1) != y)
 
 
 def of_logits(score: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:

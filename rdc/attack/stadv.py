@@ -37,7 +37,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from rdc.attack.ascent import Climb, Slopes, Worst, ascent, first_step, known, standing
+from rdc.attack.ascent import Climb, Slopes, Worst, ascent, confirmed, first_step, known, standing
 from rdc.attack.budget import budget, identities
 from rdc.attack.losses import LOSSES, check_loss, margin
 from rdc.attack.norms import round_down
@@ -123,6 +123,8 @@ def flow_field(
         worst = Worst(x.new_zeros(len(x), 2, *x.shape[2:]), broken, x.new_full((len(x),), -torch.inf))
         with tqdm(total=given.restarts * given.steps, disable=quiet, desc=f"stadv {given.eps:.4g}", unit="step") as bar:
             for restart in range(given.restarts):
+                if restart:
+                    worst.broken = confirmed(door, warp(x, worst.point), y, worst.broken)
                 todo = worst.todo
                 if not len(todo):
                     break

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rdc.attack.norms import norm_of, random_start
 from rdc.door import ask, logits_of
-from rdc.evaluate.frozen import frozen
+from rdc.evaluate.frozen import Frozen, frozen
 
 VERDICTS = 5  # of a randomised model on one image
 REPEATS = 8  # calls that tell whether a model is random
@@ -105,8 +105,8 @@ class Case:
 
     @cached_property
     def frozen(self) -> nn.Module:
-        """The model with its randomness fixed."""
-        return frozen(self.model, self.seed)
+        """The model with its randomness fixed; noise that a deterministic one has fixed already stays as it is."""
+        return frozen(self.model, self.seed) if self.random else Frozen(self.model, self.seed)
 
     @cached_property
     def adversarial(self) -> Float[Tensor, "n c h w"]:
