@@ -33,12 +33,11 @@ def survivors(model, x, y, x_adv, seed=2):
         return int(((predict(model, x, 100) == y) & (predict(model, x_adv, 100) == y)).sum())
 
 
-def careless(model, x, y, loss="margin", batch=100):
+def careless(model, x, y, loss="margin"):
     """PGD after seeding the global generator, as attack tools do."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        parts = zip(x.split(batch), y.split(batch), strict=True)
-        return torch.cat([pgd(model, *part, eps=EPS, steps=10, loss=loss) for part in parts])
+        return pgd(model, x, y, eps=EPS, steps=10, loss=loss)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -52,12 +51,12 @@ def test_a_planted_defence_keeps_most_of_the_clean_accuracy(world, name):
 @pytest.mark.parametrize(
     ("name", "loss"),
     [("tiny-logits", "ce"), ("saturated-softmax", "ce"), ("saturated-softmax", "margin"), ("quantised-input", "margin"),
-     ("shattered-gradient", "margin"), ("reseeded-noise", "margin")],
+     ("shattered-gradient", "margin")],
 )  # fmt: skip
 def test_a_careless_attack_is_fooled(world, name, loss):
     model, x, y, plain = world
-    defence, batch = broken_defences(model)[name], 1 if name == "reseeded-noise" else 100  # where a batch has one noise
-    assert survivors(defence, x, y, careless(defence, x, y, loss, batch)) >= plain + 6
+    defence = broken_defences(model)[name]
+    assert survivors(defence, x, y, careless(defence, x, y, loss)) >= plain + 6
 
 
 def test_no_gradient_reaches_a_detached_defence(world):
@@ -82,13 +81,16 @@ def test_the_logits_break_a_rescaled_output(world, name):
 
 
 def test_averaging_over_seeds_breaks_reseeded_noise(world):
+    """An attack that sees one seed believes more than eight other seeds confirm; one that sees ten breaks more under them."""
     model, x, y, _ = world
-    zoo = broken_defences(model)
+    zoo, seeds = broken_defences(model), range(2, 10)
+    defence = zoo["reseeded-noise"]
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        x_adv = pgd(EOT(zoo["random-input"], 10), x, y, eps=EPS, steps=10)
-    defence = zoo["reseeded-noise"]
-    assert survivors(defence, x, y, x_adv) <= survivors(defence, x, y, careless(defence, x, y, batch=1)) - 6
+        averaged = pgd(EOT(zoo["random-input"], 10), x, y, eps=EPS, steps=10)
+    fitted = careless(defence, x, y)
+    left = [sum(survivors(defence, x, y, x_adv, seed) for seed in seeds) / len(seeds) for x_adv in (fitted, averaged)]
+    assert left[0] >= survivors(defence, x, y, fitted, seed=1) + 2 and left[1] <= left[0] - 3
 
 
 def test_reseeded_noise_passes_for_deterministic_and_is_not(world):
