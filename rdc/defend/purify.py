@@ -87,6 +87,7 @@ class Purify(nn.Module):
         check_unlabelled(denoiser)
         self.denoiser, self.t, self.steps, self.sampler = denoiser, t, steps, sampler
         self.noise, self.seed, self.calls = noise, whole(seed), 0
+        self._kept: tuple[object, list[Tensor]] = None, []  # noise of the last call, where the images were
 
     def frozen(self, seed: int) -> "Purify":
         """This process with the noise of ``seed`` at every call and the same denoiser."""
@@ -113,15 +114,21 @@ class Purify(nn.Module):
         check_images(x, self.denoiser.shape)
         self.calls += self.noise == "fresh"
         call, reverse = self.calls, {"ddpm": self._ancestral, "sde": self._euler}[self.sampler]
-        whole = vp_integral(self.t)
-        eps = purify_noise(self.denoiser.shape, self.seed, call, "forward", like=x)
-        z = math.exp(-whole / 2) * to_model(x) + math.sqrt(-math.expm1(-whole)) * eps
+        whole, (first, *noise) = vp_integral(self.t), self._drawn(call, x)
+        z = math.exp(-whole / 2) * to_model(x) + math.sqrt(-math.expm1(-whole)) * first
 
         def step(z: Tensor, i: int) -> Tensor:
-            eps = purify_noise(self.denoiser.shape, self.seed, call, i, like=z)
-            return reverse(z, self.t * (1 - i / self.steps), self.t * (1 - (i + 1) / self.steps), eps)
+            return reverse(z, self.t * (1 - i / self.steps), self.t * (1 - (i + 1) / self.steps), noise[i])
 
         return from_model(iterate(step, z, self.steps)).clamp(0, 1)
+
+    def _drawn(self, call: int, x: Tensor) -> list[Tensor]:
+        """Noise of the way there and of each step back, where the data are; drawn once, anew for each call if it is fresh."""
+        key = self.seed, call, x.device, x.dtype
+        if self._kept[0] != key:
+            places = ("forward", *range(self.steps))
+            self._kept = key, [purify_noise(self.denoiser.shape, self.seed, call, i, like=x) for i in places]
+        return self._kept[1]
 
     def _estimate(self, z: Tensor, t: float) -> Tensor:
         """``E[z_0 | z_t]`` from the denoiser of the package."""
