@@ -164,7 +164,7 @@ print("not run here yet:", *open_ or ["nothing"], sep="\n  ")
 # ## Is the attack to be believed?
 #
 # {ref}`nb-adaptive-audit` asks an attack whether its gradient does what it forecasts, and whether it finds adversarial examples that
-# were planted. Here is the gradient that breaks the most, on the first images:
+# were planted. Here are the gradient that breaks the most, and the one of the paper, on the first images:
 
 # %% tags=["hide-input"]
 row = experiment("cifar10-audit").rows[0]
@@ -176,7 +176,8 @@ show_table(
 
 # %% [markdown]
 # What an attack leaves standing is evidence only if the audit believes the attack. What it breaks is broken: a gradient that is
-# rough, as that through the signs of likelihood maximisation is, can only make an attack weaker than it might be.
+# rough, as that through the signs of likelihood maximisation is, can only make an attack weaker than it might be. Compare how
+# many planted examples each of them finds: what BPDA leaves standing says nothing of the defence.
 #
 # ## What changes, and what does not
 #
