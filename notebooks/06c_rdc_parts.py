@@ -85,7 +85,7 @@ for ax, (name, field, scale) in zip(axes, (("budget", "budget", 255), ("steps", 
         mine = sorted((row for row in chosen if row["gradient"] == gradient), key=lambda row: row[field])
         values = [Accuracy(**row["robust"]) for row in mine]
         plot_accuracy(ax, [scale * row[field] for row in mine], values, gradient, color=f"C{i}")
-    ax.set(xlabel="budget (grey levels of 255), MI-FGSM" if name == "budget" else "steps N, released")
+    ax.set(xlabel="budget (grey levels of 255), MI-FGSM" if name == "budget" else "steps N, clamped")
     ax.legend()
 plt.show()
 
@@ -323,8 +323,9 @@ print("right" if fine else "not yet")
 # :label: sol-lm-zero
 # :class: dropdown
 # :::
-# LM now descends a loss that is a part of the logit of class 0, at the levels where it looks. The logit rises compared
-# with the unconditional LM, but five steps at one level need not carry an image over the border.
+# LM now descends one term of the logit of class 0, at other levels and with other noise than those of the classifier. One
+# expects the logit to rise; here its mean does not. A loss at one level is not the logit, and five steps need not carry an
+# image over the border.
 
 # %%
 out = {}

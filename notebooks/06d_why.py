@@ -13,7 +13,7 @@
 
 # %% [markdown]
 # (nb-why)=
-# # Why likelihood maximisation cannot repair
+# # When exact ascent of the likelihood cannot repair
 #
 # :::{admonition} What you will be able to do
 # :class: tip
@@ -291,8 +291,8 @@ claim(bool(first.holds) and int(first.label) == 1)
 # :label: ex-why-border
 # :::
 # **Between two** (15 minutes, hard). Wrong images at $(0, \pm h)$, the right one at $(1, 0)$, the same weight for each.
-# Show that on the axis every point where $\pi$ exceeds its first coordinate is repaired, and that for $h^2 > 1/3$ some
-# of these have a wrong nearest image. For $h = 0.7$ and $\sigma = 0.2$: what is the smallest first coordinate, to a
+# Show that on the axis a point moves towards the right image as long as $\pi$ exceeds its first coordinate, and that for
+# $h^2 > 1/3$ and small $\sigma$ some points with a wrong nearest image are repaired. For $h = 0.7$ and $\sigma = 0.2$: what is the smallest first coordinate, to a
 # thousandth, from which exact ascent along the axis reaches the right class?
 #
 # :::{hint}
@@ -327,8 +327,9 @@ print("right" if fine else "not yet")
 # :::
 # On the axis $D = (\pi, 0)$, so the point moves to the right if $\pi$ exceeds its coordinate $a$. Where the three are
 # equally far, $a = (1 - h^2) / 2$, the weights are equal and $\pi = 1/3$. If $h^2 > 1/3$, then $a < 1/3$: points just
-# left of it have a wrong nearest image and still move right, and $\pi$ grows on the way. The border of the repaired
-# points solves $\pi(a) = a$; bisection finds it. It lies left of $a = 0.255$, where the nearest image changes.
+# left of it have a wrong nearest image and still move right, to the next root of $\pi(a) = a$. For small $\sigma$ that lies
+# near 1, at the right image; for large $\sigma$ it lies where the images still blur, and nothing is repaired. The border of the
+# repaired points is the root before; bisection finds it. It lies left of $a = 0.255$, where the nearest image changes.
 
 # %%
 low, high = 0.0, 0.255

@@ -11,7 +11,7 @@ import pytest
 
 from rdc.experiments import experiment
 from rdc.findings import claims, judge, rate, write_claims
-from rdc.findings.claim import Claim, Evidence, Side, compared, fits, outcomes
+from rdc.findings.claim import Claim, Evidence, Side, attacks_one_defence, compared, fits, outcomes
 from rdc.findings.figure import headline, in_colour, save_figure
 from rdc.findings.panels import PANELS
 from rdc.notebook import claims_table
@@ -100,6 +100,19 @@ def test_a_claim_is_decided_by_the_rule_on_the_images_of_both(made):
     assert (nothing.verdict, nothing.n, nothing.record) == ("not run", 0, "")
     both = judge(replace(claim, evidence=(Evidence(side(4), side(1)), Evidence(side(1), side(2)))), folder)
     assert both.verdict == "holds" and len(both.parts) == 1, "comparisons without rows are left out"
+
+
+def test_of_two_attacks_on_one_defence_the_one_that_broke_nothing_is_the_weak_one(tmp_path):
+    words = {"network": "cifar10-small", "what": "attacked", "N": 5, "eps": "8/255"}
+    bpda, exact = (Side("cifar10", {**words, "model": "RDC", "gradient": g}) for g in ("bpda", "exact"))
+    for one, robust in ((bpda, [True] * 12), (exact, [False] * 10 + [True] * 2)):
+        (row,) = (r for r in experiment("cifar10").rows if fits(r.about, one.where))
+        (cell,) = replace(row, n=12, block=12).cells()
+        append(tmp_path / "cifar10.jsonl", Line.of(cell, Outcome({"clean": [True] * 12, "robust": robust}), "", {}, BARE))
+    claim = Claim("X", "here", "BPDA is as strong.", "one against the other", (Evidence(exact, bpda, bound=-0.05),))
+    assert judge(claim, tmp_path).verdict == "does not hold"
+    other = Side("cifar10", {**words, "model": "DC", "gradient": "plain"})
+    assert attacks_one_defence(claim.evidence[0]) and not attacks_one_defence(Evidence(bpda, other))
 
 
 def test_numbers_count_as_yes_above_a_limit_and_images_without_are_left_out(made):

@@ -24,6 +24,7 @@ from rdc.runs.store import Found, Store
 from rdc.runs.verdict import Comparison, Means, Verdict, counts, decide_all, discordant
 
 NOT_RUN = "not run"
+ATTACK = ("attack", "gradient", "eot")  # words of an attack, not of a defence
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,11 @@ def counted(comparison: Comparison) -> str:
 
 
 def compared(one: Evidence, folder: str | Path | None = None) -> tuple[Comparison, tuple[str, ...]] | None:
-    """Return the comparison on the images that both sides have, and the attacks behind it; None if a side has none."""
+    """Return the comparison on the images that both sides have, and the attacks behind it; None if a side has none.
+
+    An attack that broke nothing is no evidence, on either side. Where two attacks on one defence are compared, it is enough that
+    one of them broke images, for then the other one is the weak one.
+    """
     if one.a.mean:
         found = means(one, folder)
         return None if found is None else (Comparison(*found, one.bound, one.equal, one.effect), ())
@@ -175,10 +180,19 @@ def compared(one: Evidence, folder: str | Path | None = None) -> tuple[Compariso
         return None
     sides = [side for side in (one.a, one.b) if side is not None]
     attacks = tuple(dict.fromkeys(name for side in sides for name in attacks_of(side, folder)))
-    broken = min((breaks(side, folder) for side in sides if attacks_of(side, folder)), default=None)
+    weakest = max if attacks_one_defence(one) else min
+    broken = weakest((breaks(side, folder) for side in sides if attacks_of(side, folder)), default=None)
     right = [a[i] for i in images]
     other = None if b is None else [b[i] for i in images]
     return Comparison(right, other, one.bound, one.equal, one.effect, broken), attacks
+
+
+def attacks_one_defence(one: Evidence) -> bool:
+    """Return whether the sides of a comparison differ in their attack alone."""
+    if one.b is None or one.a.experiment != one.b.experiment:
+        return False
+    a, b = ({k: v for k, v in side.where.items() if k not in ATTACK} for side in (one.a, one.b))
+    return a == b
 
 
 def means(one: Evidence, folder: str | Path | None = None) -> tuple[Means, Means | None] | None:

@@ -157,7 +157,11 @@ CLAIMS = (
     Claim(
         "A9", "Section 4.3", "RDC keeps its robustness against threats that it was not made for, adversarial training does not.",
         "RDC against the network trained for Linf, under L2 1.0 and StAdv, all gradients that were tried",
-        tuple(Evidence(suite("RDC", threat), suite("AT", threat), effect=0.3) for threat in ("L2", "StAdv")), page=BESIDE,
+        tuple(
+            Evidence(suite("RDC", threat), suite("AT", threat), effect=effect)
+            for threat, effect in (("L2", 0.123), ("StAdv", 0.8652))
+        ),
+        page=BESIDE,
     ),
     Claim(
         "A10", "Table 1", "Likelihood maximisation in front of an undefended network makes it robust.",
@@ -175,9 +179,9 @@ CLAIMS = (
         lab("log-odds", MAIN, ("adversarial",), 0.5), page=EXACT,
     ),
     Claim(
-        "A12", "Section 3.5", "One random noise level a step makes LM far more robust than all levels.",
-        "one level against the mean of four, all gradients",
-        (Evidence(setting(table="timesteps", timesteps="one"), setting(table="timesteps", timesteps="all"), effect=0.69),),
+        "A12", "Appendix B.2", "One random noise level a step makes RDC more robust than all levels (by 6.83 points).",
+        "one level against the mean of four, all gradients; the 2.34 against 71.68 % of LM before a network were not asked",
+        (Evidence(setting(table="timesteps", timesteps="one"), setting(table="timesteps", timesteps="all"), effect=0.0683),),
         page=PARTS,
     ),
     Claim(

@@ -8,7 +8,8 @@ difference :math:`d` that is claimed to be positive, and its interval at the lev
                    the whole interval lies above it; with ``equal`` it lies within :math:`\pm` that margin
 | *does not hold*  the same on the other side: the opposite is significant; with ``equal`` the whole interval lies outside
 | *refuted*        neither, but the claimed size ``effect`` lies beyond the interval: there may be an effect, not this one
-| *not decided*    the rest, and every comparison whose attack broke nothing
+| *not decided*    the rest, and every comparison with an attack that broke nothing, unless the other side is another attack on
+                   the same defence, which broke images
 
 The tests: McNemar's exact test (a sign test of the images on which the two differ), and Fisher's exact test. The intervals:
 Agresti and Min's for paired differences, Newcombe's hybrid score for unpaired ones, and Clopper and Pearson's for a rate. Means
