@@ -120,6 +120,13 @@ def test_a_damaged_line_is_one_message(tmp_path, text, message):
         Store.read(path)
 
 
+def test_a_line_that_is_no_text_is_one_message(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    path.write_bytes(line(next(ROWS[0].cells())).dump().encode() + b"\n\xff\n")
+    with pytest.raises(ValueError, match=r"lines.jsonl is damaged at line 2: .*; remove that line"):
+        Store.read(path)
+
+
 def test_an_outcome_has_one_bit_an_image():
     with pytest.raises(ValueError, match="clean has 2 outcomes for 4 images"):
         Line.of(next(ROWS[0].cells()), Outcome({"clean": [True, False]}), "", {}, BARE)
@@ -192,11 +199,29 @@ def test_parts_that_disagree_are_not_merged(tmp_path):
     append(tmp_path / "a.jsonl", line(cell))
     other = Outcome({"clean": [True] * 4, "robust": [not bit for bit in measure(cell).bits["robust"]]})
     append(tmp_path / "b.jsonl", Line.of(cell, other, "code of slow", {}, BARE))
-    with pytest.raises(ValueError, match="disagrees with another run about images"):
+    with pytest.raises(ValueError, match=r"b.jsonl, line 1 disagrees with .*a.jsonl, line 1 about images .* remove the line"):
         merge([tmp_path / "a.jsonl", tmp_path / "b.jsonl"], tmp_path / "c.jsonl")
     assert not (tmp_path / "c.jsonl").exists()
     with pytest.raises(ValueError, match="there is no"):
         merge([tmp_path / "d.jsonl"], tmp_path / "c.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [("values", {"radius": [0.2, None]}), ("values", {"radius": [0.123456789, 1.0]}), ("values", {"other": [0.123456789, None]}),
+     ("means", {"size": 2.1}), ("counts", {"clean": 2, "failed": 4}), ("bits", {"clean": [True, False]})],
+)  # fmt: skip
+def test_parts_agree_to_rounding_and_no_further(tmp_path, field, changes):
+    cell, paths = Cell(ROWS[0], 0, 2), (tmp_path / "a.jsonl", tmp_path / "b.jsonl")
+    one = Outcome({"clean": [True, True]}, {"size": 2.0}, {"failed": 3}, {"radius": [0.123456789, None]})
+    rounded = replace(one, means={"size": 2.0000001}, values={"radius": [0.123456790, None]})
+    for path, outcome in zip(paths, (one, rounded), strict=True):
+        append(path, Line.of(cell, outcome, "", {}, BARE))
+    assert merge(paths, tmp_path / "c.jsonl") == merge(paths[::-1], tmp_path / "d.jsonl") == 1
+    assert (tmp_path / "c.jsonl").read_bytes() == (tmp_path / "d.jsonl").read_bytes()
+    append(paths[1], Line.of(cell, replace(one, **{field: changes}), "", {}, BARE))
+    with pytest.raises(ValueError, match="b.jsonl, line 2 disagrees with .*a.jsonl, line 1"):
+        merge(paths, tmp_path / "c.jsonl")
 
 
 def test_other_code_or_weights_make_exactly_their_rows_stale(tmp_path):

@@ -187,6 +187,11 @@ class Line:
         """Return the numbers of a name by the index of the image."""
         return dict(zip(range(*self.images), self.values[name], strict=True))
 
+    def numbers(self) -> Outcome:
+        """Return what came out, without words."""
+        bits = {name: list(self.outcome(name).values()) for name in self.bits}
+        return Outcome(bits, self.means, self.counts, self.values)
+
     def dump(self) -> str:
         """Return the line as JSON; fields that hold nothing are left out."""
         found = asdict(self)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rdc.runs.agreement import differences
 from rdc.runs.cell import Cell, Line, Row
 from rdc.runs.record import write_atomic
 from rdc.runs.statistics import Accuracy
@@ -96,9 +97,9 @@ class Store:
         for path in map(Path, paths):
             content = path.read_bytes() if path.exists() else b""
             whole = content[: content.rfind(b"\n") + 1]
-            for number, written in enumerate(whole.decode("utf8").splitlines(), 1):
+            for number, written in enumerate(whole.splitlines(), 1):
                 try:
-                    store.add(Line.load(written))
+                    store.add(Line.load(written.decode("utf8")))
                 except ValueError as error:
                     text = f"{path} is damaged at line {number}: {error}; remove that line to do its cell again"
                     raise ValueError(text) from None
@@ -145,19 +146,22 @@ def merge(paths: Iterable[str | Path], out: str | Path, order: Sequence[Row] = (
 
     Lines are sorted by the place of their row in ``order``, then by spec, date, images and fingerprint, so that the parts of a
     campaign give the same file in whatever order they come, and newer lines count before older ones. Of two lines with one
-    fingerprint that with the earlier date is kept.
+    fingerprint that with the earlier date is kept; their bits and counts must be the same, values and means to rounding.
 
     Raises:
-        ValueError: if a file does not exist or is damaged, or two lines with one fingerprint disagree on an outcome.
+        ValueError: if a file does not exist or is damaged, or two lines with one fingerprint disagree.
     """
     kept: dict[str, Line] = {}
+    places: dict[str, str] = {}
     for path in map(Path, paths):
         if not path.exists():
             raise ValueError(f"there is no {path}")
-        for line in Store.read(path).lines:
-            other = kept.setdefault(line.fingerprint, line)
-            if (other.bits, other.values) != (line.bits, line.values):
-                raise ValueError(f"{path} disagrees with another run about images {line.images} of {line.key}")
+        for number, line in enumerate(Store.read(path).lines, 1):
+            other, at = kept.setdefault(line.fingerprint, line), f"{path}, line {number}"
+            if not agree(other, line):
+                text = f"{at} disagrees with {places[line.fingerprint]} about images {line.images} of {line.key}"
+                raise ValueError(f"{text}; compute them again ('rdc verify'), remove the line that is wrong, and merge again")
+            places.setdefault(line.fingerprint, at)
             kept[line.fingerprint] = min(other, line, key=lambda one: (str(one.provenance["date"]), one.dump()))
     place = {row.key(): i for i, row in reversed(list(enumerate(order)))}
     found = sorted(
@@ -165,6 +169,12 @@ def merge(paths: Iterable[str | Path], out: str | Path, order: Sequence[Row] = (
     )
     write_atomic(Path(out), b"".join(line.dump().encode() + b"\n" for line in found))
     return len(found)
+
+
+def agree(a: Line, b: Line) -> bool:
+    """Return whether two lines of one cell hold the same numbers."""
+    fields = ("bits", "values", "counts", "means")
+    return all(getattr(a, name).keys() == getattr(b, name).keys() for name in fields) and not differences(a, b.numbers())
 
 
 def dated(line: Line) -> str:
