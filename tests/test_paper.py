@@ -182,6 +182,8 @@ def test_published_guides_run_on_random_weights_and_the_twenty_images(here, monk
     kept = sorted((here / "kept").rglob("*.safetensors"))
     before = [path.stat().st_mtime_ns for path in kept]
     assert len(kept) == 2 and measure(cell).values == values and [path.stat().st_mtime_ns for path in kept] == before
+    more = replace(small, arguments={**small.arguments, "images": 8})
+    assert sum(map(len, blocks(more, 0, "cpu"))) == 8, "a larger set does not take the last block of a smaller one"
 
 
 def test_the_published_denoiser_of_imagenet_has_its_size():

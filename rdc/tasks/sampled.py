@@ -60,7 +60,7 @@ def sampled(cell: Cell, device: str = "cpu") -> Outcome:
 def blocks(row: Row, number: int, device: str) -> Iterator[Tensor]:
     """Yield the images of a set in bytes, made if they are not there."""
     n = row.arguments["images"]
-    key = hashlib.blake2b(f"{row.options} {weights(row)} {number}".encode(), digest_size=8).hexdigest()
+    key = hashlib.blake2b(f"{row.options} {weights(row)} {number} {n}".encode(), digest_size=8).hexdigest()
     for start in range(0, n, BLOCK):
         seeds = range(n * number + start, n * number + min(n, start + BLOCK))
         if "folder" not in row.arguments:
