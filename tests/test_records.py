@@ -41,6 +41,14 @@ def test_the_environment_is_told(tmp_path):
     assert found["versions"]["torch"] == torch.__version__ and {"date", "python", "device", "commit"} <= found.keys()
 
 
+def test_the_device_is_that_of_the_run(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: f"GPU {torch.device(device or 'cuda:3').index}")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    found = {device: record.environment(device)["device"] for device in (None, "cuda:1", "cuda:0", "cpu")}
+    assert [found.pop(device) for device in (None, "cuda:1", "cuda:0")] == ["GPU 3", "GPU 1", "GPU 0"]
+    assert found["cpu"].startswith("CPU")
+
+
 @pytest.mark.parametrize("what", ["replace", "chmod", "content"])
 def test_a_failing_write_leaves_the_old_record_and_no_other_file(tmp_path, monkeypatch, what):
     if what == "content":

@@ -94,7 +94,7 @@ def environment(device: str | None = None) -> dict[str, Any]:
         "date": datetime.date.today().isoformat(),
         "python": platform.python_version(),
         "versions": {k: v for k, v in versions.items() if v},
-        "device": torch.cuda.get_device_name()
+        "device": torch.cuda.get_device_name(device)
         if (torch.cuda.is_available() if device is None else torch.device(device).type == "cuda")
         else f"CPU {platform.machine()}, {torch.get_num_threads()} threads",
         "commit": commit(),
