@@ -304,3 +304,30 @@ def test_checkpoints_are_those_of_the_options():
     assert set(checkpoints_of("digits", "digits", {})) == {"digits"}
     assert checkpoints_of("dc", "digits", {"denoiser": "optimal"}) == {}
     assert build("dc", "digits", levels=2)(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
+
+
+PENALTY = {"penalty": {"denoiser": "single-head", "levels": 8, "sigma_min": 0.1}}
+
+
+@pytest.mark.parametrize(
+    ("row", "networks"),
+    [
+        (Row("dc", task="randomness"), ["multihead", "cnn"]),
+        (Row("dc-trained", {"recipe": "x"}, task="heads"), [""]),
+        (Row("robust", arguments={"judges": "fashion"}, task="targeted"), ["robust"]),
+        (Row("robust", arguments={"judges": "reference"}, task="targeted"), ["robust", "at-linf"]),
+        (Row("robust", arguments={"judges": "reference"}, task="guided"), ["robust", "cnn", "at-l2", "at-linf"]),
+        (Row("robust", task="level"), ["robust"]),
+        (Row("robust", arguments={"audit": True}, task="level"), ["robust", "vanilla"]),
+        (Row("vanilla", arguments={"audit": True}, task="level"), ["vanilla", "robust"]),
+        (Row("trained", arguments={"audit": True}, task="level"), []),
+        (Row("dc", attack="lagrange", arguments=PENALTY), ["multihead", ""]),
+        (Row("dc", {"denoiser": "single-head"}, "lagrange", PENALTY), [""]),
+        (Row("", {"denoiser": "fashion-mini"}, arguments={"features": "cnn"}, task="sampled"), ["", "cnn"]),
+        (Row("", {"denoiser": "fashion-mini"}, arguments={"features": "my_file:network"}, task="sampled"), [""]),
+    ],
+)
+def test_networks_beside_that_of_the_model_are_checkpoints_too(row, networks):
+    """Those that choose the images, are compared with, judge, are the rival, or make a penalty or features."""
+    found = weights_of(row)
+    assert set(found) == {f"fashion-mini-{name}".rstrip("-") for name in networks} and "missing" not in found.values()

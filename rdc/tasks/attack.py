@@ -195,6 +195,8 @@ def weights(row: Row) -> dict[str, str]:
     if "on" in row.arguments:
         other = row.arguments["on"]
         found |= checkpoints_of(other["model"], row.data, other.get("options", {}))
+    if row.attack == "lagrange":
+        found |= checkpoints_of("dc", row.data, {"denoiser": row.arguments["penalty"]["denoiser"]})
     return found
 
 

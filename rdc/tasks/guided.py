@@ -4,7 +4,7 @@ A row says in ``model`` who guides: a name of :mod:`rdc.guide.named`, ``trained`
 are measured in the place of generated ones. Two rows with the same ``first`` share all noise: their differences are paired.
 """
 
-__all__ = ["guided", "labels", "roots", "short", "source", "toy", "weights"]
+__all__ = ["guided", "labels", "of_guide", "of_judges", "roots", "short", "source", "toy", "weights"]
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,10 +20,10 @@ from rdc.denoise.checkpoints import load_denoiser, locate
 from rdc.guide.named import CLASSIFIERS, checkpoint_files, load_guide
 from rdc.guide.plan import PLANS
 from rdc.guide.sampling import sample
-from rdc.models.weights import digest_of
+from rdc.models.weights import checkpoints_of, digest_of
 from rdc.runs.cell import Cell, Outcome, Row
 from rdc.train.guide_recipes import short_guide
-from rdc.train.judges import balanced, judges, measure
+from rdc.train.judges import REFERENCE, balanced, judges, measure
 
 APART, BATCH = 10_000, 100  # seeds between two repetitions; images that are drawn together
 TRAINED = {"threat": None, "training seed": 0, "steps": 1, "batch": 2}
@@ -89,10 +89,22 @@ def roots(row: Row) -> list[str]:
 
 def weights(row: Row) -> dict[str, str]:
     """Return the hashes of the checkpoints that a row uses, by name; those of judges that are trained on the spot have none."""
+    return of_guide(row) | of_judges(row, *REFERENCE)
+
+
+def of_guide(row: Row) -> dict[str, str]:
+    """Return the hashes of the checkpoints of a guide and of the denoiser that it guides, by name."""
     files = checkpoint_files(row.model, row.data)
     if "plan" in row.options:
         files[locate(row.data)] = "denoiser"
     return {path.stem: digest_of(path, kind) for path, kind in files.items()}
+
+
+def of_judges(row: Row, *roles: str) -> dict[str, str]:
+    """Return the hashes of the reference networks that judge a row in some roles, by name."""
+    if row.arguments.get("judges") != "reference":
+        return {}
+    return {name: found for role in roles for name, found in checkpoints_of(REFERENCE[role], row.data, {}).items()}
 
 
 def toy(row: Row) -> Row:

@@ -15,7 +15,6 @@ from rdc.tasks import attack
 
 SIGMAS = (0.2, 0.5, 1.0, 2.0, 5.0)  # where the answers are compared, model units
 FEW, TRAIN = 100, 200  # test images on which they are, and training images that are classified
-weights = attack.weights
 
 
 def heads(cell: Cell, device: str = "cpu") -> Outcome:
@@ -81,6 +80,11 @@ def mean_cosine(v: Tensor) -> float:
 def roots(row: Row) -> list[str]:
     """Return what decides a row besides its task: the builder of its model."""
     return [attack.builder(row.model)]
+
+
+def weights(row: Row) -> dict[str, str]:
+    """Return the hashes of the checkpoints that a row uses, by name: of its model, and of the shipped network beside it."""
+    return {**attack.weights(row), **attack.weights(Row("dc", {"denoiser": "single-head"}, data=row.data))}
 
 
 def toy(row: Row) -> Row:

@@ -59,12 +59,17 @@ def by_pgd(row: Row, images: Images, group: int, eps: float, device: str) -> dic
 def checked(row: Row, images: Images, group: int, eps: float, device: str) -> Outcome:
     """Return the checks of an audit of PGD; the surrogate is the vanilla classifier, or the robust one for that."""
     x, y, sigma = images.x.to(device), images.y.to(device), row.arguments["sigma"]
-    other = replace(row, model="robust" if row.model == "vanilla" else "vanilla", options={})
-    model, rival = (AtLevel(network(r, device), sigma, group) for r in (row, row if row.model == "trained" else other))
+    model, rival = (AtLevel(network(r, device), sigma, group) for r in (row, rival_of(row)))
     steps = row.arguments["pgd"]["steps"]
     report = audit(model, x, y, "L2", eps, steps=steps, surrogate=rival, queries=50, everything=True)
     failed = sum(one.verdict == "fail" for one in report.rows)
     return Outcome({}, counts={"failed": failed}, words={one.name: f"{one.verdict}: {one.reason}" for one in report.rows})
+
+
+def rival_of(row: Row) -> Row:
+    """Return the row of the surrogate of an audit: of a classifier that was trained on the spot that classifier itself."""
+    other = replace(row, model="robust" if row.model == "vanilla" else "vanilla", options={})
+    return row if row.model == "trained" else other
 
 
 def radius(threat: Threat, sigma: float) -> float:
@@ -93,7 +98,7 @@ def roots(row: Row) -> list[str]:
 
 def weights(row: Row) -> dict[str, str]:
     """Return the hashes of the checkpoints that a row uses, by name."""
-    return guided.weights(row)
+    return guided.of_guide(row) | (guided.of_guide(rival_of(row)) if row.arguments.get("audit") else {})
 
 
 def toy(row: Row) -> Row:

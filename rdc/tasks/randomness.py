@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from rdc.runs.cell import Cell, Outcome, Row
 from rdc.tasks import attack
 
-weights = attack.weights
-
 
 def randomness(cell: Cell, device: str = "cpu") -> Outcome:
     """Measure the gradients of a model on test images that the reference CNN gets right: image i of the row is the i-th of these.
@@ -109,6 +107,11 @@ def smooth(model: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int, seed:
 def roots(row: Row) -> list[str]:
     """Return what decides a row besides its task: the builders of its model and of the reference CNN."""
     return [attack.builder(row.model), attack.builder("cnn")]
+
+
+def weights(row: Row) -> dict[str, str]:
+    """Return the hashes of the checkpoints that a row uses, by name: of its model, and of the CNN that chooses its images."""
+    return {**attack.weights(row), **attack.weights(Row("cnn", data=row.data))}
 
 
 def toy(row: Row) -> Row:

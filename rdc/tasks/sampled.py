@@ -29,6 +29,7 @@ from rdc.guide.plan import SamplingPlan, vp_path
 from rdc.guide.published import load_published_classifier
 from rdc.guide.sampling import sample
 from rdc.models.user import load_user_model, names_user_model
+from rdc.models.weights import checkpoints_of
 from rdc.rng import whole
 from rdc.runs.cell import Cell, Outcome, Row
 from rdc.runs.record import write_atomic
@@ -60,7 +61,7 @@ def sampled(cell: Cell, device: str = "cpu") -> Outcome:
 def blocks(row: Row, number: int, device: str) -> Iterator[Tensor]:
     """Yield the images of a set in bytes, made if they are not there."""
     n = row.arguments["images"]
-    key = hashlib.blake2b(f"{row.options} {weights(row)} {number} {n}".encode(), digest_size=8).hexdigest()
+    key = hashlib.blake2b(f"{row.options} {of_images(row)} {number} {n}".encode(), digest_size=8).hexdigest()
     for start in range(0, n, BLOCK):
         seeds = range(n * number + start, n * number + min(n, start + BLOCK))
         if "folder" not in row.arguments:
@@ -123,6 +124,11 @@ def roots(row: Row) -> list[str]:
 
 def weights(row: Row) -> dict[str, str]:
     """Return the hashes of the files that a row uses, by name; a file that is not here is ``missing``."""
+    return {**of_images(row), **checkpoints_of(row.arguments["features"], row.data, {})}
+
+
+def of_images(row: Row) -> dict[str, str]:
+    """Return the hashes of the files that the images of a row are made with, by name."""
     guide = row.options.get("classifier")
     denoiser = Path(row.options["denoiser"])
     files = [denoiser if denoiser.suffix else locate(denoiser)] + ([classifier_file(guide)] if guide else [])

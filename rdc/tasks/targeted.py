@@ -61,7 +61,7 @@ def roots(row: Row) -> list[str]:
 
 def weights(row: Row) -> dict[str, str]:
     """Return the hashes of the checkpoints that a row uses, by name."""
-    return guided.weights(row)
+    return guided.of_guide(row) | guided.of_judges(row, "judge")
 
 
 def toy(row: Row) -> Row:
