@@ -16,15 +16,10 @@ from typing import Any
 from tqdm import tqdm
 
 from rdc.runs.cell import Cell, Line, Outcome, Row
+from rdc.runs.lock import hold
 from rdc.runs.record import environment
 from rdc.runs.store import Store, append
 from rdc.runs.workers import parallel
-
-try:
-    import fcntl
-except ImportError:  # not on Windows, where nothing prevents two runs from sharing a file
-    fcntl = None  # type: ignore[assignment]
-
 
 #: ``execute(work, blocks)``: the results of ``work`` on each block of positions, as they come.
 Execute = Callable[[Callable[[Sequence[int]], list[Any]], Iterator[Sequence[int]]], Generator[list[Any], None, None]]
@@ -195,8 +190,7 @@ def writing(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
         try:
-            if fcntl:
-                fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            hold(file.fileno())
         except OSError:
             raise OSError(f"another run is writing to {path}; wait for it, or give another folder") from None
         yield

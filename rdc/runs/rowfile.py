@@ -24,13 +24,9 @@ from typing import Any
 from tqdm import tqdm
 
 from rdc.runs.fingerprint import differences
+from rdc.runs.lock import hold
 from rdc.runs.record import write_atomic
 from rdc.runs.workers import parallel
-
-try:
-    import fcntl
-except ImportError:  # not on Windows, where nothing prevents two runs from sharing a file
-    fcntl = None  # type: ignore[assignment]
 
 Row = dict[str, Any]
 #: The types of a row's fields: a type, a tuple of types, or a dict of fields; the field ``str`` stands for every name.
@@ -183,8 +179,7 @@ class RowFile:
 
     def _lock(self, path: Path) -> None:
         try:
-            if fcntl:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            hold(self._file)
             free = os.fstat(self._file).st_ino == os.stat(path).st_ino  # else the other run has just replaced it
         except OSError:
             free = False
