@@ -89,7 +89,7 @@ def test_a_cell_of_a_noisy_classifier_is_what_its_parts_say(monkeypatch):
 
 def test_bayes_rule_survives_what_the_noise_hides_and_not_what_it_does_not(monkeypatch):
     x, y = mixture(0, (30, 30), (1, 2, 2))
-    monkeypatch.setattr(level, "posterior", lambda *_: OptimalDenoiser(x.float(), y))
+    monkeypatch.setattr(aligned, "exact", lambda *_: OptimalDenoiser(x.float(), y))
     monkeypatch.setattr(level, "load", lambda *_: Images(x.float(), y, ["a", "b"]))
     threats = [{"sigma": 0.3, "threat": {"eps": eps}, "group": 60} for eps in (0.005, 10.0)]
     rows = [Row("exact posterior", {}, None, threat, n=60, task="level") for threat in threats]

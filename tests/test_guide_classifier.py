@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -29,6 +30,7 @@ from rdc.guide.classifier import (
     ClassifierConfig,
     TimeClassifier,
     build_classifier,
+    classifier_file,
     load_classifier,
     save_classifier,
     shipped_classifiers,
@@ -370,6 +372,14 @@ def test_save_and_load(tmp_path):
     save_denoiser(tmp_path / "b.safetensors", tiny_network())
     with pytest.raises(CheckpointError, match="holds denoiser, not a classifier"):
         load_classifier(tmp_path / "b.safetensors")
+
+
+def test_the_file_of_a_classifier_is_shipped_or_a_path():
+    wanted = SHIPPED / "fashion-mini-robust.safetensors"
+    assert classifier_file("robust", "fashion-mini") == classifier_file("fashion-mini-robust") == wanted
+    for other in (("robust", None), ("robust", "digits"), ("runs/own.safetensors", "fashion-mini")):
+        assert classifier_file(*other) == Path(other[0])
+    assert classifier_file(wanted, "fashion-mini") == wanted
 
 
 @pytest.mark.parametrize("name", shipped_classifiers())

@@ -16,7 +16,7 @@ from rdc.evaluate import predict
 from rdc.experiments import experiment
 from rdc.rng import rand
 from rdc.schedule import levels
-from rdc.tasks import measure, toy
+from rdc.tasks import aligned, measure, toy
 
 
 def test_likelihoods_are_those_of_a_mixture_of_gaussians():
@@ -58,6 +58,8 @@ def test_a_cell_is_what_its_parts_say():
     train, test = load("digits", "train"), load("digits", "test")
     optimal = OptimalDenoiser(train.x[:100], train.y[:100])
     model = DiffusionClassifier(optimal, levels("elbo", 2, sigma_min=0.1), seed=0)
+    kept = aligned.exact("digits", "cpu", torch.float32, 100)
+    assert torch.equal(kept(2 * test.x[:2] - 1, 0.5), optimal(2 * test.x[:2] - 1, 0.5)), "the one that tasks share"
     x, y = test.x[:12], test.y[:12]
     x_adv = pgd(model, x, y, eps=0.3, steps=2, index=torch.arange(12))
     member = (predict(model, x) == y) & (predict(model, x_adv) != y)

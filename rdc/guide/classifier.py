@@ -25,6 +25,7 @@ __all__ = [
     "ClassifierConfig",
     "TimeClassifier",
     "build_classifier",
+    "classifier_file",
     "load_classifier",
     "save_classifier",
     "shipped_classifiers",
@@ -171,6 +172,13 @@ def shipped_classifiers() -> list[str]:
     return sorted(p.stem for p in SHIPPED.glob("*.safetensors"))
 
 
+def classifier_file(name: str | Path, data: str | None = None) -> Path:
+    """Return the file of a classifier: a shipped one by its name, or by the part of it behind the data set, or that of a path."""
+    shipped = shipped_classifiers()
+    found = next((known for known in (str(name), f"{data}-{name}") if known in shipped), None)
+    return Path(name) if found is None else SHIPPED / f"{found}.safetensors"
+
+
 def load_classifier(
     name: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, data: str | None = None
 ) -> TimeClassifier:
@@ -185,7 +193,7 @@ def load_classifier(
     Raises:
         CheckpointError: if the file is missing, damaged, no classifier, or for another data set.
     """
-    path = SHIPPED / f"{name}.safetensors" if str(name) in shipped_classifiers() else Path(name)
+    path = classifier_file(name)
     if path.suffix != ".safetensors":
         known = ", ".join(shipped_classifiers()) or "none"
         raise CheckpointError(f"unknown classifier {str(name)!r}; there are {known}, or give a .safetensors file")

@@ -1,6 +1,6 @@
 """Guides by name, as tables call them: what the shipped checkpoints of a data set give."""
 
-__all__ = ["CLASSIFIERS", "checkpoint_files", "classifier_file", "load_guide"]
+__all__ = ["CLASSIFIERS", "checkpoint_files", "load_guide"]
 
 from functools import cache
 from pathlib import Path
@@ -8,16 +8,11 @@ from pathlib import Path
 import torch
 
 from rdc.denoise.checkpoints import load_denoiser, locate, shipped
-from rdc.guide.classifier import SHIPPED, load_classifier
+from rdc.guide.classifier import classifier_file, load_classifier
 from rdc.guide.guides import ClassifierGuide, DiffusionGuide, Guide, RatioGuide
 
 #: Time-dependent classifiers that are shipped, for Fashion-MNIST.
 CLASSIFIERS = ("vanilla", "robust", "wide")
-
-
-def classifier_file(name: str, data: str) -> Path:
-    """Return the file of a time-dependent classifier: a shipped one, or that of a path."""
-    return SHIPPED / f"{data}-{name}.safetensors" if name in CLASSIFIERS else Path(name)
 
 
 def heads_of(data: str) -> str:

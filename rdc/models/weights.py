@@ -65,11 +65,16 @@ def network_file(name: str, data: str) -> tuple[Path, str] | None:
     return (reference_file(name, data), KIND) if name in KINDS else None
 
 
+def file_digest(path: Path) -> str:
+    """Return the start of the hash of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
 @cache
 def digest_of(path: Path, kind: str) -> str:
     """Return the start of the hash of the tensors of a checkpoint, which is checked; of a published ``.pkl`` that of the file."""
     from rdc.denoise.checkpoints import read_checkpoint
 
     if path.suffix == PICKLE:
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        return file_digest(path)
     return str(read_checkpoint(path, kind)[1]["tensors_sha256"])[:12]

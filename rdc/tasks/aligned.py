@@ -39,10 +39,10 @@ def aligned(cell: Cell, device: str = "cpu") -> Outcome:
 
 
 @cache
-def exact(data: str, device: str = "cpu") -> Any:
-    """Return the optimal denoiser of the train split, in float64."""
+def exact(data: str, device: str = "cpu", dtype: torch.dtype = torch.float64, first: int | None = None) -> Any:
+    """Return the optimal denoiser of the train split, or of the first images of it."""
     images = load(data, "train")
-    return OptimalDenoiser(images.x.double().to(device), images.y.to(device))
+    return OptimalDenoiser(images.x[:first].to(device, dtype), images.y[:first].to(device))
 
 
 def in_float(guide: Guide | None) -> Guide:

@@ -3,16 +3,13 @@
 __all__ = ["SIGMAS", "laboratory", "roots", "toy", "weights"]
 
 from dataclasses import replace
-from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from rdc.analyse.laboratory import QUANTITIES, first_wrong, likelihoods
-from rdc.denoise.optimal import OptimalDenoiser
 from rdc.runs.cell import Cell, Outcome, Row
-from rdc.tasks import attack
+from rdc.tasks import aligned, attack
 
 SIGMAS = (0.1, 0.2, 0.5, 1.0)  # of the densities, model units
 
@@ -33,7 +30,7 @@ def laboratory(cell: Cell, device: str = "cpu") -> Outcome:
 
     given, options = dict(cell.row.arguments), dict(cell.row.options)
     x, y, index = attack.test_images(cell.row.data, cell.start, cell.stop, device)
-    optimal = denoiser(cell.row.data, given["train"], device)
+    optimal = aligned.exact(cell.row.data, device, torch.float32, given["train"])
     model = DiffusionClassifier(optimal, levels("elbo", given["levels"], sigma_min=0.1), seed=cell.row.seed, chunk=2560)
     member = predict(model, x) == y
     if given["images"] != "clean":
@@ -61,15 +58,6 @@ def laboratory(cell: Cell, device: str = "cpu") -> Outcome:
 def only(value: Tensor, member: Tensor) -> list[float | None]:
     """Return the numbers of members, and None for the others."""
     return [round(float(v), 6) if m else None for v, m in zip(value.detach().tolist(), member.tolist(), strict=True)]
-
-
-@cache
-def denoiser(data: str, train: int, device: str) -> Any:
-    """Return the optimal denoiser of the first training images."""
-    from rdc.data import load
-
-    images = load(data, "train")
-    return OptimalDenoiser(images.x[:train].to(device), images.y[:train].to(device))
 
 
 def roots(row: Row) -> list[str]:

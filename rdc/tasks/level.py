@@ -4,21 +4,19 @@ __all__ = ["level", "roots", "toy", "weights"]
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import torch
 
 from rdc.attack.pgd import pgd
 from rdc.data import Images, load
-from rdc.denoise.optimal import OptimalDenoiser
 from rdc.evaluate.audit import audit
 from rdc.evaluate.robustness import predict
-from rdc.guide.classifier import AtLevel, load_classifier
-from rdc.guide.named import CLASSIFIERS, classifier_file
+from rdc.guide.classifier import AtLevel, classifier_file, load_classifier
+from rdc.guide.named import CLASSIFIERS
 from rdc.guide.threat import Threat, level_outcomes
 from rdc.runs.cell import Cell, Outcome, Row
-from rdc.tasks import guided
+from rdc.tasks import aligned, guided
 
 
 def level(cell: Cell, device: str = "cpu") -> Outcome:
@@ -41,7 +39,7 @@ def level(cell: Cell, device: str = "cpu") -> Outcome:
     if given.get("audit"):
         return checked(row, images, group, radius(threat, given["sigma"]) / 2, device)
     exact = row.model == "exact posterior"
-    model = posterior(row.data, device).log_density if exact else network(row, device)
+    model = aligned.exact(row.data, device, torch.float32).log_density if exact else network(row, device)
     _, clean, right = level_outcomes(model, images, given["sigma"], threat, group, 25 if exact else 200, device)
     found = {"clean": clean.tolist(), "trained": right.tolist()}
     return Outcome(found | (by_pgd(row, images, group, radius(threat, given["sigma"]) / 2, device) if "pgd" in given else {}))
@@ -82,13 +80,6 @@ def network(row: Row, device: str) -> Any:
     own = row.model == "trained" or "training seed" in row.options
     path = guided.source(replace(row, model="trained")) if own else classifier_file(row.model, row.data)
     return load_classifier(path, device)
-
-
-@cache
-def posterior(data: str, device: str) -> Any:
-    """Return the optimal denoiser of the train split."""
-    images = load(data, "train")
-    return OptimalDenoiser(images.x.to(device), images.y.to(device))
 
 
 def roots(row: Row) -> list[str]:

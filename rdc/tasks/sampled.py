@@ -22,14 +22,14 @@ from rdc.data import load
 from rdc.denoise.base import fast_dtype
 from rdc.denoise.checkpoints import locate
 from rdc.denoise.published import load_denoiser
-from rdc.guide.classifier import SHIPPED, load_classifier, shipped_classifiers
+from rdc.guide.classifier import classifier_file, load_classifier
 from rdc.guide.guides import ClassifierGuide
 from rdc.guide.metrics import FeatureNetwork, frechet_distance, precision_recall
 from rdc.guide.plan import SamplingPlan, vp_path
 from rdc.guide.published import load_published_classifier
 from rdc.guide.sampling import sample
 from rdc.models.user import load_user_model, names_user_model
-from rdc.models.weights import checkpoints_of
+from rdc.models.weights import checkpoints_of, file_digest
 from rdc.rng import whole
 from rdc.runs.cell import Cell, Outcome, Row
 from rdc.runs.record import write_atomic
@@ -132,17 +132,7 @@ def of_images(row: Row) -> dict[str, str]:
     guide = row.options.get("classifier")
     denoiser = Path(row.options["denoiser"])
     files = [denoiser if denoiser.suffix else locate(denoiser)] + ([classifier_file(guide)] if guide else [])
-    return {path.stem: digest(path) for path in files}
-
-
-def classifier_file(name: str) -> Path:
-    """Return the file of a classifier: a shipped one, or that of a path."""
-    return SHIPPED / f"{name}.safetensors" if name in shipped_classifiers() else Path(name)
-
-
-def digest(path: Path) -> str:
-    """Return the start of the hash of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.exists() else "missing"
+    return {path.stem: file_digest(path) if path.exists() else "missing" for path in files}
 
 
 def toy(row: Row) -> Row:
