@@ -15,6 +15,7 @@ import torch
 import rdc
 from rdc.classify import DiffusionClassifier
 from rdc.cli import main
+from rdc.data import load
 from rdc.defend.likelihood import READINGS
 from rdc.denoise import checkpoints
 from rdc.experiments import experiment, names
@@ -22,7 +23,7 @@ from rdc.guide.named import load_guide
 from rdc.models import build, entry
 from rdc.models.weights import checkpoints_of
 from rdc.runs.campaign import Campaign, campaign_state, run_campaign
-from rdc.runs.cell import Row, pack
+from rdc.runs.cell import Cell, Row, pack
 from rdc.runs.code import Program, package_program
 from rdc.runs.record import book_folder
 from rdc.runs.store import Store
@@ -156,6 +157,17 @@ def test_a_cell_is_what_its_parts_say():
 def test_a_randomised_model_is_judged_by_all_protocols():
     found = measure(next(replace(SMALL, options={"levels": 2, "noise": "fresh"}, n=1, block=1).cells()))
     assert {f"{kind}{p}" for kind in ("clean", "robust") for p in ("", " once", " resubmit", " known")} == set(found.bits)
+
+
+@pytest.mark.parametrize("noise", ["fresh", "fixed"])
+def test_how_far_likelihood_maximisation_moves_does_not_depend_on_what_ran_before(noise, few_verdicts, narrow):
+    row = replace(SMALL, model="rdc", options={"levels": 2, "steps": 2, "lm_noise": noise}, attack=None, arguments={}, n=2)
+    first, second = (measure(Cell(row, 0, 2)).means for _ in range(2))
+    other = measure(Cell(replace(row, seed=1), 0, 2)).means
+    assert first == second and first["displacement L2"] > 0 and (other == first) == (noise == "fixed")
+    x, lm = load("digits").x[:2], made(row.model, row.data, "cpu", key(row.options)).lm
+    moved = (lm.frozen(0) if noise == "fresh" else lm)(x)
+    assert first["displacement L2"] == pytest.approx(float((moved - x).double().flatten(1).norm(dim=1).mean()))
 
 
 def test_another_model_can_be_attacked():

@@ -49,7 +49,7 @@ def attack(cell: Cell, device: str = "cpu") -> Outcome:
             rival = made(other["model"], row.data, device, key(other.get("options", {})))
             attacks[row.attack] = partial(on_another, attacks[row.attack], rival)
     rows = judged(model, x, y, attacks, seed=row.seed, index=index, block=row.block)
-    return Outcome(verdicts(rows), displacement(model, x))
+    return Outcome(verdicts(rows), displacement(model, x, row.seed))
 
 
 def test_images(data: str, start: int, stop: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -159,11 +159,14 @@ def verdicts(rows: list[dict[str, Any]]) -> dict[str, list[bool]]:
     return found
 
 
-def displacement(model: nn.Module, x: Tensor) -> dict[str, float]:
-    """Return how far likelihood maximisation moves clean images, if the model has one."""
+def displacement(model: nn.Module, x: Tensor, seed: int) -> dict[str, float]:
+    """Return how far likelihood maximisation moves clean images, if the model has one; noise that is fresh is that of a seed."""
+    from rdc.randomness import known_noise
+
     move = getattr(model, "lm", None)
     if move is None:
         return {}
+    move = known_noise(move, seed) if getattr(move, "noise", None) == "fresh" else move
     with torch.no_grad():
         change = (move(x) - x).double().flatten(1)
     return {
