@@ -13,8 +13,13 @@ from torch import nn
 
 from rdc.attack import pgd
 from rdc.classify import DiffusionClassifier
+from rdc.data import load
 from rdc.evaluate import PROTOCOLS, Accuracy, accuracy, attack_table, predict, protocols, read_rows, robust_accuracy
+from rdc.evaluate.protocols import Block
+from rdc.evaluate.robustness import judge_of
+from rdc.models import build
 from rdc.randomness import randomness
+from rdc.runs.rowfile import pieces
 from rdc.schedule import levels
 
 Z = 1.959963984540054  # the 97.5 % quantile of the standard normal distribution
@@ -260,6 +265,22 @@ def test_an_attacker_who_knows_the_noise(tmp_path):
 def lucky(model, x, y, seed=0, index=None):
     """Succeeds with the seed 3."""
     return torch.ones_like(x) * (1.0 if seed == 3 else 0.1 * seed)
+
+
+def test_noise_that_follows_the_place_in_the_batch_does_not_depend_on_the_block():
+    """The attack drops images that it broke, so that those left would have the noise of other places."""
+    digits = load("digits")
+    x, y = digits.x[:8], digits.y[:8]
+    model = build("rdc", "digits", share="image", levels=2, steps=1, gradient="bpda")
+    attack = {"pgd": partial(pgd, eps=0.1, steps=2)}
+    judges = [judge_of(model, Block(x, y, torch.arange(8)), attack, None, 1, 0, block) for block in (1, 8)]
+    assert [judge.block for judge in judges] == [1, 1] and not judges[0].random
+    one, all_ = ([row for part in pieces(range(8), j.block) for row in j(part)] for j in judges)
+    assert [row["right"] for row in one] == [row["right"] for row in all_]
+    assert [row["attacks"]["pgd"]["size"] for row in one] == [row["attacks"]["pgd"]["size"] for row in all_]
+    alone = [bool(predict(model, x[i : i + 1]) == y[i]) for i in range(8)]
+    assert [row["verdict"]["once"] for row in all_] == alone and robust_accuracy(model, x, y, x).correct == sum(alone)
+    assert judge_of(build("rdc", "digits", levels=2, steps=1), Block(x, y, torch.arange(8)), attack, None, 1, 0, 8).block == 8
 
 
 def test_attempts_take_other_seeds_until_one_succeeds(tmp_path):

@@ -170,6 +170,13 @@ def test_how_far_likelihood_maximisation_moves_does_not_depend_on_what_ran_befor
     assert first["displacement L2"] == pytest.approx(float((moved - x).double().flatten(1).norm(dim=1).mean()))
 
 
+def test_images_with_noise_by_place_are_moved_as_they_are_judged_one_by_one(narrow):
+    row = replace(SMALL, model="rdc", options={"levels": 2, "steps": 2, "share": "image"}, attack=None, arguments={}, n=2)
+    both = measure(Cell(row, 0, 2)).means
+    alone = [measure(Cell(row, i, i + 1)).means for i in range(2)]
+    assert both == {name: pytest.approx((alone[0][name] + alone[1][name]) / 2) for name in both} and len(both) == 2
+
+
 def test_another_model_can_be_attacked():
     """Images made against a model that nothing moves break nothing; made against itself they are those of the plain attack."""
     own = {**SMALL.arguments, "on": {"model": "dc", "options": {"levels": 2}}}

@@ -14,7 +14,8 @@ Images are attacked in fixed blocks by index, those with the same ``index // blo
 ``attack(model, x, y, seed=seed + attempt, index=index)``; the attacks of :mod:`rdc.attack` draw from seed and index, so that an
 image's row does not depend on its company, workers, order or resume point, beyond rounding (which a sign step enlarges at pixels
 whose gradient is zero). A randomised model is attacked image by image, and all its draws meanwhile follow from seed and index
-(:func:`rdc.randomness.owned_randomness`).
+(:func:`rdc.randomness.owned_randomness`). One by one is also attacked what draws by the place in the batch (``share="image"`` of
+likelihood maximisation).
 
 References:
     | Towards Better Adversarial Purification via Adversarial Denoising Diffusion Training (Liu et al., 2024)
@@ -130,7 +131,7 @@ def robust_accuracy(
         rows: File of rows, one JSON line per image (:mod:`rdc.runs.rowfile`); None keeps them in memory.
         workers: Processes that share the blocks; model and attacks must then be picklable.
         block: Images attacked together, those with the same ``index // block``. A kill loses at most the blocks in flight.
-            Images of a randomised model are taken alone.
+            Images of a randomised model, and of one whose noise follows the place in the batch, are taken alone.
         protocol: Which of ``once``, ``draws``, ``resubmit`` and ``known`` is returned; the rows hold all of them.
         attempts: An attack is repeated with other seeds until most verdicts are wrong; the attempt with most wrong verdicts is
             kept, and judged again on other draws, so that the choice does not flatter it.
@@ -161,6 +162,7 @@ def robust_accuracy(
     chosen = listed(attack, ids, {"norm": norm, "eps": eps, **options})
     batched = rows is None and workers == 1 and protocol != "known" and all(isinstance(a, Given) for a in chosen.values())
     if batched:
+        batch = 1 if by_place(model) else batch
         draws = (DRAWS if randomness(model, x[:1], seed, 8)[0] else 1) if draws is None else draws
         return judge_images(model, x, y, [a.images for a in chosen.values() if isinstance(a, Given)], draws, batch, protocol)
     judge = judge_of(model, Block(x, y, ids), chosen, draws, attempts, seed, block)
@@ -172,11 +174,20 @@ def robust_accuracy(
 def judge_of(
     model: nn.Module, images: Block, attacks: dict[str, Attack], draws: int | None, attempts: int, seed: int, block: int
 ) -> Judge:
-    """Return what makes the rows of some images: of a randomised model one by one, with 20 draws unless told otherwise."""
+    """Return what makes the rows of some images, one by one if the model is randomised or its noise follows the place in a batch.
+
+    A randomised model is asked 20 times unless told otherwise.
+    """
     random, counters = randomness(model, images.x[:1], seed, max(8, draws or 0))
     draws = (DRAWS if random else 1) if draws is None else draws
     freezable = random and not randomness(known_noise(model, seed), images.x[:1], seed)[0]
-    return Judge(model, images, attacks, draws, attempts, seed, 1 if random or draws > 1 else block, random, freezable, counters)
+    size = 1 if random or draws > 1 or by_place(model) else block
+    return Judge(model, images, attacks, draws, attempts, seed, size, random, freezable, counters)
+
+
+def by_place(model: nn.Module) -> bool:
+    """Return whether the noise of an image is that of its place in the batch, which an attack may change."""
+    return any(getattr(module, "share", None) == "image" for module in model.modules())
 
 
 @entry

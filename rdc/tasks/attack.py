@@ -161,6 +161,7 @@ def verdicts(rows: list[dict[str, Any]]) -> dict[str, list[bool]]:
 
 def displacement(model: nn.Module, x: Tensor, seed: int) -> dict[str, float]:
     """Return how far likelihood maximisation moves clean images, if the model has one; noise that is fresh is that of a seed."""
+    from rdc.evaluate.robustness import by_place
     from rdc.randomness import known_noise
 
     move = getattr(model, "lm", None)
@@ -168,7 +169,8 @@ def displacement(model: nn.Module, x: Tensor, seed: int) -> dict[str, float]:
         return {}
     move = known_noise(move, seed) if getattr(move, "noise", None) == "fresh" else move
     with torch.no_grad():
-        change = (move(x) - x).double().flatten(1)
+        moved = torch.cat([move(part) for part in x.split(1 if by_place(model) else len(x))])  # as they are judged
+        change = (moved - x).double().flatten(1)
     return {
         "displacement L2": float(change.norm(dim=1).mean()),
         "displacement Linf": float(change.abs().amax(dim=1).mean()),
