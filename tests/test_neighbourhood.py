@@ -1,5 +1,7 @@
 """Gradients of the neighbourhood: the model's own logits, the gradient of the smoothed ones, and what they break."""
 
+from functools import partial
+
 import pytest
 import torch
 from helpers import Linear, draw
@@ -10,6 +12,7 @@ from torch import nn
 from rdc.attack import pgd
 from rdc.attack.neighbourhood import FORMS, Neighbourhood
 from rdc.defend.broken import DetachedPreprocessing, QuantisedInput, ShatteredGradient
+from rdc.evaluate.robustness import judged
 
 seeds = st.integers(0, 10**6)
 SHAPE = (1, 3, 3)
@@ -114,6 +117,14 @@ def test_a_detached_step_is_no_obstacle_to_the_zeroth_order():
         with pytest.raises(ValueError, match=message):
             pgd(hidden, x, y, eps=0.05, steps=2, gradient=gradient)
     assert broken(Neighbourhood(hidden, 0.05, 256, form="zeroth"), x, y) >= 0.6 * broken(model, x, y) > 18
+
+
+def test_a_row_does_not_depend_on_the_attacks_before_it():
+    model, x, y = victim()
+    around, index, attack = Neighbourhood(model, 0.1, 4), torch.arange(6), partial(pgd, norm="L2", eps=0.3, steps=3)
+    rows = [judged(around, x[at], y[at], {"pgd": attack}, 0, index[at], 1) for at in (index, index[3:])]
+    sizes = [[row["attacks"]["pgd"]["size"]["Linf"] for row in found] for found in rows]
+    assert around.calls > 0 and sizes[0][3:] == sizes[1] and min(sizes[1]) > 0
 
 
 def test_bad_options():
