@@ -15,6 +15,7 @@ import torch
 import rdc
 from rdc.classify import DiffusionClassifier
 from rdc.cli import main
+from rdc.cli.experiment import in_blocks
 from rdc.data import load
 from rdc.defend.likelihood import READINGS
 from rdc.denoise import checkpoints
@@ -29,7 +30,7 @@ from rdc.runs.record import book_folder
 from rdc.runs.store import Store
 from rdc.runs.table import entries, results, unions
 from rdc.runs.verify import verify
-from rdc.tasks import beside, certify, code_of, measure, noisy, ood, toy, weights_of
+from rdc.tasks import FREE, TASKS, beside, certify, code_of, measure, noisy, ood, toy, weights_of
 from rdc.tasks.attack import ATTACKS, attack_function, key, made, make_attack
 
 EVERY = [(name, row) for name in names() for row in experiment(name).rows]
@@ -274,6 +275,31 @@ def test_the_command_runs_reports_and_merges(tmp_path, capsys, monkeypatch, narr
         with pytest.raises(SystemExit):
             command("run", "dc-noise", "--shard", wrong)
         assert "--shard must be I/N" in capsys.readouterr().err
+
+
+def test_another_block_is_for_rows_that_may_be_cut_anywhere():
+    """The others keep the cells on which their results depend, so that the same spec has the same numbers."""
+    for _, row in EVERY:
+        (other,) = in_blocks([row], 128)
+        assert other == (replace(row, block=128) if row.task in FREE else row)
+    assert {row.task for _, row in EVERY} - FREE == {"audit", "certify", "guided", "heads", "level", "randomness", "sampled"}
+    assert in_blocks([SMALL], None) == (SMALL,) and FREE < set(TASKS)
+    with pytest.raises(ValueError, match="--block must be at least 1, got 0"):
+        in_blocks([SMALL], 0)
+
+
+@pytest.mark.parametrize("task", sorted(FREE))
+def test_a_free_task_says_the_same_of_an_image_in_any_cell(task, narrow):
+    small = replace(toy(next(row for _, row in EVERY if row.task == task)), n=2, block=2)
+    (whole,), parts = ([measure(cell) for cell in replace(small, block=b).cells()] for b in (2, 1))
+    for name, bits in whole.bits.items():
+        assert list(bits) == [bit for part in parts for bit in part.bits[name]]
+    for name, values in whole.values.items():
+        alone = [value for part in parts for value in part.values[name]]
+        assert [v is None for v in values] == [v is None for v in alone]
+        assert [v or 0 for v in values] == pytest.approx([v or 0 for v in alone], rel=1e-3, abs=1e-4)
+    for name, mean in whole.means.items():
+        assert mean == pytest.approx(sum(part.means[name] for part in parts) / 2)
 
 
 def test_stored_cells_come_out_again(tmp_path, narrow):

@@ -20,7 +20,7 @@ from rdc.runs.cell import Row
 from rdc.runs.cluster import on_ray
 from rdc.runs.record import book_folder
 from rdc.runs.store import Store, merge
-from rdc.tasks import code_of, measure, toy, weights_of
+from rdc.tasks import FREE, code_of, measure, toy, weights_of
 
 
 def experiment_command(
@@ -38,7 +38,11 @@ def experiment_command(
     gpus: Annotated[float, arg(help="GPUs of a task on Ray; 0.25 lets four share one.")] = 0,
     out: Annotated[Path | None, arg(help="Folder of the results; by default that of the book.")] = None,
     block: Annotated[
-        int | None, arg(help="Images of a cell; by default as the row says, which suits a CPU. A GPU is filled by more.")
+        int | None,
+        arg(
+            help="Images of a cell; by default as the row says, which suits a CPU. A GPU is filled by more. Rows whose "
+            "result depends on the size of a cell (of audits, certificates, guidance, ...) keep theirs."
+        ),
     ] = None,
     shard: Annotated[str, arg(help="I/N: of N runs that share the work this is number I = 0...N-1.")] = "0/1",
     toy_size: Annotated[bool, arg(name="toy", help="Two images and one step, to try a campaign; needs --out.")] = False,
@@ -84,12 +88,15 @@ def experiment_command(
 
 
 def in_blocks(rows: Sequence[Row], block: int | None) -> tuple[Row, ...]:
-    """Return rows with another number of images in a cell, if one is given; it decides nothing else.
+    """Return rows with another number of images in a cell, if one is given; where it decides a result, a row keeps its own.
 
     Raises:
         ValueError: if it is not positive.
     """
-    return tuple(rows) if block is None else tuple(replace(row, block=count(block, "--block")) for row in rows)
+    if block is None:
+        return tuple(rows)
+    size = count(block, "--block")
+    return tuple(replace(row, block=size) if row.task in FREE else row for row in rows)
 
 
 def shard_of(text: str) -> tuple[int, int]:

@@ -5,7 +5,7 @@ a row besides it; ``weights(row)``, the hashes of the checkpoints behind it; and
 a second.
 """
 
-__all__ = ["TASKS", "code_of", "measure", "toy", "weights_of"]
+__all__ = ["FREE", "TASKS", "code_of", "measure", "toy", "weights_of"]
 
 import importlib
 from functools import cache
@@ -39,6 +39,13 @@ TASKS = (
     "union",
     "unseen",
 )
+#: Those whose cells may be cut anywhere: what they say of an image does not depend on the others of its cell. The others say
+#: something of a cell as a whole (audit, heads, randomness, and of early stops certify), want cells of one size (level), or count
+#: sets of images (guided, sampled).
+FREE = frozenset({
+    "aligned", "attack", "beside", "information", "laboratory", "lipschitz", "nearest", "noisy", "ood", "precision", "sift",
+    "targeted", "union", "unseen",
+})  # fmt: skip
 
 
 def measure(cell: Cell, device: str = "cpu") -> Outcome:
