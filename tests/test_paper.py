@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import slow_networks
 import torch
+from helpers import draw
+from torch import nn
 
+from rdc.attack.autoattack import ATTACKS as AUTO
 from rdc.cli import main
-from rdc.cli.forecast import evaluations, files_of, forecast
+from rdc.cli.forecast import calls, evaluations, files_of, forecast, origin
 from rdc.denoise.checkpoints import CheckpointError, save_denoiser
 from rdc.denoise.edm import EDMConfig, build
 from rdc.denoise.parameterisation import log_sigma_of, schedule_of
@@ -25,6 +28,7 @@ from rdc.models.weights import checkpoints_of
 from rdc.rng import randn
 from rdc.runs.cell import Row
 from rdc.tasks import measure, toy, weights_of
+from rdc.tasks.attack import attack_function
 from rdc.tasks.sampled import blocks
 
 FOOLBOX = pytest.mark.skipif(importlib.util.find_spec("foolbox") is None, reason="foolbox is not installed")
@@ -60,14 +64,71 @@ def test_the_settings_stand_side_by_side():
 
 
 def test_the_cost_is_that_of_what_is_evaluated():
-    dc = Row("dc", {"levels": 8, "denoiser": "x.safetensors"})
-    assert evaluations(dc, 10) == 2 * 80
-    assert evaluations(replace(dc, attack="pgd", arguments={"steps": 20, "restarts": 2}), 10) == 160 + 3 * 80 * 40
-    rdc = Row("rdc", {"levels": 8, "steps": 5, "gradient": "exact"}, "autoattack", {"steps": 10, "version": "custom",
-              "attacks": ["apgd-dlr"]})  # fmt: skip
-    assert evaluations(rdc, 10) == 2 * (80 + 15) + 10 * (240 + 45)
+    """Beside the verdicts there are nine calls for each cell, which find out whether the model is random."""
+    dc = Row("dc", {"levels": 8, "denoiser": "x.safetensors"}, n=9, block=9)
+    assert evaluations(dc, 10) == (1 + 1) * 80
+    pgd = replace(dc, attack="pgd", arguments={"steps": 20, "restarts": 2})
+    assert evaluations(pgd, 10) == (1 + 2 + 5) * 80 + 3 * 80 * 40
+    assert evaluations(replace(pgd, arguments={**pgd.arguments, "eot": 3, "targets": 2}), 10) == (3 + 3 * 13) * 80 + 3 * 80 * 360
+    assert evaluations(replace(dc, attack="square", arguments={"queries": 50}), 10) == (3 + 63) * 80
+    rdc = replace(dc, model="rdc", options={"levels": 8, "steps": 5, "gradient": "exact"}, attack="autoattack",
+                  arguments={"steps": 10, "version": "custom", "attacks": ["apgd-dlr"]})  # fmt: skip
+    assert evaluations(rdc, 10) == (3 + 11) * (80 + 15) + 15 + 5 * 11 * (240 + 45)
+    bpda = replace(rdc, options={**rdc.options, "gradient": "bpda"})
+    assert evaluations(rdc, 10) - evaluations(bpda, 10) == 55 * 2 * 15
+    fresh = replace(rdc, options={**rdc.options, "lm": "mi-fgsm"})  # 20 verdicts and one more, and the attack comes twice
+    assert evaluations(fresh, 10) == (2 + 2 * 21 + 2 * 11) * 95 + 15 + 2 * 55 * 285
+    assert evaluations(replace(dc, model="rdc", options={"lm": "expectation", "levels": 1}), 1) == (2 + 21) * (1 + 240) + 240
     bound = Row("epndc", {"levels": 4, "antithetic": False}, None, {"n0": 10, "n": 90}, task="certify")
-    assert evaluations(bound, 10) == 40 * 100
+    assert evaluations(bound, 10) == 40 * 100 and evaluations(replace(bound, model="apndc"), 10) == 50 * 100
+    members = [{"name": "a", "attack": "pgd", "steps": 3}, {"name": "b", "attack": "square", "queries": 5}]
+    union = replace(dc, task="union", arguments={"eps": "0.1", "attacks": members})
+    assert evaluations(union, 10) == (2 + 3 + 3) * 80 + 3 * 240 + (3 + 18) * 80
+    given = {"weights": [0, 1], "steps": 5, "penalty": {"denoiser": "heads", "levels": 7, "sigma_min": 0.1}}
+    assert evaluations(replace(dc, attack="lagrange", arguments=given), 10) == (3 + 5) * 80 + 10 * 240 + 7 * (5 + 3 * 10)
+
+
+class Asked(nn.Module):
+    """Ten classes with constant gradients; it counts the images that it is asked about, without gradient and with it."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.seen = draw((10, 64), 1, torch.float32) - 0.5, [0, 0]
+
+    def forward(self, x):
+        """Return the logits."""
+        self.seen[torch.is_grad_enabled() and x.requires_grad] += len(x)
+        return (x - 0.5).flatten(1) @ self.weight.T
+
+
+CUSTOM = [("autoattack", {"version": "custom", "attacks": [name], "steps": 4, "queries": 6}) for name in AUTO]
+AROUND = ("neighbourhood", "zeroth")
+
+
+@pytest.mark.parametrize(
+    ("attack", "given"),
+    [
+        *CUSTOM,
+        *(("autoattack", {"version": "standard", "steps": 4, "queries": 6, "norm": norm}) for norm in ("Linf", "L1")),
+        *(("autoattack", {"version": "rand", "steps": 4, "eot": eot}) for eot in (None, 2)),
+        ("square", {"queries": 6}),
+        ("pgd", {"steps": 4, "restarts": 2, "eot": 3, "targets": 2}),
+        *(("pgd", {"steps": 2, "gradient": form}) for form in AROUND),
+        ("stadv", {"steps": 4, "restarts": 2, "eot": 3}),
+        ("lagrange", {"steps": 4, "eot": 2, "penalty": lambda x: x.flatten(1).square().sum(1)}),
+        ("feature", {"steps": 4, "restarts": 2, "eot": 3, "target_images": draw((1, 1, 8, 8), 5, torch.float32)}),
+    ],
+)
+def test_an_attack_asks_no_more_often_than_its_forecast(attack, given):
+    """Of an image that it does not break, where the gradients are those of the forecast; fab takes ten of one call."""
+    model, x = Asked(), draw((1, 1, 8, 8), 3, torch.float32)
+    y = model(x).argmax(dim=1)
+    model.seen = [0, 0]
+    attack_function(attack)(model, x, y, eps=1e-6, **given)
+    (asked, climbed), (was, did) = calls(attack, given, 10), model.seen
+    assert was <= asked and did <= climbed
+    assert did == climbed or "fab" in given.get("attacks", ())
+    assert asked - was <= 6 * (given.get("eot") or 1) * (1 + given.get("targets", 0))
 
 
 def test_a_forecast_says_evaluations_and_hours(here):
@@ -83,6 +144,14 @@ def test_missing_files_of_guidance_are_said_with_their_origins(here):
         forecast("paper-guidance", experiment("paper-guidance").rows, "cpu")
     said = str(caught.value)
     assert "\n" not in said and said.count("cifar10-l2-0.5-7.pt") == 1 and CONDITIONAL not in said
+
+
+def test_a_network_of_a_recipe_is_said_to_be_trained_by_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = "needs cifar10-medium.safetensors .'rdc train denoiser --recipe cifar10-medium --out cifar10-medium.safetensors' m"
+    with pytest.raises(ValueError, match=said):
+        forecast("cifar10-medium", experiment("cifar10-medium").rows, "cpu")
+    assert "Kawar" in origin("cifar10-vanilla.pt") and origin("mine.safetensors") == "yours"
 
 
 def test_the_cost_of_samples_is_that_of_their_steps():

@@ -1,27 +1,36 @@
 """What a campaign on the papers' data needs, and what it costs on this machine, before it starts."""
 
-__all__ = ["evaluations", "files_of", "forecast"]
+__all__ = ["calls", "evaluations", "files_of", "forecast"]
 
+import inspect
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from rdc.denoise.published import load_denoiser
+from rdc.evaluate.robustness import DRAWS
 from rdc.experiments._paper import ORIGINS, TRAINED
 from rdc.models.user import names_user_model
 from rdc.runs.cell import Row
+from rdc.schedule import Levels
+from rdc.tasks.attack import attack_function
 from rdc.tasks.sampled import steps_of
+from rdc.tasks.union import OWN
+from rdc.train.recipes import RECIPES
 
 #: A forward and a backward pass, in forward passes.
 GRADIENT = 3
 FILES = ("denoiser", "unconditional", "classifier", "reference", "features")
 KINDS = (".safetensors", ".pt", ".npz", ".py")
-#: Runs of APGD or searches in a version of AutoAttack, in gradients a step; its 5 000 queries cost a forward pass each.
-RUNS = {"standard": 1 + 9 + 9, "rand": 2 * 20, "custom": 1}
-QUERIES = {"standard": 5000}
+#: Attacks of a version of AutoAttack; each starts APGD once (in L1 five times), and ``custom`` five times.
+VERSIONS = {"standard": ("apgd-ce", "apgd-t", "fab-t", "square"), "rand": ("apgd-ce", "apgd-dlr")}
+STARTS, TARGETS, EOT = 5, 9, 20
+#: Calls with which AutoAttack's package looks at a model, and those of :func:`rdc.randomness.randomness`, once a cell.
+LOOKS, CHECK = 9, 9
 
 
 def files_of(rows: Sequence[Row]) -> list[Path]:
@@ -35,30 +44,118 @@ def evaluations(row: Row, classes: int) -> float:
     """Return how many network evaluations an image of a row costs at most, with a gradient as three; roughly.
 
     The diffusion classifier evaluates each class at each level, likelihood maximisation takes a gradient a step, and so does an
-    attack; images that are broken early cost less. Of samples it is those of a set, the gradient of a guide counted as one of the
-    denoiser.
+    attack; images that are broken early cost less. A model with fresh noise is asked for 20 verdicts before and after an attack,
+    which comes twice: the second time the attacker knows the noise. Of samples it is those of a set, the gradient of a guide
+    counted as one of the denoiser.
     """
-    from rdc.models import options_of
-
     if row.task == "sampled":
         steps, guided = steps_of(row)
         return float(steps * (1 + (GRADIENT if guided else 0)))
-    own = {name: option.default for name, option in options_of(row.model).items()} | dict(row.options)
-    answer = float(classes * own.get("levels", 1) * own.get("draws", 1) * (2 if own.get("antithetic") else 1))
-    moved = GRADIENT * own["steps"] if "lm" in own else 0
+    cost = Cost.of(row.model, row.options, classes)
     if row.task == "certify":
-        return answer * (row.arguments["n0"] + row.arguments["n"])
-    through = GRADIENT if own.get("gradient") == "exact" else 1  # the attacker's gradient also goes through what moved the image
-    return 2 * (answer + moved) + attacked(row.arguments, row.attack, answer + moved, GRADIENT * answer + through * moved)
+        return cost.answer * (row.arguments["n0"] + row.arguments["n"])
+    if row.task == "union":
+        return sum(evaluations(one, classes) for one in (replace(row, task="attack", attack=None, arguments={}), *alone(row)))
+    verdicts = DRAWS + 1 if cost.fresh else 1
+    asked = CHECK * (1 + cost.fresh) / min(row.block, row.n) + verdicts * (1 if row.attack is None else 2)
+    return cost.forward * asked + cost.moved + (1 + cost.fresh) * attacked(row, cost, classes)
 
 
-def attacked(given: Mapping[str, Any], attack: str | None, forward: float, gradient: float) -> float:
-    """The evaluations of an attack, given those of an answer and of a gradient."""
-    if attack is None:
+@dataclass(frozen=True)
+class Cost:
+    """Evaluations of a classifier: of an answer, of what moves the image before it, ``through`` that; and is its noise fresh?"""
+
+    answer: float
+    moved: float
+    through: int
+    fresh: bool
+
+    @classmethod
+    def of(cls, model: str, options: Mapping[str, Any], classes: int) -> "Cost":
+        """Return those of a model by name."""
+        from rdc.models import options_of
+
+        own = {name: option.default for name, option in options_of(model).items()} | dict(options)
+        answer = float(classes * own.get("levels", 1) * own.get("draws", 1) * (2 if own.get("antithetic") else 1))
+        answer += classes if "variant" in own else 0  # the one-step estimate of APNDC
+        blind = own.get("gradient") in ("bpda", "transfer")  # else the attacker's gradient also goes through what moved the image
+        steps, fresh = likelihood(own) if "lm" in own else (0, False)
+        return cls(answer, float(GRADIENT * steps), 1 if blind else GRADIENT, fresh or own.get("noise") == "fresh")
+
+    @property
+    def forward(self) -> float:
+        """Evaluations of the logits."""
+        return self.answer + self.moved
+
+    @property
+    def gradient(self) -> float:
+        """Evaluations of a gradient."""
+        return GRADIENT * self.answer + self.through * self.moved
+
+
+def likelihood(own: Mapping[str, Any]) -> tuple[int, bool]:
+    """Return the gradients of a likelihood maximisation by its options, and whether its noise is fresh."""
+    from rdc.defend.likelihood import READINGS
+
+    changed = {"timesteps": own.get("timesteps"), "sigma": own.get("sigma"), "noise": own.get("lm_noise")}
+    found = READINGS[own["lm"]] | {name: value for name, value in changed.items() if value not in (None, "preset")}
+    levels = len(found["sigma"]) if isinstance(found.get("sigma"), Levels) else own["count"]
+    return own["steps"] * (levels if found.get("timesteps") == "all" else 1), found["noise"] == "fresh"
+
+
+def alone(row: Row) -> list[Row]:
+    """Return a row of the task attack for each attack of a union."""
+    shared = {name: value for name, value in row.arguments.items() if name != "attacks"}
+    found = []
+    for member in row.arguments["attacks"]:
+        options = {**row.options, **({"gradient": member["gradient"]} if "gradient" in member else {})}
+        given = {**shared, **{name: value for name, value in member.items() if name not in OWN}}
+        found.append(replace(row, task="attack", attack=member["attack"], options=options, arguments=given))
+    return found
+
+
+def attacked(row: Row, cost: Cost, classes: int) -> float:
+    """Return the evaluations of the attack of a row, on its model or on another one."""
+    if row.attack is None:
         return 0.0
-    version = given.get("version", "custom")
-    runs = RUNS[version] * max(1, len(given.get("attacks", ()))) if attack == "autoattack" else given.get("restarts", 1)
-    return gradient * given.get("steps", 100) * runs + (forward * QUERIES.get(version, 0) if attack == "autoattack" else 0)
+    other, given = row.arguments.get("on"), {name: value for name, value in row.arguments.items() if name != "on"}
+    on = cost if other is None else Cost.of(other["model"], other.get("options", {}), classes)
+    asked, climbed = calls(row.attack, given, classes)
+    penalty = given["penalty"]["levels"] * (asked + GRADIENT * climbed) if "penalty" in given else 0
+    return on.forward * asked + on.gradient * climbed + penalty
+
+
+def calls(attack: str, given: Mapping[str, Any], classes: int) -> tuple[int, int]:
+    """Return how often an attack asks a model about an image that it never breaks, at most: without a gradient, and with one."""
+    from rdc.attack.neighbourhood import DRAWS as AROUND
+
+    parameters = inspect.signature(attack_function(attack)).parameters.values()
+    own = {p.name: p.default for p in parameters if p.default is not p.empty} | dict(given)
+    if attack == "square":
+        return LOOKS + own["queries"] + 4, 0
+    if attack == "autoattack":
+        return autoattack_calls(own, classes)
+    runs = len(own["weights"]) if attack == "lagrange" else own["restarts"] * (1 + min(own.get("targets", 0), classes - 1))
+    asked, climbed, form = own["eot"] * (1 + 2 * runs), own["eot"] * runs * own["steps"], own.get("gradient", "exact")
+    if form == "exact":
+        return asked, climbed
+    return (asked + climbed, AROUND[form] * climbed) if form == "neighbourhood" else (asked + (1 + AROUND[form]) * climbed, 0)
+
+
+def autoattack_calls(own: Mapping[str, Any], classes: int) -> tuple[int, int]:
+    """Return the calls of AutoAttack by its arguments, as its adapter and the package make them."""
+    version, steps, wrong = own["version"], own["steps"], min(TARGETS, classes - 1)
+    large = version == "standard" and own["norm"] == "L1"  # the package then takes 102 steps, whatever it is told
+    aims = min(STARTS, wrong) if large else wrong
+    starts, eot = STARTS if large or version == "custom" else 1, own["eot"] or (EOT if version == "rand" else 1)
+    climb = eot * (103 if large else steps + 1)
+    known = {
+        "apgd-ce": (2, starts * climb), "apgd-dlr": (2, starts * climb), "apgd-t": (2 + aims, aims * climb),
+        "fab": (2 + starts * (steps + 2), starts * steps * classes), "fab-t": (2 + wrong * (steps + 3), wrong * steps),
+        "square": (own["queries"] + 4, 0),
+    }  # fmt: skip
+    asked, climbed = zip(*(known[name] for name in own["attacks"] or VERSIONS[version]), strict=True)
+    return LOOKS + sum(asked), sum(climbed)
 
 
 def forecast(name: str, rows: Sequence[Row], device: str | torch.device, seconds: float = 30.0) -> str | None:
@@ -79,7 +176,7 @@ def forecast(name: str, rows: Sequence[Row], device: str | torch.device, seconds
     if missing := [str(path) for path in files if not path.exists()]:
         where: dict[str, list[str]] = {}
         for file in missing:
-            where.setdefault(ORIGINS.get(file, TRAINED), []).append(file)
+            where.setdefault(origin(file), []).append(file)
         told = "; ".join(f"{' and '.join(names)} ({origin})" for origin, names in where.items())
         raise ValueError(f"{name} needs {told}, in this folder")
     total, taken = 0.0, 0.0
@@ -92,6 +189,14 @@ def forecast(name: str, rows: Sequence[Row], device: str | torch.device, seconds
         total, taken = total + needed, taken + needed / speed
     hours = f"{taken / 3600:,.0f} hours at {total / taken:,.1f} a second on this machine"
     return f"{name}: {total:.3g} network evaluations at most, {hours}"
+
+
+def origin(file: str) -> str:
+    """Return where a file comes from."""
+    recipe = Path(file).stem
+    if recipe in RECIPES:
+        return f"'rdc train denoiser --recipe {recipe} --out {file}' makes it"
+    return ORIGINS.get(file, TRAINED if Path(file).match("cifar10-*.pt") else "yours")
 
 
 def measured(denoiser: Any, device: torch.device, seconds: float) -> float:

@@ -2,8 +2,8 @@
 
 Rows of Tables 1 and 2 and of Figure 2(b). Printed are the weight and the update of the paper, taken literally, and AutoAttack;
 mi-fgsm is the update that fits the budget of the paper; released are the density and the 1000 nodes of the code, Adam without a
-budget, noise of one seed, and APGD-DLR alone, which our AutoAttack starts once. The heads were not published, so that every
-class costs an evaluation. Tables with other networks, the Lagrange attack and CIFAR-100 are left out.
+budget, noise of one seed, and APGD-DLR alone, which AutoAttack starts five times where it is chosen by name. The heads were not
+published, so that every class costs an evaluation. Tables with other networks, the Lagrange attack and CIFAR-100 are left out.
 """
 
 from typing import Any
