@@ -271,10 +271,38 @@ def test_the_command_runs_reports_and_merges(tmp_path, capsys, monkeypatch, narr
     with pytest.raises(SystemExit):
         command("merge", str(tmp_path / "none"))
     assert "no results in" in capsys.readouterr().err
+    for says in ("--workers must be at least 1, got 0", "--minutes must not be negative, got -1"):
+        with pytest.raises(SystemExit):
+            command("run", "dc-noise", "--out", b, says.split()[0], says.split()[-1])
+        assert says in capsys.readouterr().err
     for wrong in ("1/1", "2", "a/b"):
         with pytest.raises(SystemExit):
             command("run", "dc-noise", "--shard", wrong)
         assert "--shard must be I/N" in capsys.readouterr().err
+
+
+def test_a_forecast_is_made_where_cells_are_missing_and_takes_its_share_of_the_time(tmp_path, monkeypatch, capsys, narrow):
+    """Its time counts: a run of a minute has no more than what the forecast left of it."""
+    asked, given, clock = [], [], [0.0]
+
+    def slow(name, rows, device, seconds):
+        asked.append(seconds)
+        clock[0] += 45
+        return "forecast"
+
+    def took(campaign, path, known, minutes, *more):
+        given.append(minutes)
+        return run_campaign(campaign, path, known, None)
+
+    monkeypatch.setattr("rdc.cli.experiment.forecast", slow)
+    monkeypatch.setattr("rdc.cli.experiment.run_campaign", took)
+    monkeypatch.setattr("rdc.cli.experiment.time.monotonic", lambda: clock[0])
+    words = ["rdc", "experiment", "run", "dc-noise", "--toy", "--out", str(tmp_path), "-q", "--device", "cpu"]
+    for more in (["--minutes", "0"], ["--minutes", "1"], []):
+        monkeypatch.setattr(sys, "argv", [*words, *more])
+        main()
+        (tmp_path / "dc-noise.jsonl").unlink() if more == ["--minutes", "0"] else None
+    assert asked == [6.0] and given == [0.0, 0.25, None] and capsys.readouterr().out.count("forecast\n") == 1
 
 
 def test_another_block_is_for_rows_that_may_be_cut_anywhere():

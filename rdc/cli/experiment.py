@@ -14,13 +14,16 @@ from tyro.conf import Positional, arg
 from rdc.cli.forecast import forecast
 from rdc.cli.options import Device, Quiet, pick_device
 from rdc.experiments import Experiment, experiment, names
-from rdc.quantities import count
+from rdc.quantities import count, number
 from rdc.runs.campaign import Campaign, campaign_state, run_campaign
 from rdc.runs.cell import Row
 from rdc.runs.cluster import on_ray
 from rdc.runs.record import book_folder
 from rdc.runs.store import Store, merge
 from rdc.tasks import FREE, code_of, measure, toy, weights_of
+
+#: Seconds that a forecast takes.
+FORECAST = 30.0
 
 
 def experiment_command(
@@ -63,6 +66,9 @@ def experiment_command(
     """
     if action == "merge":
         return merge_folders([Path(name) for name in what], out)
+    count(workers, "--workers")
+    if minutes is not None:
+        number(minutes, "--minutes", low=0)
     chosen = [experiment(name) for name in (what or names())]
     if action == "list":
         return print("\n".join(f"{one.name:<16}{len(one.rows):>4} rows  {one.question}" for one in chosen))
@@ -70,21 +76,35 @@ def experiment_command(
         raise ValueError("--toy is for runs into a folder of their own; give --out")
     if workers > 1 and action == "run" and pick_device(device).type == "cuda":
         print("processes on one GPU take turns, and each waits for all others; one with a large --block is faster", flush=True)
-    begin = time.monotonic()
+    begin, execute = time.monotonic(), None
+    if ray is not None:
+        execute = partial(on_ray, address=None if ray == "local" else ray, cpus=cpus, gpus=gpus)
     for one in chosen:
         rows = tuple(map(toy, one.rows)) if toy_size else in_blocks(one.rows, block)
-        left_over = None if minutes is None else minutes - (time.monotonic() - begin) / 60
         campaign = Campaign(rows, measure, code_of, weights_of, str(pick_device(device)), shard_of(shard))
         if action == "status":
             print_state(one, campaign, files(one.name, out))
-        else:
-            *known, path = files(one.name, out)
-            if (line := forecast(one.name, rows, pick_device(device))) is not None:
-                print(line, flush=True)
-            execute = None if ray is None else partial(on_ray, address=None if ray == "local" else ray, cpus=cpus, gpus=gpus)
-            done, left = run_campaign(campaign, path, () if toy_size else known, left_over, workers, quiet, execute)
-            print(f"{one.name}: {done} cells done, {left} left; {path}")
+            continue
+        *known, path = files(one.name, out)
+        known = [] if toy_size else known
+        tell_forecast(one.name, campaign, [*known, path], left_of(minutes, begin))
+        done, left = run_campaign(campaign, path, known, left_of(minutes, begin), workers, quiet, execute)
+        print(f"{one.name}: {done} cells done, {left} left; {path}")
     return None
+
+
+def left_of(minutes: float | None, begin: float) -> float | None:
+    """Return the minutes that are left of those that a run has; None if it has no limit."""
+    return None if minutes is None else minutes - (time.monotonic() - begin) / 60
+
+
+def tell_forecast(name: str, campaign: Campaign, paths: Sequence[Path], left: float | None) -> None:
+    """Print what a run costs on this machine, if a cell is missing; of a short time a tenth is for that."""
+    if (left is not None and left <= 0) or not campaign.missing(Store.read(*paths)):
+        return
+    seconds = FORECAST if left is None else min(FORECAST, 6 * left)
+    if (line := forecast(name, campaign.rows, campaign.device, seconds)) is not None:
+        print(line, flush=True)
 
 
 def in_blocks(rows: Sequence[Row], block: int | None) -> tuple[Row, ...]:
