@@ -275,11 +275,20 @@ def test_rows_of_the_command_line_continue(monkeypatch, capsys, tmp_path):
         (["--count", "0"], "--count must lie in 1...400, got 0"),
         (["--model", "dc", "--target", "1", "--count", "1"], "20 draws that all succeed do not reach the target"),
         (["--denoiser", "nothing"], "unknown checkpoint 'nothing'"),
+        (["--sigma", "1/4", "-s", "sigma=0.5"], "--sigma is 0.25, and this apndc is for the noise 0.5; they must agree"),
     ],
 )
 def test_a_mistake_is_one_line_and_code_2(monkeypatch, capsys, arguments, says):
     code, _, err = command(monkeypatch, capsys, *SMALL, *arguments)
     assert code == 2 and len(err.strip().splitlines()) == 1 and err.startswith("rdc: ") and says in err
+
+
+def test_a_base_for_another_noise_is_refused(monkeypatch, capsys):
+    """The rounds of a race were learned for one noise; the noise may be said twice."""
+    code, _, err = command(monkeypatch, capsys, "--model", "race", "--sigma", "0.5")
+    assert code == 2 and err == "rdc: --sigma is 0.5, and this race is for the noise 0.25; they must agree\n"
+    code, _, err = command(monkeypatch, capsys, *SMALL, "--count", "1", "--sigma", "1/4", "-s", "sigma=0.25")
+    assert (code, err) == (0, "")
 
 
 def test_the_help_shows_an_example(monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 __all__ = ["certify_command"]
 
+import json
 import sys
 import tempfile
 import time
@@ -124,10 +125,25 @@ def batch_size(base: nn.Module) -> int:
 def find_base(
     model: str, data: str, given: dict[str, Any], sigma: float, seed: int, device: torch.device, quiet: bool
 ) -> nn.Module:
-    """Return the base classifier of a name; what an old one made nothing of is left out."""
+    """Return the base classifier of a name, for the noise that is certified; what an old one made nothing of is left out.
+
+    Raises:
+        ValueError: if it was to be built, or exists, for another noise.
+    """
     from rdc.models import base_classifier, is_noisy, options_of
 
+    if is_noisy(model) and (own := noise_of(model, given)) not in (None, sigma):
+        raise ValueError(f"--sigma is {sigma:g}, and this {model} is for the noise {own:g}; they must agree")
     if model in OLD:
         given = {k: v for k, v in given.items() if k in options_of(model) or k not in SHARED}
     noise = {"sigma": sigma} if is_noisy(model) else {}
     return base_classifier(model, data, device, **options_for(model, given, seed=seed, quiet=quiet, **noise))
+
+
+def noise_of(model: str, given: dict[str, Any]) -> float | None:
+    """Return the noise that options name, or for which the rounds of a race were learned; None for that of the command line."""
+    from rdc.models.noisy import RACE
+
+    if model == "race":
+        return float(json.loads(RACE.read_text(encoding="utf8"))["sigma"])
+    return number(given["sigma"], "sigma") if "sigma" in given else None
