@@ -78,7 +78,9 @@ def test_each_command_shows_an_example(monkeypatch, capsys, command):
         (["attack", "--targets", "-1"], "--targets must be at least 0, got -1"),
         (["attack", "--model", "optimal", "--data", "digits", "--start", "400"], "--start must lie in 0...399, got 400"),
         (["attack", "--model", "optimal", "--data", "digits", "--start", "399", "--n", "2"], "--n must lie in 1...1, got 2"),
-        (["attack", "--model", "optimal", "--data", "digits", "--n", "2", "--block", "0"], "block must be at least 1"),
+        (["attack", "--block", "0"], "--block must be at least 1"),
+        (["attack", "--verdicts", "0"], "--verdicts must be at least 1, got 0"),
+        (["attack", "--workers", "0"], "--workers must be at least 1, got 0"),
         (["attack", "--attack", "stadv", "--norm", "L2"], "stadv has no --norm"),
         (["attack", "--attack", "autoattack", "--loss", "ce"], "autoattack has no --loss"),
         (["attack", "--queries", "5", "--attack", "lagrange"], "lagrange has no --queries"),
@@ -96,6 +98,53 @@ def test_a_mistake_is_one_line_and_code_2(monkeypatch, capsys, arguments, says):
     assert code == 2
     assert len(err.strip().splitlines()) == 1
     assert err.startswith("rdc: ") and says in err
+
+
+OWN = """
+import torch
+from torch import nn
+
+class Stream(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stream, self.layer = torch.Generator().manual_seed(0), nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.layer(x.flatten(1)) + torch.randn(len(x), 10, generator=self.stream)
+
+class Broken(nn.Module):
+    error = AttributeError("no layer")
+
+    def forward(self, x):
+        raise self.error
+
+class Interrupted(Broken):
+    error = KeyboardInterrupt()
+
+class Silent(Broken):
+    error = ZeroDivisionError()
+"""
+ON_OWN = ["--data", "digits", "--n", "1", "--device", "cpu", "-q"]
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A module with models of a reader in the current folder."""
+    (tmp_path / "models_of_mine.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield "models_of_mine"
+    sys.modules.pop("models_of_mine", None)
+
+
+def test_a_protocol_that_cannot_be_measured_is_said(monkeypatch, capsys, own):
+    """The others are printed: they were paid for."""
+    words = ["attack", "--model", f"{own}:Stream", *ON_OWN, "--steps", "1", "--verdicts", "2"]
+    code, out, err = run(monkeypatch, capsys, *words, "--protocol", "known")
+    assert code == 2 and "(resubmit; pgd" in out and "attacked" not in out
+    assert err.startswith("rdc: --protocol known was not measured") and err.endswith("there are once, draws, resubmit\n")
+    code, out, err = run(monkeypatch, capsys, *words)
+    assert (code, err) == (0, "") and "attacked" in out
 
 
 def test_a_checkpoint_for_other_data_is_refused(monkeypatch, capsys, tiny):

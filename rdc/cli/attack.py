@@ -110,6 +110,9 @@ def attack_command(
 
     given = {"steps": steps, "queries": queries, "loss": loss, "restarts": restarts, "eot": eot, "targets": targets}
     ball, radius, options = attack_options(attack, norm, eps, given)
+    for name, value in {"--block": block, "--workers": workers, "--verdicts": verdicts}.items():
+        if value is not None:
+            count(value, name)
     place = pick_device(device)
     classifier, (x, y) = build_model(model, data, defence, seed, place), first_images(data, n, start)
     chosen = make_attack(attack, classifier, ball, number(radius, "--eps", low=0), options, seed)
@@ -127,6 +130,9 @@ def attack_command(
     for name, value in found.items():
         print(f"{'attacked' if name == protocol else '        '} {value}  ({name}; {text})")
     print(f"{time.perf_counter() - began:.1f} s")
+    if protocol not in found:
+        there = ", ".join(found)
+        raise ValueError(f"--protocol {protocol} was not measured: the noise of this model cannot be fixed; there are {there}")
 
 
 def attack_options(attack: str, norm: str | None, eps: str | None, given: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
