@@ -67,7 +67,17 @@ def test_each_command_shows_an_example(monkeypatch, capsys, command):
         (["accuracy", "--model", "nothing"], "unknown model 'nothing'; there are 1-nn, apndc"),
         (["accuracy", "--model", "absent.safetensors"], "no checkpoint absent.safetensors"),
         (["accuracy", "--model", "optimal", "--data", "digits", "--n", "0"], "--n must lie in 1...400, got 0"),
-        (["accuracy", "--model", "optimal", "--data", "digits", "--levels", "0"], "count must be at least 1"),
+        (["accuracy", "--model", "optimal", "--data", "digits", "--levels", "0"], "levels of optimal must be at least 1, got 0"),
+        (["accuracy", "--model", "optimal", "--data", "digits", "-s", "nodes=0"], "nodes of optimal must be at least 1, got 0"),
+        (["accuracy", "--model", "optimal-released", "-s", "levels=0"], "levels of optimal-released must be at least 1, got 0"),
+        (["accuracy", "--model", "1-nn", "--data", "digits", "-s", "chunk=0"], "chunk of 1-nn must be at least 1, got 0"),
+        (["accuracy", "--model", "dc", "-s", "levels=-3"], "levels of dc must be at least 1, got -3"),
+        (["accuracy", "--model", "sbgc", "-s", "draws=-1"], "draws of sbgc must be at least 0, got -1"),
+        (["accuracy", "--model", "race", "-s", "gaps=1,2"], "gaps of race must be 4 numbers, got 2"),
+        (["accuracy", "--model", "cascade", "-s", "first=0"], "first of cascade must be at least 1, got 0"),
+        (["accuracy", "--model", "dc", "-s", "kind=vp", "--sigma-min", "0.5"], "have no range; leave out sigma_min"),
+        (["certify", "--model", "epndc", "--stopping", "split"], "--stopping says how to stop at a target; give --target"),
+        (["certify", "--model", "carlini", "--levels", "7"], "carlini has no option 'levels'"),
         (["accuracy", "--device", "cuda:77"], "no device 'cuda:77' here"),
         (["attack", "--eps", "8/0"], "--eps must be a number or a fraction"),
         (["attack", "--attack", "square", "--steps", "5"], "square has no --steps; it has queries"),
@@ -91,6 +101,11 @@ def test_each_command_shows_an_example(monkeypatch, capsys, command):
         (["train", "classifier", "--recipe", "nothing"], "unknown recipe 'nothing'; there are fashion-mini, digits"),
         (["train", "multihead", "--recipe", "digits"], "unknown recipe 'digits'; there are fashion-mini"),
         (["train", "multihead", "--data", "imagenet"], "unknown data set 'imagenet'"),
+        (["train", "classifier", "--minutes", "1", "--teacher", "x"], "makes nothing of --minutes, --teacher; leave that out"),
+        (["train", "classifier", "--threat", "none", "--eps", "3"], "makes nothing of --eps without a threat"),
+        (["train", "classifier", "--recipe", "cnn", "--teacher", "x"], "the training of cnn makes nothing of --teacher"),
+        (["train", "denoiser", "--recipe", "digits", "--eps", "3"], "the denoiser digits makes nothing of --eps"),
+        (["train", "denoiser", "--data", "digits", "--teacher", "x"], "the denoiser digits makes nothing of --teacher"),
     ],
 )
 def test_a_mistake_is_one_line_and_code_2(monkeypatch, capsys, arguments, says):
@@ -135,6 +150,12 @@ def own(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield "models_of_mine"
     sys.modules.pop("models_of_mine", None)
+
+
+def test_options_of_a_model_of_ones_own_are_not_ours_to_set(monkeypatch, capsys, own):
+    code, _, err = run(monkeypatch, capsys, "accuracy", "--model", f"{own}:Stream", *ON_OWN, "--levels", "7", "--draws", "3")
+    assert code == 2 and err.endswith("its own noise; leave out levels, draws\n")
+    assert run(monkeypatch, capsys, "accuracy", "--model", f"{own}:Stream", *ON_OWN, "--noise", "shared")[0] == 0
 
 
 def test_a_protocol_that_cannot_be_measured_is_said(monkeypatch, capsys, own):
@@ -241,7 +262,8 @@ def test_images_of_ones_own_are_trained_on_judged_and_attacked(monkeypatch, caps
 @pytest.mark.parametrize(("threat", "radius"), [("none", None), ("scaled", "scaled")])
 def test_a_classifier_for_guidance_is_trained_on_the_command_line(monkeypatch, capsys, tmp_path, threat, radius):
     out = tmp_path / "h.safetensors"
-    options = ["--data", "digits", "--threat", threat, "--eps", "0.25", "--steps", "2", "--seed", "3", "--out", out, "-q"]
+    size = [] if radius is None else ["--eps", "0.25"]
+    options = ["--data", "digits", "--threat", threat, *size, "--steps", "2", "--seed", "3", "--out", out, "-q"]
     code, text, err = run(monkeypatch, capsys, "train", "classifier", *options)
     assert code == 0 and f"wrote {out}" in text and err == ""
     stored = read_checkpoint(out, "classifier")[1]["recipe"]

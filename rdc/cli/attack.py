@@ -110,9 +110,9 @@ def attack_command(
 
     given = {"steps": steps, "queries": queries, "loss": loss, "restarts": restarts, "eot": eot, "targets": targets}
     ball, radius, options = attack_options(attack, norm, eps, given)
-    for name, value in {"--block": block, "--workers": workers, "--verdicts": verdicts}.items():
-        if value is not None:
-            count(value, name)
+    for option, size in {"--block": block, "--workers": workers, "--verdicts": verdicts}.items():
+        if size is not None:
+            count(size, option)
     place = pick_device(device)
     classifier, (x, y) = build_model(model, data, defence, seed, place), first_images(data, n, start)
     chosen = make_attack(attack, classifier, ball, number(radius, "--eps", low=0), options, seed)

@@ -18,8 +18,6 @@ from rdc.cli.options import Block, Data, Start, first_images, pick_device
 from rdc.quantities import count as whole_number
 from rdc.quantities import number
 
-#: Bases that always took all of the options SHARED, whatever they made of them.
-OLD, SHARED = ("apndc", "epndc", "carlini", "cohen", "dc"), ("denoiser", "levels", "network", "epochs")
 #: Radii at which the certified accuracy is printed, image units.
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -40,8 +38,9 @@ def certify_command(
     alpha: Annotated[str, arg(help="Probability that a radius is too large, for each image.")] = "0.001",
     target: Annotated[str | None, arg(help="Stop as soon as it is clear whether this radius can be certified.")] = None,
     stopping: Annotated[
-        Literal["sequence", "split"], arg(help="What keeps the guarantee: a confidence sequence, or a split alpha.")
-    ] = "sequence",
+        Literal["sequence", "split"] | None,
+        arg(help="With a target, what keeps the guarantee: a confidence sequence (by default), or a split alpha."),
+    ] = None,
     count: Annotated[int, arg(help="How many test images.")] = 10,
     start: Start = 0,
     block: Block = 8,
@@ -75,6 +74,8 @@ def certify_command(
         if value is not None:
             whole_number(value, name)
     check_alpha(level)
+    if stopping is not None and asked is None:
+        raise ValueError("--stopping says how to stop at a target; give --target, or leave it out")
     (x, y), place = first_images(data, count, start, "--count"), pick_device(device)
     asked_for = {"network": None if network is None else str(network), "epochs": epochs}
     given = defence.given() | {k: v for k, v in asked_for.items() if v is not None}
@@ -87,7 +88,7 @@ def certify_command(
         path = rows or Path(folder, "rows.jsonl")
         found = certify_rows(
             base, x.to(place), y.to(place), path, sigma=noise, n0=n0, n=n, alpha=level, seed=seed,
-            target=asked, stopping=stopping, batch=size, block=block, workers=workers,
+            target=asked, stopping=stopping or "sequence", batch=size, block=block, workers=workers,
             index=torch.arange(start, start + count, device="cpu"),
             config={"model": model, "data": data}, quiet=quiet,
         )  # fmt: skip
@@ -125,17 +126,15 @@ def batch_size(base: nn.Module) -> int:
 def find_base(
     model: str, data: str, given: dict[str, Any], sigma: float, seed: int, device: torch.device, quiet: bool
 ) -> nn.Module:
-    """Return the base classifier of a name, for the noise that is certified; what an old one made nothing of is left out.
+    """Return the base classifier of a name, for the noise that is certified.
 
     Raises:
         ValueError: if it was to be built, or exists, for another noise.
     """
-    from rdc.models import base_classifier, is_noisy, options_of
+    from rdc.models import base_classifier, is_noisy
 
     if is_noisy(model) and (own := noise_of(model, given)) not in (None, sigma):
         raise ValueError(f"--sigma is {sigma:g}, and this {model} is for the noise {own:g}; they must agree")
-    if model in OLD:
-        given = {k: v for k, v in given.items() if k in options_of(model) or k not in SHARED}
     noise = {"sigma": sigma} if is_noisy(model) else {}
     return base_classifier(model, data, device, **options_for(model, given, seed=seed, quiet=quiet, **noise))
 

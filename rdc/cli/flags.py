@@ -3,14 +3,19 @@
 __all__ = ["ModelFlags", "build_model"]
 
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from torch import nn
 from tyro.conf import UseAppendAction, arg
 
-#: What earlier command lines could give to any model, and which models made nothing of it.
-UNUSED = {"noise": "shared", "levels": None, "draws": None}
+from rdc.quantities import count
+
+if TYPE_CHECKING:
+    from rdc.models.registry import Option
+
+#: Whole numbers that are no counts, and counts that may be zero.
+LABELS, ZERO = ("seed", "label"), {("sbgc", "draws"): 0}
 
 
 @dataclass(frozen=True)
@@ -71,13 +76,32 @@ def build_model(model: str, data: str, flags: ModelFlags, seed: int, device: tor
 
 
 def options_for(model: str, given: dict[str, Any], **standard: Any) -> dict[str, Any]:
-    """The options for a model: the given ones, and of the standard ones those that it knows.
+    """The options for a model: the given ones, checked, and of the standard ones those that it knows.
 
-    Fixed noise goes without saying. A model of one's own never made anything of levels and draws.
+    Fixed noise goes without saying.
+
+    Raises:
+        ValueError: if a count is too small, there are too few or too many numbers, or a range is given to levels without one.
     """
-    from rdc.models import names_user_model, options_of
+    from rdc.models import options_of
 
     known = options_of(model)
-    own = UNUSED if names_user_model(model) else {"noise": "shared"}
-    kept = {k: v for k, v in given.items() if k in known or k not in own or own[k] not in (None, v)}
+    kept = {k: v for k, v in given.items() if k in known or (k, v) != ("noise", "shared")}
+    for name in (k for k in kept if k in known):
+        check_size(model, known[name], kept[name])
+    ends = [name for name in ("sigma_min", "sigma_max") if kept.get(name, "none") != "none"]
+    if ends and str(kept.get("kind")).startswith("vp"):
+        raise ValueError(f"the levels of kind {kept['kind']} are time steps, which have no range; leave out {', '.join(ends)}")
     return {k: v for k, v in standard.items() if k in known} | kept
+
+
+def check_size(model: str, option: "Option", value: Any) -> None:
+    """Raise if a count is too small, or there are not as many numbers as the model has by default."""
+    from rdc.models.values import parsed
+
+    name = f"{option.name} of {model}"
+    found = parsed(value, option.kind, name)
+    if option.name not in LABELS and type(found) is int:
+        count(found, name, ZERO.get((model, option.name), 1))
+    if isinstance(found, tuple) and isinstance(option.default, tuple) and len(found) != len(option.default):
+        raise ValueError(f"{name} must be {len(option.default)} numbers, got {len(found)}")

@@ -73,14 +73,19 @@ def train_command(
       rdc train classifier --recipe at-linf --data fashion-mini
       rdc train classifier --recipe at-linf --data cifar10 --device cuda
     """
+    attacked = {"--threat": threat != "released", "--eps": eps != 0.5}
+    long = {"--compile": compile, "--minutes": minutes is not None}
+    taught = {"--teacher": teacher is not None}
     if what == "classifier" and recipe in KINDS + MORE:
+        refuse(recipe, taught)
         colour = data == "cifar10" and recipe in KINDS
-        if steps is not None or (threat, eps) != ("released", 0.5) or (not colour and (compile or minutes is not None)):
+        if steps is not None or any(attacked.values()) or (not colour and any(long.values())):
             raise ValueError(f"the recipe {recipe} fixes steps, threat and eps; leave them out, and --compile and --minutes")
         if colour:
             return train_colour_command(recipe, out, seed, device, threads, quiet, compile, minutes, save_seconds)
         return train_reference_command(data or "fashion-mini", recipe, out, seed, device, threads, quiet)
     if what == "classifier":
+        refuse("a classifier for guidance", long | taught | {"--eps without a threat": threat == "none" and eps != 0.5})
         return train_guide_command(data, recipe, out, threat, eps, steps, seed, device, threads, save_seconds, quiet)
     from rdc.train import train_denoiser
     from rdc.train.heads import distil
@@ -91,6 +96,7 @@ def train_command(
     name = recipe or ("digits" if data == "digits" else "fashion-mini")
     if name not in (known := [*({} if heads else RECIPES), *distilled]):
         raise ValueError(f"unknown recipe {name!r}; there are {', '.join(known)}")
+    refuse(f"the {what} {name}", attacked | ({} if name in distilled else taught))
     config = distilled[name].train if name in distilled else RECIPES[name]
     if data is not None:
         config = replace(config, denoiser=fitting(config.denoiser, data))
@@ -106,6 +112,12 @@ def train_command(
     else:
         path = train_denoiser(config, path, place, None, save_seconds, quiet, compile, minutes)
     print(f"wrote {path}")
+
+
+def refuse(what: str, given: dict[str, bool]) -> None:
+    """Raise if an option was given of which a training makes nothing."""
+    if unused := [name for name, is_given in given.items() if is_given]:
+        raise ValueError(f"the training of {what} makes nothing of {', '.join(unused)}; leave that out")
 
 
 def fitting(denoiser: "EDMConfig", data: str) -> "EDMConfig":
