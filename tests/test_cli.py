@@ -79,6 +79,8 @@ def test_each_command_shows_an_example(monkeypatch, capsys, command):
         (["certify", "--model", "epndc", "--stopping", "split"], "--stopping says how to stop at a target; give --target"),
         (["certify", "--model", "carlini", "--levels", "7"], "carlini has no option 'levels'"),
         (["accuracy", "--device", "cuda:77"], "no device 'cuda:77' here"),
+        (["accuracy", "--device", "hpu"], "no device 'hpu' here"),
+        (["accuracy", "--device", "meta"], "no device 'meta' here (Tensor.item() cannot be called on meta tensors)"),
         (["attack", "--eps", "8/0"], "--eps must be a number or a fraction"),
         (["attack", "--attack", "square", "--steps", "5"], "square has no --steps; it has queries"),
         (["attack", "--steps", "0"], "--steps must be at least 1, got 0"),

@@ -46,10 +46,16 @@ def first_images(data: str, n: int, start: int = 0, option: str = "--n") -> tupl
 
 
 def pick_device(name: str) -> torch.device:
-    """The named device; ``auto`` is a GPU if there is one."""
+    """The named device; ``auto`` is a GPU if there is one.
+
+    Raises:
+        ValueError: if no number can be kept there.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.zeros((), dtype=torch.float32, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"no device {name!r} here ({str(error).splitlines()[0]})") from None
+        place = torch.zeros((), dtype=torch.float32, device=name)
+        place.item()  # meta has none
+        return place.device
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise ValueError(f"no device {name!r} here ({str(error).splitlines()[0].partition('. ')[0]})") from None
