@@ -4,6 +4,7 @@ import inspect
 import json
 import re
 import sys
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -152,6 +153,14 @@ def own(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield "models_of_mine"
     sys.modules.pop("models_of_mine", None)
+
+
+@pytest.mark.filterwarnings("always")
+def test_a_warning_is_one_line_and_comes_once(monkeypatch, capsys):
+    before = warnings.showwarning
+    code, _, err = run(monkeypatch, capsys, "attack", "--model", "optimal", *ON_OWN, "--eps", "8", "--steps", "1")
+    assert code == 0 and warnings.showwarning is before
+    assert err == "rdc: warning: eps=8 covers all of [0, 1]; images are in [0, 1], did you mean 8/255?\n"
 
 
 def test_options_of_a_model_of_ones_own_are_not_ours_to_set(monkeypatch, capsys, own):

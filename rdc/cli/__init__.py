@@ -4,7 +4,10 @@ __all__ = ["main"]
 
 import importlib.metadata
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes
 from tyro.extras import subcommand_cli_from_dict
@@ -50,9 +53,10 @@ def main() -> None:
         print(f"rdc {importlib.metadata.version('rdc')}")
         return
     try:
-        subcommand_cli_from_dict(
-            COMMANDS, prog="rdc", description=__doc__.splitlines()[0], config=(FlagCreatePairsOff, OmitArgPrefixes)
-        )
+        with plain_warnings():
+            subcommand_cli_from_dict(
+                COMMANDS, prog="rdc", description=__doc__.splitlines()[0], config=(FlagCreatePairsOff, OmitArgPrefixes)
+            )
     except KeyboardInterrupt:
         print("rdc: interrupted; a training run, or an attack with --rows, continues with the same command", file=sys.stderr)
         sys.exit(130)
@@ -66,3 +70,19 @@ def main() -> None:
         text = str(error).strip() or type(error).__name__
         print(f"rdc: {' '.join(text.splitlines())}", file=sys.stderr)
         sys.exit(2)
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Within the block a warning is one line without a path, and comes once."""
+    seen: set[str] = set()
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        text = " ".join(str(message).split())
+        if text not in seen:
+            print(f"rdc: warning: {text}", file=sys.stderr)
+        seen.add(text)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
