@@ -16,6 +16,7 @@ import rdc
 from rdc.classify import DiffusionClassifier
 from rdc.cli import main
 from rdc.cli.experiment import in_blocks
+from rdc.cli.report import others
 from rdc.data import load
 from rdc.defend.likelihood import READINGS
 from rdc.denoise import checkpoints
@@ -24,7 +25,7 @@ from rdc.guide.named import load_guide
 from rdc.models import build, entry
 from rdc.models.weights import checkpoints_of
 from rdc.runs.campaign import Campaign, campaign_state, run_campaign
-from rdc.runs.cell import Cell, Row, pack
+from rdc.runs.cell import Cell, Line, Outcome, Row, pack
 from rdc.runs.code import Program, package_program
 from rdc.runs.record import book_folder
 from rdc.runs.store import Store
@@ -344,6 +345,25 @@ def test_stored_cells_come_out_again(tmp_path, narrow):
     odd = replace(first, bits={**first.bits, "robust": pack(flipped)}, counts={**first.counts, "robust": sum(flipped)})
     path.write_text("".join(line.dump() + "\n" for line in [odd, *rest]))
     assert [check.differs for check in verify(rows, Store.read(path), measure, share=1.0)] == [(0,)] + [()] * 7
+
+
+def test_a_report_counts_the_images_of_its_row():
+    """A row of two images in a cell of four; what is counted of a cell as a whole has no images."""
+    outcome = Outcome({"clean": [True] * 4, "robust known": [True, False, True, True]}, counts={"pass": 5})
+    line = Line.of(Cell(SMALL, 0, 4), outcome, "code", {}, {"seconds": 1.0})
+    store = Store()
+    store.add(line)
+    assert others(store.of(replace(SMALL, n=2))) == "robust known 1, pass 5"
+    assert others(store.of(SMALL)) == "robust known 3, pass 5"
+
+
+@pytest.mark.parametrize("command", ["report", "findings", "verify"])
+def test_a_folder_of_results_that_is_not_there_is_one_line(capsys, monkeypatch, tmp_path, command):
+    monkeypatch.setattr(sys, "argv", ["rdc", command, "--folder", str(tmp_path / "none")])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    out, err = capsys.readouterr()
+    assert stop.value.code == 2 and out == "" and err.startswith(f"rdc: there is no folder {tmp_path / 'none'}; give --folder")
 
 
 def test_reports_hold_every_row_that_was_run(capsys, monkeypatch, tmp_path):

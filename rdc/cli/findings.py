@@ -7,6 +7,8 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from rdc.cli.report import results_folder
+
 
 def findings_command(
     ids: Annotated[Positional[tuple[str, ...]], arg(help="Of the claims, such as A16; by default all.")] = (),
@@ -22,7 +24,7 @@ def findings_command(
     """
     from rdc.findings import claims, judge, write_claims
 
-    known = claims()
+    folder, known = None if folder is None else results_folder(folder), claims()
     if unknown := [name for name in ids if name not in known]:
         raise ValueError(f"unknown claim {unknown[0]!r}; there are {', '.join(known)}")
     for name in ids or known:

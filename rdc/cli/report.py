@@ -33,7 +33,7 @@ def report_command(
       rdc report rdc-gradient
       rdc report rdc-suite --format csv --out suite.csv
     """
-    place = book_folder("results") if folder is None else folder
+    place = results_folder(folder)
     lines = [line for name in (what or names()) for line in table(name, place)]
     if form == "figure":
         if out is None:
@@ -42,6 +42,17 @@ def report_command(
     text = as_csv(lines) if form == "csv" else as_markdown(lines)
     print(text, end="") if out is None else write_atomic(out, text.encode())
     return None
+
+
+def results_folder(folder: Path | None) -> Path:
+    """Return a folder of results, by default that of the book.
+
+    Raises:
+        ValueError: if there is no such folder.
+    """
+    if folder is not None and not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}; give --folder the one that 'rdc experiment run --out' wrote")
+    return book_folder("results") if folder is None else folder
 
 
 def table(name: str, folder: Path) -> list[dict[str, Any]]:
@@ -69,10 +80,11 @@ def counted(found: Found, name: str) -> Accuracy | None:
 
 
 def others(found: Found) -> str:
-    """Return the sums of other counts, and the means, in words."""
+    """Return how many images of the row have other outcomes, the sums of what was counted in cells, and the means, in words."""
     lines = list({id(line): line for line in found.lines.values()}.values())
     names = dict.fromkeys(k for line in lines for k in line.counts if k not in ("clean", "robust"))
-    totals = {name: sum(line.counts.get(name, 0) for line in lines) for name in names}
+    whole = {name: sum(line.counts.get(name, 0) for line in lines if name not in line.bits) for name in names}
+    totals = {name: sum(found.outcome(name).values()) + count for name, count in whole.items()}
     means = {name: found.mean(name) for name in dict.fromkeys(k for line in lines for k in line.means)}
     return ", ".join([*(f"{k} {v}" for k, v in totals.items()), *(f"{k} {v:.4g}" for k, v in means.items() if v is not None)])
 
@@ -142,7 +154,7 @@ def verify_command(
     Raises:
         RuntimeError: if an image of a cell that today's code decided has another outcome.
     """
-    place, device = book_folder("results") if folder is None else folder, str(pick_device(device))
+    place, device = results_folder(folder), str(pick_device(device))
     wrong = 0
     for name in what or names():
         rows = {row.key(): row for row in experiment(name).rows}
