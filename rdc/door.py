@@ -19,6 +19,7 @@ __all__ = ["Door", "ask", "check_images", "check_labels", "checking", "entry", "
 
 import functools
 import inspect
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -34,6 +35,8 @@ R = TypeVar("R")
 Model = Callable[..., Any]
 #: Layers that answer otherwise in training than in evaluation.
 MODAL = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+#: What a model raises that says by itself what is wrong, and how torch says that tensors are on two devices.
+PASSED, SPEAKS = (ValueError, OSError), re.compile("device(?!-side)|weight type")
 SMALL = 2**16  # entries of a buffer whose values are compared
 _inside: ContextVar[bool] = ContextVar("inside the door", default=False)
 
@@ -49,6 +52,7 @@ class Door:
     Raises:
         ValueError: at a call, or when the door closes, if the model is on another device than the images, returns anything but
             finite logits ``(N, K)``, K >= 2, is asked about labels that it does not have, or changes its statistics.
+        RuntimeError: at a call, if the model raises one, or what is neither a ValueError nor an OSError, in one line.
     """
 
     def __init__(self, model: Model, checked: bool = True, attacked: bool = True) -> None:
@@ -95,6 +99,11 @@ class Door:
             found = self.model(x.clone(), **options)
         except RuntimeError as error:
             raise self._explained(error, x) from error
+        except PASSED:
+            raise
+        except Exception as error:
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            raise RuntimeError(f"the model raised {text.removesuffix(':')}") from error
         finally:
             _inside.reset(token)
         return self._checked(_logits(found, len(x)), x, y)
@@ -149,7 +158,7 @@ class Door:
     def _explained(self, error: RuntimeError, x: Tensor) -> Exception:
         tensors = [*self.model.parameters(), *self.model.buffers()] if isinstance(self.model, nn.Module) else []
         devices = {str(t.device) for t in tensors}
-        if "same device" in str(error) or not devices <= {str(x.device)}:
+        if "same device" in str(error) or (SPEAKS.search(str(error)) and not devices <= {str(x.device)}):
             where = f" ({', '.join(sorted(devices))})" if devices else ""
             return ValueError(
                 f"the model{where} is on another device than the images ({x.device}); move one of them with .to()"

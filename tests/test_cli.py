@@ -169,6 +169,20 @@ def test_options_of_a_model_of_ones_own_are_not_ours_to_set(monkeypatch, capsys,
     assert run(monkeypatch, capsys, "accuracy", "--model", f"{own}:Stream", *ON_OWN, "--noise", "shared")[0] == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "code", "says"),
+    [
+        ("Broken", 2, "rdc: the model raised AttributeError: no layer\n"),
+        ("Silent", 2, "rdc: the model raised ZeroDivisionError\n"),
+        ("Interrupted", 130, "rdc: interrupted; a training run"),
+    ],
+)
+def test_what_a_model_of_ones_own_raises_is_one_line(monkeypatch, capsys, own, name, code, says):
+    for command in (["accuracy"], ["attack", "--steps", "1"]):
+        found, _, err = run(monkeypatch, capsys, command[0], "--model", f"{own}:{name}", *ON_OWN, *command[1:])
+        assert found == code and err.startswith(says) and err.count("\n") == 1
+
+
 def test_a_protocol_that_cannot_be_measured_is_said(monkeypatch, capsys, own):
     """The others are printed: they were paid for."""
     words = ["attack", "--model", f"{own}:Stream", *ON_OWN, "--steps", "1", "--verdicts", "2"]

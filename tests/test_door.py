@@ -51,6 +51,69 @@ BAD = {
 }
 
 
+def raiser(error: BaseException, device: str = "cpu") -> nn.Module:
+    """A model with a buffer somewhere, which raises."""
+
+    def answer(x: Tensor) -> object:
+        raise error
+
+    model = Says(answer)
+    model.register_buffer("held", torch.zeros(1, device=device))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (AttributeError("no attribute 'head'"), "AttributeError: no attribute 'head'"),
+        (KeyError("a\nb"), r"KeyError: 'a\nb'"),
+        (TypeError("two\n lines"), "TypeError: two lines"),
+        (ZeroDivisionError(), "ZeroDivisionError"),
+        (ModuleNotFoundError("No module named 'x'"), "ModuleNotFoundError: No module named 'x'"),
+    ],
+)
+def test_what_a_model_raises_is_said_in_one_line(error: Exception, says: str) -> None:
+    for call in (ask, logits_of):
+        with pytest.raises(RuntimeError) as caught:
+            call(raiser(error), X, Y)
+        assert str(caught.value) == f"the model raised {says}" and caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("images must lie in [0, 1]"),
+        OSError("no file"),
+        KeyboardInterrupt(),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("CUDA error: device-side assert triggered"),
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
+    ],
+)
+def test_what_speaks_for_itself_is_left_alone(error: BaseException, device: str) -> None:
+    """Also where a part of the model is on another device, which is not what was wrong."""
+    with pytest.raises(type(error)) as caught:
+        logits_of(raiser(error, device), X)
+    assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Tensor on device meta is not on the expected device cpu!",
+        "Input type (torch.FloatTensor) and weight type (torch.cuda.FloatTensor) should be the same",
+        "Placeholder storage has not been allocated on MPS device!",
+    ],
+)
+def test_a_message_about_devices_is_replaced_where_they_differ(text: str) -> None:
+    with pytest.raises(ValueError, match=r"the model \(meta\) is on another device than the images \(cpu\)"):
+        logits_of(raiser(RuntimeError(text), "meta"), X)
+    with pytest.raises(RuntimeError) as caught:
+        logits_of(raiser(RuntimeError(text)), X)
+    assert str(caught.value) == text
+
+
 @pytest.mark.parametrize("word", BAD)
 def test_what_is_no_logits_is_named(word: str) -> None:
     for call in (ask, logits_of):
