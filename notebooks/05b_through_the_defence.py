@@ -289,8 +289,8 @@ with torch.no_grad():
 # %% [markdown]
 # :::{admonition} A question to the paper
 # :class: note
-# In Table 2 the Lagrange attack leaves *more* images than BPDA. Its weight $l = 0$ is a cross-entropy attack, BPDA's loss was DLR. So how
-# much of the comparison is about the penalty, and how much about the loss?
+# In Table 2 the Lagrange attack leaves *more* images than BPDA. Its weight $l = 0$ is a cross-entropy attack; BPDA ran,
+# by the paper, in AutoAttack, and in the released code with the DLR loss alone. So how much of the comparison is about the penalty, and how much about the loss?
 # :::
 #
 # The *feature attack* {cite}`sabour2016adversarial` has another aim: an image near $x$ that the model represents like a real image
