@@ -26,8 +26,9 @@
 # **Time** 20 minutes · **Needs** {ref}`nb-optimal` and {ref}`nb-lm`.
 # Covers section 3.4 and appendices A.4, A.5 of {cite:t}`chen2024rdc`.
 #
-# Does {term}`likelihood maximisation` (LM) maximise a likelihood? With a trained network nobody can tell. With the
-# {term}`optimal denoiser` of a finite data set ({ref}`nb-optimal`) all densities are exact: a laboratory.
+# Does {term}`likelihood maximisation` (LM) maximise a likelihood? With a trained network it takes a solver
+# and its errors ({ref}`nb-ood`), and the data's own likelihood stays unknown. With the {term}`optimal denoiser` of a finite
+# data set ({ref}`nb-optimal`) all densities are exact: a laboratory.
 
 # %% tags=["parameters"]
 device: str = "auto"  # "cpu", "cuda" or "auto"
@@ -85,7 +86,8 @@ fig, axes = plt.subplots(1, 3, figsize=(8.4, 3.8), sharey=True)
 for ax, q in zip(axes, QUANTITIES, strict=True):
     for i, reading in enumerate(readings):
         share = [100 * min(sum(b) / len(b) for b in rises[reading, kind, q]) for kind in kinds]
-        ax.plot(range(3), share, "o-", color=f"C{i}", label=reading)
+        name = "clamped" if reading == "released" else reading  # these rows clamp after every step
+        ax.plot(range(3), share, "o-", color=f"C{i}", label=name)
     ax.axhline(50, color="black", lw=0.8)
     ax.set(title=q, ylim=(-3, 103), xlim=(-0.3, 2.3))
     ax.set_xticks(range(3), kinds)
@@ -183,7 +185,7 @@ for name in QUANTITIES:
 again = int((predict(exact, lm(xb)) == yb).sum())
 show_table(
     rows,
-    f"{len(yb)} adversarial images after LM as released; right again: {again}",
+    f"{len(yb)} adversarial images after LM (clamped); right again: {again}",
 )
 
 # %% tags=["remove-cell"]
@@ -216,8 +218,8 @@ claims_table("A11", "A11a", "A27")
 # :::
 # **Without the network's Jacobian** (15 minutes, medium). Eqs. 14 and 15 of the paper write the gradient of the
 # diffusion loss with the score of the noise in the place of the network's Jacobian: $\nabla L = w\, \E [ 2 (z - D) +
-# \norm{z - D}^2 \varepsilon / \sigma ]$. Check it on the optimal denoiser of a few digits: which cosine with the
-# gradient *through* the denoiser has the mean of 256 draws, with antithetic pairs and without a baseline?
+# \norm{z - D}^2 \varepsilon / \sigma ]$. Check it on the optimal denoiser of a few digits: what is the cosine between
+# the mean of 256 draws and the gradient *through* the denoiser, with antithetic pairs and without a baseline?
 #
 # :::{hint}
 # :class: dropdown
