@@ -22,7 +22,7 @@
 # - Say what a fair comparison of attacks and of costs needs.
 # :::
 #
-# **Time** 15 minutes · **Needs** {ref}`nb-lm-attacks` and {ref}`nb-adaptive`. Covers Tables 1, 3 and 5 of {cite:t}`chen2024rdc`.
+# **Time** 20 minutes · **Needs** {ref}`nb-lm-attacks` and {ref}`nb-adaptive`. Covers Tables 1, 3 and 5 of {cite:t}`chen2024rdc`.
 #
 # {term}`DiffPure` {cite}`nie2022diffpure` adds noise of level $\sigma$ and runs the reverse process back to zero. Likelihood
 # maximisation (LM) with $\sigma$ near 0.5 looks at the image through the same noise, and takes five steps of a fixed length. Do
@@ -77,16 +77,16 @@ right = predict(classifier, x) == y
 xp, yp = x[right][:n_purify], y[right][:n_purify]
 t_star = (-0.1 + (0.01 + 4 * 9.95 * torch.tensor(1 + 0.5**2).log().item()) ** 0.5) / (2 * 9.95)  # sigma(t*) = 0.5
 pure = Purify(heads, t=t_star, steps=10, seed=seed)
-released = LikelihoodMaximization(heads, seed=seed, **READINGS["clamped"])
+clamped = LikelihoodMaximization(heads, seed=seed, **READINGS["clamped"])
 signs = LikelihoodMaximization(heads, seed=seed, **{**READINGS["mi-fgsm"], "noise": "fixed"})
-processes = {"LM, released": released, "LM, mi-fgsm": signs, "DiffPure": pure}
-bpda = RDC(released, classifier)
+processes = {"LM, clamped": clamped, "LM, mi-fgsm": signs, "DiffPure": pure}
+bpda = RDC(clamped, classifier)
 along = value_and_gradient(lambda p: margin(bpda(p), yp), xp)[1].sign()
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Test images (top), and what the released LM (middle) and DiffPure at the same noise level (bottom) make of them.", "name": "fig-lm-purified"}, "image": {"alt": "Three rows of garments: the originals, the same with fine speckles and a fainter print after likelihood maximisation, and with redrawn details after DiffPure", "width": "75%"}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Test images (top), and what LM (clamped, middle) and DiffPure at the same noise level (bottom) make of them.", "name": "fig-lm-purified"}, "image": {"alt": "Three rows of garments: the originals, the same with fine speckles and a fainter print after likelihood maximisation, and with redrawn details after DiffPure", "width": "75%"}}
 with torch.no_grad():
     made = {name: process(xp) for name, process in processes.items()}
-shown = (xp, made["LM, released"], made["DiffPure"])
+shown = (xp, made["LM, clamped"], made["DiffPure"])
 image_grid(torch.cat([row[:8] for row in shown]), columns=min(8, len(xp)), size=0.75)
 plt.show()
 
@@ -94,17 +94,21 @@ plt.show()
 # (sec-lm-diffpure)=
 # ## Does LM act like DiffPure?
 #
-# We match the noise level and compare what they do to an image, and to a *change* of it. The share of a change that arrives is
-# $\tau$ of {eq}`eq-lm-transmission`; $v$ is the gradient of the classifier's {term}`margin` after the process, and $J^\top v$
-# what the exact gradient makes of it. `Purify` returns a *sample* of $p(z_0 \mid z_\sigma)$: its displacement is that of the
+# We match the noise level and compare what they do to an image, and to a *change* of it. What arrives of a change has a length,
+# and $\tau$ of {eq}`eq-lm-transmission` is its part along the change: a change that is turned by a right angle has $\tau = 0$,
+# whatever its length. $v$ is the gradient of the classifier's {term}`margin` after the process, and $J^\top v$ what the exact
+# gradient makes of it. Both lengths are ratios, and 1 for the identity. `Purify` returns a *sample* of $p(z_0 \mid z_\sigma)$: its displacement is that of the
 # noise it could not remove.
 
 # %%
 rows = []
+there = (xp + 8 / 255 * along).clamp(0, 1)
 for name, process in processes.items():
     v, back = pulled_back(process, classifier, xp, yp)
     cosine = F.cosine_similarity(back.flatten(1), v.flatten(1)).median()
     ratio = (norm_of(back, "L2") / norm_of(v, "L2")).median()
+    with torch.no_grad():
+        arrived = norm_of(process(there) - made[name], "L2")
     moved = norm_of(made[name] - xp, "L2").mean()
     kept = int((predict(classifier, made[name]) == yp).sum())
     rows.append(
@@ -112,8 +116,11 @@ for name, process in processes.items():
             "process": name,
             "moved, L2": float(moved),
             "cosine of Jᵀv and v": float(cosine),
-            "length ratio": float(ratio),
-            "passed on": transmission(process, xp, along, 8 / 255),
+            "length of Jᵀv": float(ratio),
+            "length that arrives": float(
+                (arrived / norm_of(there - xp, "L2")).mean()
+            ),
+            "passed on, τ": transmission(process, xp, along, 8 / 255),
             "right after it": kept,
         }
     )
@@ -122,10 +129,15 @@ show_table(
     f"{len(yp)} images, sigma {pure.sigma:.2f}, a change of 8/255 along BPDA",
 )
 
+# %% tags=["remove-cell"]
+scattered, _, purified = rows
+claim(abs(scattered["passed on, τ"]) < 0.1 and scattered["length of Jᵀv"] > 1 and scattered["length that arrives"] > 0.5)
+claim(all(purified[k] < 0.5 for k in ("passed on, τ", "length of Jᵀv", "length that arrives")))
+
 # %% [markdown]
-# A $\tau$ well below 1 is a contraction: what the attacker adds is mostly removed. Then the gradient of the
-# process is short, and far from the identity. In that sense a process with a small $\tau$ *is* a purification,
-# whatever its name.
+# A $\tau$ near 0 says that what arrives no longer points along the change. Only with a short gradient beside it is that a
+# contraction: DiffPure has a small $\tau$ *and* a short gradient, and little arrives. LM (clamped) has $\tau$ near 0 and a
+# gradient *longer* than the identity's, and most of the length arrives: it scatters the change, and does not remove it.
 #
 # ## Defences beside each other
 #
@@ -154,7 +166,7 @@ for threat in dict.fromkeys((row["attack"], row["norm"]) for row in suite):
 claims_table("A7", "A9", "A10", "A22")
 
 # %% [markdown]
-# The paper gives {term}`StAdv` 100 iterations, and attacks DiffPure with 200 steps of {term}`PGD`, ten or more calls a step,
+# The paper gives {term}`StAdv` 100 iterations, and attacks DiffPure with 200 steps of {term}`PGD`, ten calls a step,
 # fresh noise and a reverse process of about a hundred steps. Fewer steps of an attack flatter the defence.
 # Known noise does the opposite: it is all that an attacker can wish for. So the table compares defences with
 # each other, and its numbers are no estimates of the paper's.
@@ -184,7 +196,7 @@ show_table(
 #
 # ## What to remember
 #
-# - A process that passes on little of a change is a purification, whatever its name.
+# - A small share passed on *and* a short gradient make a purification; a small share alone does not.
 # - Compare defences under the same threat and budget of the attack, each under the strongest gradient against it.
 # - Evaluations with a gradient cost more than those without; a table of costs keeps them apart.
 
