@@ -5,7 +5,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 import pytest
-from exercises import code_of_exercises
+from exercises import exercises
 from run_notebooks import digest
 
 ROOT = Path(__file__).parents[1]
@@ -45,7 +45,7 @@ def test_the_first_cell_knows_its_parameters(py):
 @pytest.mark.parametrize("py", PY, ids=lambda p: p.stem)
 def test_a_page_is_short(py):
     nb = jupytext.read(py)
-    asked = code_of_exercises(nb)
+    asked = [i for e in exercises(nb) for i in e.code]
     cells = [c for i, c in enumerate(nb.cells) if c.cell_type == "code" and i not in asked]
     code = [line for c in cells for line in c.source.splitlines() if line.strip()]
     assert len(code) <= LINES, f"{len(code)} lines of code; the limit is {LINES}"
