@@ -122,7 +122,7 @@ fixed_processes = {
     "LM, printed": reading("printed"),
     "LM, mi-fgsm": reading("mi-fgsm"),
     "LM, mean-l1": reading("mean-l1"),
-    "LM, released": LikelihoodMaximization(trunk, **READINGS["clamped"]),
+    "LM, clamped": LikelihoodMaximization(trunk, **READINGS["clamped"]),
     "DiffPure": Purify(trunk, seed=seed),
 }
 attacked = (
@@ -225,7 +225,7 @@ claim(
 )
 claim(0.3 < rates["LM, mi-fgsm", "random"][-1][1] < 0.8)
 claim(
-    rates["LM, released", "random"][-1][1]
+    rates["LM, clamped", "random"][-1][1]
     < rates["LM, printed", "random"][-1][1]
 )
 
@@ -258,7 +258,7 @@ print(
     f"differences, and the largest by power iteration (from below)"
 )
 singular: dict[str, tuple[float, float]] = {}
-for name in ("LM, printed", "LM, mi-fgsm", "LM, released", "DiffPure"):
+for name in ("LM, printed", "LM, mi-fgsm", "LM, clamped", "DiffPure"):
     process = fixed_processes[name]
     values, _ = top_singular_value(
         process, xs, iterations=2, step=1e-2, seed=seed
@@ -326,12 +326,12 @@ claim(
     rise["smoothed"][-1] > rise["BPDA"][-1] + 0.3
     and rise["exact"][1] > rise["BPDA"][1]
 )
-claim(rates["LM, released", "adversarial"][-1][1] < 0.3)
+claim(rates["LM, clamped", "adversarial"][-1][1] < 0.3)
 
 # %% [markdown]
 # The identity stops being fair where the alignment in {numref}`fig-gradients-compression` has gone. For the printed reading it is near one: there BPDA and the exact
 # gradient are the same thing, because this LM does nothing. For the budgeted readings about half of a step of the attack's size survives. For the
-# released one the alignment is near zero or *below*: five Adam steps of a fixed size drive a pixel back past where it came from, so that the identity does
+# clamped one the alignment is near zero or *below*: five Adam steps of a fixed size drive a pixel back past where it came from, so that the identity does
 # not even have the right sign, and a step along BPDA's gradient helps the defence.
 #
 # The exact gradient is right at a point and wrong a sign flip further, and still it climbs; the smoothed one climbs further. No single gradient

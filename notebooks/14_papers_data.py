@@ -170,8 +170,8 @@ print("not run here yet:", *open_ or ["nothing"], sep="\n  ")
 row = experiment("cifar10-audit").rows[0]
 show_table(
     audits("cifar10-audit"),
-    f"Audit of PGD-{row.arguments['steps']} on {row.n} images, "
-    f"{row.arguments['norm']} {row.arguments['eps']}, N = 5",
+    f"Audit of PGD-{row.arguments['steps']} on the right ones of {row.n} "
+    f"images, {row.arguments['norm']} {row.arguments['eps']}, N = 5",
 )
 
 # %% [markdown]

@@ -309,7 +309,7 @@ print("right" if fine else "not yet")
 # :label: sol-gpu-cost
 # :class: dropdown
 # :::
-# The standard version of AutoAttack runs APGD against nine targets, and thousands of queries; the released code runs APGD once.
+# The standard version of AutoAttack runs APGD against nine targets, and thousands of queries; the released code runs APGD with the DLR loss alone.
 
 # %%
 mine = experiment("paper-rdc").rows
