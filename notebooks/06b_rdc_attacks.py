@@ -81,7 +81,7 @@ heads = load_denoiser(f"{data}-multihead", device=device)
 grid = levels("elbo", count, sigma_min=0.1)
 classifier = DiffusionClassifier(heads, grid, seed=seed, chunk=2560)
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Robust accuracy on the first test images of Fashion-MNIST, with 95 % intervals, from the record. RDC as released keeps the most under BPDA, which does not see likelihood maximisation; the more the gradient sees of it, the less is left. BPDA, the exact gradient and smoothed 0.3 together are the union: an image counts if it withstands each of them. Below, the same on CIFAR-10 with a small denoiser, without the smoothed gradient.", "name": "fig-lm-headline"}, "image": {"alt": "Bars of robust accuracy: RDC falls from BPDA over exact to smoothed gradients, below an adversarially trained network"}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Robust accuracy on the first test images of Fashion-MNIST, with 95 % intervals, from the record. RDC as released keeps the most under BPDA, which does not see likelihood maximisation; the more the gradient sees of it, the less is left. BPDA, the exact and the smoothed gradient together are the union: an image counts if it withstands each of them. Below, the same on CIFAR-10 with a small denoiser, without the smoothed gradient.", "name": "fig-lm-headline"}, "image": {"alt": "Bars of robust accuracy: RDC falls from BPDA over exact to smoothed gradients, below an adversarially trained network"}}
 fig, ax = plt.subplots(figsize=(7, 3.6))
 draw_headline(ax)
 fig.tight_layout()
