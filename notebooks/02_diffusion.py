@@ -171,7 +171,7 @@ plt.show()
 #
 # :::{prf:proposition} The best denoiser is the posterior mean
 # :label: prop-posterior-mean
-# Among all functions $h$ of $z_\sigma$, the mean square error $\E \norm{h(z_\sigma) - z}^2$ is smallest for
+# Among all functions $h$ of $z_\sigma$ and $y$, the mean square error $\E \norm{h(z_\sigma, y) - z}^2$ is smallest for
 # $D(z_\sigma, \sigma, y) = \E[z \mid z_\sigma, y]$.
 # :::
 #

@@ -156,7 +156,7 @@ plt.show()
 #
 # :::{prf:theorem} The bound is an identity
 # :label: thm-identity
-# Let the images of class $y$ be bounded and $D$ their posterior mean. Then for *every* point $z$ and every $\sigma > 0$
+# Let the images of class $y$ be bounded, or bounded plus independent Gaussian noise, and $D$ their posterior mean. Then for *every* point $z$ and every $\sigma > 0$
 #
 # $$
 # \frac{d J_y}{d \sigma} = \frac{m_y(\sigma)}{\sigma^3} - \frac D\sigma,
@@ -181,7 +181,7 @@ plt.show()
 # Gaussian integration by parts gives $\E[\varepsilon \cdot s] = \sigma \E[\Delta \log p_\sigma]$.
 # So $J' = \E[\sigma \norm{s}^2 + 2 \varepsilon \cdot s] = \sigma\, \E \norm{s + \varepsilon / \sigma}^2 - D / \sigma$.
 # By {prf:ref}`thm-tweedie`, $s + \varepsilon / \sigma = (D(z_\sigma) - z_\sigma + \sigma \varepsilon) / \sigma^2 = (D(z_\sigma) - z) / \sigma^2$.
-# For bounded images all terms grow at most like a polynomial in $\varepsilon$, which justifies exchanging derivative and expectation.
+# For such images all terms grow at most like a polynomial in $\varepsilon$, which justifies exchanging derivative and expectation.
 # :::
 #
 # This is a pointwise form of the relation between information and estimation {cite}`guo2005immse,kong2023information`.

@@ -235,7 +235,8 @@ print(
 # G_y \approx \frac{\norm{z_1 - z_2}}{\sqrt{2 \pi}\, s_0} .
 # ```
 #
-# The limit $D/2$ is reached only when $s_0$ is small against $(d_2 - d_1) / \norm{z_1 - z_2}$, far below any level in use. We
+# The limit $D/2$ is reached only when $s_0$ is small against $(\norm{z - z_2}^2 - \norm{z - z_1}^2) / \norm{z_1 - z_2}$, with $z_1$, $z_2$ the
+# two nearest images, far below any level in use. We
 # check this for the class with the largest $G$ at the lowest level, where two images give $\E \max(0, X)$ for a normal $X$.
 
 # %%

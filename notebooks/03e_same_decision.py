@@ -370,7 +370,7 @@ claim(
 # :::{exercise-start}
 # :label: ex-optimal-temperature
 # :::
-# **Two wrong temperatures** (5 minutes, easy). Take a level $\sigma = 0.04$ and correct all but one error of the list. Which level in model units does the classifier see with the third error alone (images in [0, 1])? And with the first alone: which $\sigma$ would give the same softmax in the right formula?
+# **Two wrong temperatures** (5 minutes, easy). Take a level $\sigma = 0.04$ and correct all but one error of the list. Which level in model units does the classifier see with the third error alone (images in [0, 1])? And with the first alone: which $\sigma$ has the same divisor in the right formula?
 #
 # :::{hint}
 # :class: dropdown

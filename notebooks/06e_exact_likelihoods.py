@@ -104,8 +104,8 @@ print("images:", ", ".join(f"{n} {kind}" for kind, n in counted.items()))
 #
 # :::{prf:proposition} The loss of one level is a slope
 # :label: prop-lm-slope
-# Let $D$ be the optimal denoiser of $p$, $p_\sigma$ the density of $z + \sigma \varepsilon$, and $n$ the number
-# of pixels. Then for every image $z$
+# Let $D$ be the optimal denoiser of $p$, a distribution of bounded images, $p_\sigma$ the density of its images after noise of level
+# $\sigma$, and $n$ the number of pixels. Then for every fixed image $z$
 #
 # $$
 # \E_\varepsilon \norm{z - D(z + \sigma \varepsilon, \sigma)}^2

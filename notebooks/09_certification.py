@@ -190,10 +190,10 @@ claim(
 #
 # ```{math}
 # :label: eq-cert-promise
-# P\big( R(x) > R^*(x) \big) \le \alpha \qquad \text{for every image } x ,
+# P\big( R(x) > 0 \text{ and } c \ne g(x), \text{ or } R(x) > R^*(x) \big) \le \alpha \qquad \text{for every image } x ,
 # ```
 #
-# with $R^*$ the true radius, and the probability over the draws of the run that made the certificate. Among $N$ images up to $\alpha N$ false certificates are
+# with $c$ the class that is named, $R^*$ the true radius, and the probability over the draws of the run that made the certificate. Among $N$ images up to $\alpha N$ false certificates are
 # expected at worst. A statement about all of them at once takes $\alpha / N$, which costs little, since only $\log \alpha$ enters.
 #
 # ## Randomized smoothing

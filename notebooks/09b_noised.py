@@ -141,7 +141,7 @@ for s, (first, second) in right_of.items():
 # w_t = \frac{(s'^2 - s^2)^2}{2\, s'^4\, \hat v_s},
 # $$
 #
-# where $p$ is the density of the chain and $C$ does not depend on $y$. Moreover $\E[\tilde z \mid z_{s'}] = \E[z \mid z_{s'}]$.
+# where $p$ is the density of the chain. If $p(z_T)$ is the same for all classes, as $\mathcal N(0, s_T^2 I)$ is, $C$ does not depend on $y$. Moreover $\E[\tilde z \mid z_{s'}] = \E[z \mid z_{s'}]$.
 # :::
 #
 # :::{prf:proof}
@@ -168,7 +168,7 @@ for s, (first, second) in right_of.items():
 # | `fixed` | $s^2 (s'^2 - s^2) / s'^2$, that of the clean chain | $\frac12 (s^{-2} - s'^{-2})$, as for clean images |
 # | `specific` | $v_s$, that of the bridge; $u_{s'}^2$ in the first step | $\frac12 (s'^2 - s^2) (u_{s'} / u_s)^2 s'^{-4}$ |
 # | `quadrature` | no chain: Gauss-Legendre nodes in $1/s$ for the limit below, and its tail | of $s^{-3} ds$ |
-# | `released` | as `specific`, times $\rho(s) s^3$; equal steps up to 3, the first five left out | of the EDM density $\rho$ |
+# | `released` | as `specific`, times $\rho(s)\, s'^2 (s + s') / 2$; equal steps up to 3, the first five left out | of the EDM density $\rho$ |
 #
 # :::
 #
@@ -341,7 +341,8 @@ glue(
 )
 
 # %% [markdown]
-# - Both chains bound the log-likelihood from below, and the gap falls like $1/T$. The `fixed` chain, which knows nothing of $\tau$, is the better one at equal
+# - Both chains bound the log-likelihood from below on average over noisy images (at a single one the bound, which is for the chain, can exceed it), and the gap
+#   falls like $1/T$. The `fixed` chain, which knows nothing of $\tau$, is the better one at equal
 #   $T$.
 # - The gap is not the same for all classes, so it moves decisions. For a *classifier* no bound is needed: at eight levels the quadrature has an error that is
 #   {glue:text}`cert-quadrature` times smaller. That is why few levels can replace 124.

@@ -99,12 +99,12 @@ curves = {
     name: np.array([constant_at(one_level(s), size, kind) for s in many_sigma])
     for name, kind in {
         "rigorous bound": "rigorous",
-        "the paper's constant": "paper",
+        "the stated constant": "paper",
     }.items()
 }
 reached = np.array([half_space_slope(s, size) for s in many_sigma])
 curves["reached by a half-space"] = reached
-excess = reached / curves["the paper's constant"]
+excess = reached / curves["the stated constant"]
 
 
 # %% tags=["hide-input"]
@@ -153,7 +153,7 @@ for i in range(n_slopes):
         most = lipschitz_constant(some, 2, difference=difference)
         slopes[difference] += (climbed / most).tolist()
 
-# %% mystnb={"figure": {"caption": "Left: Lipschitz constant of one term with weight 1, mean over pixels, by its noise level: the rigorous bound, what a half-space denoiser reaches, and the paper's constant. Right: steepest slopes met on random data sets, as a share of the bound.", "name": "fig-cert-lipschitz"}, "image": {"alt": "The half-space curve lies just below the rigorous bound and above the paper's constant at low noise; a histogram of slopes lies below one"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Left: Lipschitz constant of one term with weight 1, mean over pixels, by its noise level: the rigorous bound, what a half-space denoiser reaches, and the stated constant of the released code. Right: steepest slopes met on random data sets, as a share of the bound.", "name": "fig-cert-lipschitz"}, "image": {"alt": "The half-space curve lies just below the rigorous bound and above the stated constant at low noise; a histogram of slopes lies below one"}} tags=["hide-input"]
 fig, axes = plt.subplots(1, 2, figsize=(8, 3.2))
 for (name, v), ls in zip(curves.items(), ("-", "--", ":"), strict=True):
     axes[0].plot(many_sigma, v, ls, label=name)
@@ -220,13 +220,14 @@ claim(
 # So $R = M / L_\Delta$. For probabilities, $\nabla p_y = p_y \sum_j p_j \nabla (f_y - f_j)$, hence
 # $\norm{\nabla p_y} \le p_y (1 - p_y) L_\Delta \le L_\Delta / 4$. A softmax divides by a constant; it does not make anything robust.
 #
-# **The constant of the paper**, $(1 + \sqrt{2/\pi}) \sum_t w_t / \sigma_t$ for losses averaged over pixels, is no bound where networks see $[-1, 1]$ and images
-# are $[0, 1]$. A {term}`denoiser` that jumps across a plane is a counterexample, in closed form ({ref}`ex-cert-half-space`). The released script takes the *mean* over
+# **The stated constant**, $(1 + \sqrt{2/\pi}) \sum_t w_t / \sigma_t$ for losses averaged over pixels, is the one that a released script prints as the theoretical one
+# (the theorem as printed was not at hand). It is no bound where networks see $[-1, 1]$ and images
+# are $[0, 1]$. A {term}`denoiser` that jumps across a plane is a counterexample, in closed form ({ref}`ex-cert-half-space`). The script that certifies takes the *mean* over
 # levels where the logits are a *sum*.
 
 # %%
 print("half-space over")
-print(f"  the paper's constant {excess.min():.2f} to {excess.max():.2f},")
+print(f"  the stated constant {excess.min():.2f} to {excess.max():.2f},")
 most = (reached / curves["rigorous bound"]).max()
 print(f"  the rigorous bound at most {most:.3f}")
 script_sigma = torch.linspace(0.5, 3, 126, dtype=torch.float64)[1:-1]
@@ -243,7 +244,7 @@ glue("cert-half-space", f"{excess.max():.2f}")
 glue("cert-released-constant", f"{ratio:.0f}")
 
 # %% [markdown]
-# The half-space exceeds the paper's constant by a factor of up to {glue:text}`cert-half-space` and stays below the rigorous one. The constant of the released
+# The half-space exceeds the stated constant by a factor of up to {glue:text}`cert-half-space` and stays below the rigorous one. The constant of the released
 # script is {glue:text}`cert-released-constant` times smaller than the rigorous constant for what it is used with, so its radii are larger by that factor than
 # the bound allows.
 #
@@ -261,20 +262,20 @@ for difference, values in slopes.items():
 #
 # The bound is for the worst function. At an image where a loss is small, $m \ll 1$, the slope must be small too. For a fixed target, $m$ is a function with
 # values in $[0, 1]$ under Gaussian noise, and the proof of {prf:ref}`thm-cert-cohen` says that $\Phi^{-1}(m)$ is $1/\sigma_t$-Lipschitz. Moving the target by
-# $r$ (model units) changes $\sqrt m = \big( \E \norm{D - z}^2 \big)^{1/2} / (2 \sqrt d)$ by at most $r / (2 \sqrt d)$, the triangle inequality. So within a
-# distance of $r$
+# $r$ (model units) changes $\sqrt m = \big( \E \norm{D - z}^2 \big)^{1/2} / (2 \sqrt d)$ by at most $r / (2 \sqrt d)$, the triangle inequality. So for every
+# $z'$ within a distance of $r$ of $z$
 #
 # ```{math}
 # :label: eq-cert-local
-# \Big( \sqrt{\Phi(\Phi^{-1}(m_t) - \tfrac{r}{\sigma_t})} - \tfrac{r}{2 \sqrt d} \Big)_+^2 \;\le\; m_t \;\le\; \Big( \sqrt{\Phi(\Phi^{-1}(m_t) + \tfrac{r}{\sigma_t})} + \tfrac{r}{2 \sqrt d} \Big)^2 ,
+# \Big( \sqrt{\Phi(\Phi^{-1}(m_t(z)) - \tfrac{r}{\sigma_t})} - \tfrac{r}{2 \sqrt d} \Big)_+^2 \;\le\; m_t(z') \;\le\; \min\Big(1, \Big( \sqrt{\Phi(\Phi^{-1}(m_t(z)) + \tfrac{r}{\sigma_t})} + \tfrac{r}{2 \sqrt d} \Big)^2\Big) ,
 # ```
 #
 # and the {term}`certified radius` is the largest at which the weighted lower ends of every rival still exceed the upper ends of the class
 # ({py:func}`rdc.certify.lipschitz.certified_radius`, by bisection).
 #
 # **Confidence.** The expectation over the noise is not available either. {py:func}`rdc.certify.lipschitz_certificate.lipschitz_certify` bounds the margin from $n$ fresh
-# draws, with a bound for means of bounded numbers ({py:mod}`rdc.certify.betting_bound`): its error is at least about $\log(1/\alpha) / n$ of the *range*, and here lies
-# the trouble.
+# draws, with a bound for means of bounded numbers ({py:mod}`rdc.certify.betting_bound`): its error is proportional to the mean, and for a margin, which lies near the middle
+# of its interval $\pm 4 d \sum_t w_t$, at least about $\log(1/\alpha) / n$ of $4 d \sum_t w_t$: here lies the trouble.
 #
 # ## Why it is tiny on images
 #
@@ -487,7 +488,7 @@ claim(by_probability < with_temperature < 1.5)
 # :::{exercise-start}
 # :label: ex-cert-confidence
 # :::
-# **What confidence costs** (5 minutes, easy). `margin_share` is the median margin as a share of its range, by lowest level. How many draws does it
+# **What confidence costs** (5 minutes, easy). `margin_share` is the median margin as a share of $4 d \sum_t w_t$, the largest that it can be, by lowest level. How many draws does it
 # take until $\log(1/\alpha) / n$ is no larger than that, at $\alpha = 0.001$ and a lowest level of 0.5? And of 2?
 #
 # :::{hint}

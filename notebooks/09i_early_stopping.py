@@ -155,7 +155,8 @@ glue("cert-peek", f"{100 * ever['peeking every 10 draws'].value:.0f}")
 # {term}`Ville's inequality`: stop at the first $n$ with $M_n \ge 1 / \alpha$, or at $N$. The mean at that moment is at most 1, and at least $\frac1\alpha$ times the
 # probability of having crossed by $N$. Let $N \to \infty$.
 #
-# For the bound, let $p'$ be the truth. $\log M_n(p)$ falls in $p$ below $S / n$, so the bound exceeds $p'$ only if $M_n(p') \ge 1 / \alpha$.
+# For the bound, let $p'$ be the truth. The bound is the smallest $p$ with $M_n(p) < 1 / \alpha$, so it exceeds $p'$ only if $M_n(p') \ge 1 / \alpha$. (That
+# $\log M_n$ falls in $p$ below $S / n$ serves to find it by bisection only.)
 # :::
 #
 # The other direction is free. To give up, "this will not be certified", claims nothing, and may use any rule ({py:class}`rdc.certify.confidence_sequence.Plan`).

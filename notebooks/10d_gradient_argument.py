@@ -204,7 +204,7 @@ for found in shifted.values():
 glue("guide-raw", f"{min(v['raw'] for v in shifted.values()):.0f}")
 
 # %% [markdown]
-# The gradient of the raw logit changes by a factor of more than {glue:text}`guide-raw`. The gradient that guides, the points that the attack finds and the
+# The gradient of the raw logit changes by more than {glue:text}`guide-raw` times its length. The gradient that guides, the points that the attack finds and the
 # adversarial loss change by rounding errors. As printed the argument is about a quantity that guidance does not use, and it does not tell the two trainings
 # apart.
 #

@@ -126,25 +126,25 @@ glue("floor-kept", f"{best.correct} of {best.n} images in place of {lowest.corre
 #
 # ## What is left above a floor
 #
-# Write $z = 2x - 1$, $\ell_k(z, \sigma) = \mathbb E \lVert z - D_k(z + \sigma \epsilon, \sigma) \rVert^2$, and $p_\sigma(\cdot \mid k)$
+# Write $z = 2x - 1$, $\ell_k(z, \sigma) = \mathbb E \lVert z - D_k(z + \sigma \varepsilon, \sigma) \rVert^2$, and $p_\sigma(\cdot \mid k)$
 # for the density of the images of class $k$ after noise of level $\sigma$.
 #
 # :::{prf:proposition} A floor is one noisy look
 # :label: prop-floor
 # Let $D_k(u, \sigma) = u + \sigma^2 \nabla \log p_\sigma(u \mid k)$ be exact, and the classes have bounded support. Then for all $s > 0$
 #
-# $$\Lambda_s(z) := \int_s^\infty \frac{\ell_j - \ell_y}{\sigma^3}\, d\sigma = \mathbb E \log \frac{p_s(z + s \epsilon \mid y)}{p_s(z + s \epsilon \mid j)} .$$
+# $$\Lambda_s(z) := \int_s^\infty \frac{\ell_j - \ell_y}{\sigma^3}\, d\sigma = \mathbb E \log \frac{p_s(z + s \varepsilon \mid y)}{p_s(z + s \varepsilon \mid j)} .$$
 #
 # All levels from $s$ on, together, are the log-odds of the image *seen through noise $s$*, averaged over the noise.
 # :::
 #
 # :::{prf:proof}
 # $\varphi = \log p_\sigma$ obeys the heat equation $\partial_\sigma \varphi = \sigma (\Delta \varphi + \lVert \nabla \varphi \rVert^2)$. With
-# Stein's identity, $\mathbb E[\epsilon \cdot \nabla \varphi] = \sigma \mathbb E \Delta \varphi$,
+# Stein's identity, $\mathbb E[\varepsilon \cdot \nabla \varphi] = \sigma \mathbb E \Delta \varphi$,
 #
-# $$\frac{d}{d\sigma} \mathbb E \varphi(z + \sigma \epsilon) = \sigma\, \mathbb E [2 \Delta \varphi + \lVert \nabla \varphi \rVert^2] .$$
+# $$\frac{d}{d\sigma} \mathbb E \varphi(z + \sigma \varepsilon) = \sigma\, \mathbb E [2 \Delta \varphi + \lVert \nabla \varphi \rVert^2] .$$
 #
-# The loss is $\mathbb E \lVert \sigma \epsilon + \sigma^2 \nabla \varphi \rVert^2 = \sigma^2 d + \sigma^4\, \mathbb E [2 \Delta \varphi + \lVert \nabla
+# The loss is $\mathbb E \lVert \sigma \varepsilon + \sigma^2 \nabla \varphi \rVert^2 = \sigma^2 d + \sigma^4\, \mathbb E [2 \Delta \varphi + \lVert \nabla
 # \varphi \rVert^2]$, hence $\frac{d}{d\sigma} \mathbb E \varphi = \sigma^{-3} \ell_k - d / \sigma$. The last term is the same for all classes, and
 # the log-odds vanish as $\sigma \to \infty$ because the supports are bounded. Integrate. $\square$
 # :::
@@ -212,7 +212,7 @@ show_table(rows, f"The exact classifier above a floor, {n} images")
 # While $s^2$ changes by a factor of 40 000, the radius changes little. Being flat is no source of robustness, and a floor can add
 # no information ({ref}`ex-floor-information`).
 #
-# The bound of {ref}`nb-certification` holds for *any* denoiser in the box. Over all levels from $s$ on it sums to
+# The bound of {prf:ref}`prop-cert-lipschitz` ({ref}`nb-lipschitz`) holds for *any* denoiser in the box. Over all levels from $s$ on it sums to
 # $8 d (\sqrt{2 / \pi} / (3 s^3) + 1 / (2 \sqrt d s^2))$ per unit of the image, and is far above that of the exact one:
 
 # %%

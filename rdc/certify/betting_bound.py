@@ -1,15 +1,16 @@
-r"""A lower bound for the mean of bounded independent numbers, from their values alone.
+r"""A lower bound for the common mean of bounded independent numbers, from their values alone.
 
 Bet against the hypothesis that the mean is m: start with 1 and stake a fraction on every number before it is seen,
 
 .. math:: W_i(m) = \prod_{j \le i} \big( 1 + \lambda_j (X_j - m) \big), \qquad 0 \le \lambda_j \le c / m,\; c < 1 .
 
-*Proof.* If the mean is at most m and each stake depends on earlier numbers only, W is positive and a supermartingale, so that
-by Ville's inequality it ever reaches 1 / alpha with probability at most alpha. W falls in m, hence all m below the smallest
-that is not rejected are rejected, and that one is above the mean with probability at most alpha. ∎
+*Proof.* If every number has a mean of at most m, given those before it, and each stake depends on these only, W is positive and a
+supermartingale, so that by Ville's inequality it ever reaches 1 / alpha with probability at most alpha. W falls in m, hence all m
+below the smallest that is not rejected are rejected, and that one is above the mean with probability at most alpha. ∎
 
 The stakes :math:`\lambda_j = \min(\sqrt{2 \log(1 / \alpha) / (n V_{j - 1})}, c / m)`, with V the variance so far, make the bound
-adapt to the variance: the error is about :math:`\sqrt{2 V \log(1 / \alpha) / n}`, at least about :math:`\log(1 / \alpha) / n`.
+adapt to the variance: the error is about :math:`\sqrt{2 V \log(1 / \alpha) / n}`, and at least about
+:math:`m \log(1 / \alpha) / (c n)` for a mean m.
 
 References:
     | Estimating Means of Bounded Random Variables by Betting (Waudby-Smith and Ramdas, 2024), https://arxiv.org/abs/2010.09686
@@ -30,7 +31,7 @@ def mean_lower(values: np.ndarray, alpha: float) -> np.ndarray:
     """Lower bounds for means, each too high with probability at most ``alpha``.
 
     Arguments:
-        values: Independent numbers in [0, 1] along the first axis, ``(n, ...)``; further axes are further means.
+        values: Independent numbers in [0, 1] with one mean along the first axis, ``(n, ...)``; further axes are further means.
         alpha: Probability of error of each bound; ``1 - mean_lower(1 - values, alpha)`` is an upper bound.
 
     Returns:

@@ -93,7 +93,8 @@ class Plan:
         n: Largest number of draws.
         p: The probability to be reached, in [1/2, 1).
         alpha: Probability of claiming it wrongly.
-        give_up: Probability of giving up although the probability is ``p`` or more; 0 stops only when there is no way left.
+        give_up: Level at which too many failures end the draws: a bound for the probability of that alone if the probability is
+            ``p`` or more. It does not count ends where no way is left; 0 stops only there.
 
     Raises:
         ValueError: for a value out of range, or if n draws cannot reach ``p`` even if all succeed.

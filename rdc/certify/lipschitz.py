@@ -19,15 +19,15 @@ and in image units (one more factor 2) each logit and each difference of two hav
 
 **Local form.** For a fixed target, m is a function with values in [0, 1] under Gaussian noise, whose :math:`\Phi^{-1}` is
 :math:`1 / \sigma_t`-Lipschitz (Neyman-Pearson); moving the target by R changes :math:`\sqrt{m}` by at most
-:math:`R / (2 \sqrt d)`. So within distance R (model units)
+:math:`R / (2 \sqrt d)`. So for every z' within distance R of z (model units)
 
 .. math::
-    m_t \le \Big( \sqrt{\Phi(\Phi^{-1}(m_t) + R / \sigma_t)} + \tfrac{R}{2 \sqrt d} \Big)^2, \qquad
-    m_t \ge \Big( \sqrt{\Phi(\Phi^{-1}(m_t) - R / \sigma_t)} - \tfrac{R}{2 \sqrt d} \Big)_+^2 .
+    m_t(z') \le \min\Big(1, \Big( \sqrt{\Phi(\Phi^{-1}(m_t(z)) + R / \sigma_t)} + \tfrac{R}{2 \sqrt d} \Big)^2\Big), \qquad
+    m_t(z') \ge \Big( \sqrt{\Phi(\Phi^{-1}(m_t(z)) - R / \sigma_t)} - \tfrac{R}{2 \sqrt d} \Big)_+^2 .
 
-The constant of the paper, :math:`(1 + \sqrt{2 / \pi}) \sum_t w_t / \sigma_t` for losses averaged over pixels, is stated beside it
-(``paper``); the released script takes the mean over levels in the place of the sum (``released``). Where images are [0, 1] and
-networks [-1, 1], neither is a bound.
+The constant that a released script prints as the theoretical one, :math:`(1 + \sqrt{2 / \pi}) \sum_t w_t / \sigma_t` for losses
+averaged over pixels, is stated beside it (``paper``; the theorem as printed was not at hand); the script that certifies takes the
+mean over levels in the place of the sum (``released``). Where images are [0, 1] and networks [-1, 1], neither is a bound.
 
 References:
     | Diffusion Models are Certifiably Robust Classifiers (Chen et al., 2024), https://arxiv.org/abs/2402.02316

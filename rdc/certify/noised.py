@@ -8,9 +8,11 @@ The input is :math:`x + \sigma \delta` in image units, not clipped; in model uni
 .. math:: \log p_\tau(z_\tau \mid y) \ge C - \int_\tau^{s_T} s^{-3}\, \mathbb E \lVert D(z_s, s, y) - \tilde z \rVert^2\, ds,
     \qquad z_s = z_\tau + W_s, \quad \tilde z = z_\tau - (\tau^2 / u_s^2)\, W_s,
 
-with equality for the optimal denoiser: then EPNDC is Bayes' rule :math:`p(y \mid z_\tau)`. :mod:`rdc.certify.bridge` has the
-sums. The logits leave out what is the same for all classes: with :math:`g = D - z_\tau` they are :math:`-\sum_t w_t (\lVert g
-\rVert^2 - 2 g \cdot (\tilde z - z_\tau))`, whose terms stay finite where those of the bound do not.
+with equality for the optimal denoiser, in differences of two classes: what all classes share diverges at :math:`s = \tau` and is
+left out of C and of the integral. Then EPNDC is Bayes' rule :math:`p(y \mid z_\tau)` for equally frequent classes.
+:mod:`rdc.certify.bridge` has the sums. The logits leave out what is the same for all classes: with :math:`g = D - z_\tau` they
+are :math:`-\sum_t w_t (\lVert g \rVert^2 - 2 g \cdot (\tilde z - z_\tau))`, whose terms stay finite where those of the bound do
+not.
 
 The product of g and the noise makes a single sample noisy, and a chain of T steps is off by O(1/T), not the same for all classes.
 The default, ``quadrature`` with mirror images, has little of both at a few evaluations with a trained network. Ways to have less
@@ -262,7 +264,10 @@ class EPNDC(nn.Module):
         return self.engine.batch(x, index, self._around)
 
     def log_likelihood(self, x: Float[Tensor, "n c h w"], index: Int64[Tensor, " n"] | None = None) -> Float[Tensor, "n k"]:
-        """The whole bound for ``log p_tau(z_tau | y)``, ``(N, K)`` in nats, model units; it is a bound on average over the noise.
+        """The whole bound for the log-density of the chain at ``z_tau``, ``(N, K)`` in nats, model units.
+
+        It is one on average over the noise of the chain; for the optimal denoiser it lies below ``log p_tau(z_tau | y)`` on
+        average over noisy images, not at each of them.
 
         The prior is N(0, sigma_max^2); ``quadrature``, which is no bound, ends beyond.
 

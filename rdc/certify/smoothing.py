@@ -114,7 +114,8 @@ def certify(
         batch: Noisy images at a time; it decides no number.
         target: A radius, image units: stop as soon as it is clear whether it can be certified.
         stopping: How early stopping keeps the guarantee, ``sequence`` or ``split``; only with a target.
-        give_up: With a target: probability of stopping with "no" although the class is probable enough for it.
+        give_up: With a target: level of the test that stops with "no" because the class seems not probable enough for it; running
+            out of draws, or of a chance to meet the target, comes on top.
         progress: Called after every batch with the draws made so far and the mean radius that they would certify.
 
     Returns:

@@ -1,4 +1,4 @@
-r"""The optimal diffusion classifier of Corollary 3.3, over a whole training set, in O(N (D + J)) an image.
+r"""The optimal diffusion classifier of Corollary 3.3 over a whole training set: O(N (D + J R)) for D pixels, J nodes, R draws.
 
 For a data set :math:`z_1, \dots, z_N` (by class) write :math:`d_i = \lVert z - z_i \rVert^2`, :math:`E_i = \epsilon \cdot z_i`
 and :math:`\gamma = 1 / \sigma^2`. Up to terms that do not depend on i, the exponent of the softmax is

@@ -46,11 +46,11 @@ def more(first: str, second: str) -> tuple[Evidence, ...]:
 CLAIMS = (
     Claim(
         "B1", "Theorem 3.1", "The diffusion classifier is Lipschitz, and therefore certifiably robust without smoothing.",
-        "no slope that was found exceeds the constant that is proved here; that of the paper is exceeded",
+        "no slope that was found exceeds the constant that is proved here; that of the released code is exceeded",
         proof=Proof("holds", "tests/test_lipschitz.py::test_no_slope_is_above_the_bound"), page=LIPSCHITZ,
     ),
     Claim(
-        "B1a", "Theorem 3.1", "… with the constant that is printed.",
+        "B1a", "Released code", "… with the constant that it prints as the theoretical one.",
         "a half-space has a larger slope", page=LIPSCHITZ,
         proof=Proof(
             "does not hold",

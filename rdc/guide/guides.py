@@ -8,7 +8,8 @@ r"""What guides: any callable ``(z_sigma, sigma, y) -> grad log p(y | z_sigma)``
 | :class:`DiffusionGuide`   the noised diffusion classifier EPNDC at each level, by autograd: the gradient of a ratio of
                             likelihoods, here of their bounds
 
-For an exact denoiser the last three are the same. A trained network's score is no gradient, and the bound has its own error.
+For an exact denoiser and equally frequent classes the last three are the same, up to the integrals of the last one. A trained
+network's score is no gradient, and the bound has its own error.
 
 References:
     | Diffusion Models Beat GANs on Image Synthesis (Dhariwal and Nichol, 2021), https://arxiv.org/abs/2105.05233

@@ -3,7 +3,8 @@ r"""Sampling from a denoiser, guided or not: deterministic and ancestral, by noi
 A step goes from the level :math:`\sigma` to :math:`\sigma' < \sigma`, the last one to 0. With :math:`D = D(z, \sigma, y)`, a
 guide :math:`g = \nabla \log p(y \mid z)` and a scale s there are two ways to guide:
 
-| ``score``  the score is that of :math:`p(z) p(y \mid z)^s`: every D is replaced by :math:`\tilde D = D + s \sigma^2 g`
+| ``score``  the score is that of :math:`p(z \mid y) p(y \mid z)^s`, of :math:`p(z) p(y \mid z)^s` for a denoiser without a label:
+             every D is replaced by :math:`\tilde D = D + s \sigma^2 g`
 | ``ddpm``   the mean of the reverse step moves by :math:`s \Sigma \nabla_{x_t} \log p(y \mid x_t)` (Dhariwal and Nichol, the
              paper), in the paper's coordinates :math:`x_t = z / \sqrt{1 + \sigma^2}`
 

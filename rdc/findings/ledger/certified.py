@@ -116,7 +116,7 @@ ENTRIES = (
         "The mean over the levels of a bound in the place of their sum (`DiffusionAsClassifierDirectCertify.py`, lines 21 to "
         "30), and a margin from one draw of the noise.",
         "{py:mod}`rdc.certify.lipschitz`: another constant, and a confidence bound of the margin", (),
-        "Proved: `tests/test_lipschitz.py` has a slope that exceeds the published constant, and a constant that none exceeds "
+        "Proved: `tests/test_lipschitz.py` has a slope that exceeds the constant of the released code, and one that none exceeds "
         "(claims B1 and B1a).", LIPSCHITZ,
     ),
 )  # fmt: skip
