@@ -145,10 +145,10 @@ def calls(attack: str, given: Mapping[str, Any], classes: int) -> tuple[int, int
 def autoattack_calls(own: Mapping[str, Any], classes: int) -> tuple[int, int]:
     """Return the calls of AutoAttack by its arguments, as its adapter and the package make them."""
     version, steps, wrong = own["version"], own["steps"], min(TARGETS, classes - 1)
-    large = version == "standard" and own["norm"] == "L1"  # the package then takes 102 steps, whatever it is told
+    large = version == "standard" and own["norm"] == "L1"  # the package then divides the steps among three radii
     aims = min(STARTS, wrong) if large else wrong
     starts, eot = STARTS if large or version == "custom" else 1, own["eot"] or (EOT if version == "rand" else 1)
-    climb = eot * (103 if large else steps + 1)
+    climb = eot * (steps + (3 if large else 1))
     known = {
         "apgd-ce": (2, starts * climb), "apgd-dlr": (2, starts * climb), "apgd-t": (2 + aims, aims * climb),
         "fab": (2 + starts * (steps + 2), starts * steps * classes), "fab-t": (2 + wrong * (steps + 3), wrong * steps),
