@@ -13,11 +13,13 @@ import torch
 from torch import nn
 from tyro.conf import arg
 
-from rdc.cli.flags import ModelFlags, options_for
+from rdc.cli.flags import ModelFlags, left_out, options_for
 from rdc.cli.options import Block, Data, Start, first_images, pick_device
 from rdc.quantities import count as whole_number
 from rdc.quantities import number
 
+#: Bases that may be given any of the options SHARED, so that one command line is of them all.
+ANY, SHARED = ("apndc", "epndc", "carlini", "cohen", "dc"), ("denoiser", "levels", "network", "epochs")
 #: Radii at which the certified accuracy is printed, image units.
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -135,6 +137,8 @@ def find_base(
 
     if is_noisy(model) and (own := noise_of(model, given)) not in (None, sigma):
         raise ValueError(f"--sigma is {sigma:g}, and this {model} is for the noise {own:g}; they must agree")
+    if model in ANY:
+        given = left_out(model, given, SHARED)
     noise = {"sigma": sigma} if is_noisy(model) else {}
     return base_classifier(model, data, device, **options_for(model, given, seed=seed, quiet=quiet, **noise))
 

@@ -83,9 +83,10 @@ def options_for(model: str, given: dict[str, Any], **standard: Any) -> dict[str,
     Raises:
         ValueError: if a count is too small, there are too few or too many numbers, or a range is given to levels without one.
     """
-    from rdc.models import options_of
+    from rdc.models import names_user_model, options_of
 
     known = options_of(model)
+    given = left_out(model, given, ("levels", "draws")) if names_user_model(model) else given
     kept = {k: v for k, v in given.items() if k in known or (k, v) != ("noise", "shared")}
     for name in (k for k in kept if k in known):
         check_size(model, known[name], kept[name])
@@ -93,6 +94,16 @@ def options_for(model: str, given: dict[str, Any], **standard: Any) -> dict[str,
     if ends and str(kept.get("kind")).startswith("vp"):
         raise ValueError(f"the levels of kind {kept['kind']} are time steps, which have no range; leave out {', '.join(ends)}")
     return {k: v for k, v in standard.items() if k in known} | kept
+
+
+def left_out(model: str, given: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """Return options without those of some names that a model does not have, and say so: command lines may be of any model."""
+    from rdc.models import options_of
+
+    unused = [name for name in names if name in given and name not in options_of(model)]
+    if unused:
+        print(f"{model} makes nothing of {', '.join(unused)}; left out")
+    return {name: value for name, value in given.items() if name not in unused}
 
 
 def check_size(model: str, option: "Option", value: Any) -> None:
