@@ -100,7 +100,7 @@ def pgd(
         with tqdm(total=len(runs) * given.steps, disable=quiet, desc=f"pgd {norm} {eps:.4g}", unit="step") as bar:
             for restart, t in runs:
                 if (restart, t) != runs[0] and len(todo):
-                    worst.broken[todo] = broken(door, worst.point[todo], y[todo])
+                    worst.broken[todo] = confirmed(door, worst.point[todo], y[todo], worst.broken[todo])
                     todo = worst.todo
                 if not len(todo):
                     break
@@ -142,11 +142,6 @@ def climber(norm: str, schedule: str | None, step_size: float | None) -> Run:
         return adaptive_ascent(measure, x, norm, eps, start, steps, first, bar)
 
     return linear if (schedule or SCHEDULES[norm]) == "linear" else adaptive
-
-
-def broken(door: Door, x: Tensor, y: Tensor) -> Tensor:
-    """Return which images are misclassified, by one call that fresh calls confirm."""
-    return confirmed(door, x, y, door.ask(x, y).argmax(dim=1) != y)
 
 
 def of_logits(score: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
