@@ -40,7 +40,6 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
-import torch.nn.functional as F
 
 from rdc.analyse.stand_in import pulled_back, transmission
 from rdc.attack.losses import margin
@@ -97,15 +96,14 @@ plt.show()
 # We match the noise level and compare what they do to an image, and to a *change* of it. What arrives of a change has a length,
 # and $\tau$ of {eq}`eq-lm-transmission` is its part along the change: a change that is turned by a right angle has $\tau = 0$,
 # whatever its length. $v$ is the gradient of the classifier's {term}`margin` after the process, and $J^\top v$ what the exact
-# gradient makes of it. Both lengths are ratios, and 1 for the identity. `Purify` returns a *sample* of $p(z_0 \mid z_\sigma)$: its displacement is that of the
-# noise it could not remove.
+# gradient makes of it. Both lengths are ratios, and 1 for the identity. `Purify` returns a *sample* of
+# $p(z_0 \mid z_\sigma)$: its displacement is that of the noise it could not remove.
 
 # %%
 rows = []
 there = (xp + 8 / 255 * along).clamp(0, 1)
 for name, process in processes.items():
     v, back = pulled_back(process, classifier, xp, yp)
-    cosine = F.cosine_similarity(back.flatten(1), v.flatten(1)).median()
     ratio = (norm_of(back, "L2") / norm_of(v, "L2")).median()
     with torch.no_grad():
         arrived = norm_of(process(there) - made[name], "L2")
@@ -115,7 +113,6 @@ for name, process in processes.items():
         {
             "process": name,
             "moved, L2": float(moved),
-            "cosine of Jᵀv and v": float(cosine),
             "length of Jᵀv": float(ratio),
             "length that arrives": float(
                 (arrived / norm_of(there - xp, "L2")).mean()
