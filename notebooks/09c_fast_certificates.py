@@ -77,7 +77,7 @@ print(f"n0 = 100, n = 10 000, K = 10: {as_released:,} for one image")
 # A {term}`multi-head` network serves all classes in one evaluation. Are all those levels needed, too?
 
 
-# %% mystnb={"figure": {"caption": "From stored cells: answers to noisy images against the passes they take, with 95 % intervals. Agrees: as with 124 single-head levels. Right: the true class; horizontal lines are the base classifiers without noise levels.", "name": "fig-cert-levels"}, "image": {"alt": "Agreement with the reference and accuracy against passes, one panel for each smoothing noise"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "From stored cells: answers to noisy images against the passes they take, with 95 % intervals. Agrees: as with 124 single-head levels. Right: the true class; horizontal lines are the three other base classifiers.", "name": "fig-cert-levels"}, "image": {"alt": "Agreement with the reference and accuracy against passes, one panel for each smoothing noise"}} tags=["hide-input"]
 def kind_of(about: dict[str, Any]) -> str:
     """The curve that a row belongs to; empty if it belongs to none."""
     plain = (

@@ -78,7 +78,7 @@ curve_sigmas = sorted({words_of(f)[0] for f in curve_cells})
 lip_right = np.array(list(lip.outcome("right").values()))
 lip_radii = np.where(lip_right, list(lip.value("radius local").values()), 0.0)
 
-# %% mystnb={"figure": {"caption": "From stored cells: certified accuracy against the radius, one panel for each smoothing noise, with 95 % Wilson intervals. The dotted line is the largest radius that the number of draws can certify.", "name": "fig-cert-curves"}, "image": {"alt": "Falling staircases of certified accuracy against the radius, one panel for each smoothing noise"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "From stored cells: certified accuracy against the radius, one panel for each smoothing noise, with 95 % Wilson intervals. Vertical dotted lines: the largest radius that the draws can certify. DC + Lipschitz lies on the axis.", "name": "fig-cert-curves"}, "image": {"alt": "Falling staircases of certified accuracy against the radius, one panel for each smoothing noise"}} tags=["hide-input"]
 names = ("EPNDC", "APNDC", "Carlini", "Cohen", "Cascade", "DC, clipped", "Race")
 colours = {name: f"C{i}" for i, name in enumerate(names)}
 width = 2.8 * len(curve_sigmas)
@@ -102,7 +102,7 @@ for ax, s in zip(axes, curve_sigmas, strict=True):
         ax.fill_between(grid, low, high, color=colours[base], alpha=0.1, lw=0)
         ax.axvline(limit_of(f), color="0.4", ls=":", lw=1)
     lipschitz = [100 * np.mean(lip_radii >= max(r, 1e-12)) for r in grid]
-    ax.plot(grid, lipschitz, color="0.3", ls=":", label="DC + Lipschitz")
+    ax.plot(grid, lipschitz, color="0.3", ls="-.", label="DC + Lipschitz")
     ax.set(title=rf"$\sigma$ = {s:g}", ylim=(0, 103))
     ax.set_xlabel("radius (image units)")
 axes[0].set_ylabel("certified accuracy (%)")
@@ -124,7 +124,7 @@ plt.show()
 # | Cohen | a network trained with that noise |
 # | Cascade | EPNDC with heads, then with a single head for close classes ({ref}`nb-certificate-sift`) |
 # | Race | some of EPNDC's 124 levels, the first with heads, until one class is left ({ref}`sec-cert-race`) |
-# | DC + Lipschitz | no smoothing: the local form of {ref}`nb-lipschitz` |
+# | DC + Lipschitz | no smoothing: the local form of {ref}`nb-lipschitz`, on fewer images; it certifies none of them |
 #
 # :::
 #
@@ -259,7 +259,6 @@ show_table(comparisons, "The comparisons behind B3 and B4")
 # :::
 #
 # Not run on this page: CIFAR-10 and ImageNet, in any form; the networks of the paper.
-# "As released" is commit 410b09f of its code.
 #
 # ## What to remember
 #
@@ -300,8 +299,8 @@ print("right" if fine else "not yet")
 # :label: sol-cert-images
 # :class: dropdown
 # :::
-# Pairs need less than a third. The same images are easy for both, and that common part drops out. All comparisons of
-# this book are paired.
+# Pairs need less than a third. The same images are easy for both, and that common part drops out. The comparisons of bases
+# on this page are paired.
 
 # %%
 factor = (1.96 / 0.05) ** 2
@@ -394,7 +393,7 @@ print("right" if fine else "not yet")
 # :label: sol-cert-average
 # :class: dropdown
 # :::
-# With more noise the same number of draws reaches further, and fewer images are right. The average hides at which radius that happens, and
+# Both prefer the largest noise, by this one number. With more noise the same number of draws reaches further, and fewer images are right. The average hides at which radius that happens, and
 # it grows with $n$ alone: compare it only at the same $n$ and $\alpha$.
 
 # %%

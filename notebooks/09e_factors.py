@@ -69,7 +69,10 @@ ax.errorbar(
 end = max(ref.max(), full.radius.max()) * 1.05
 ax.plot([0, end], [0, end], "k-", lw=0.8)
 ax.plot([0, end], [0, 0.95 * end], "k--", lw=0.8)
-ax.set(xlabel="radius, 124 single-head levels", ylabel="radius, race")
+ax.set(
+    xlabel="radius, 124 single-head levels (image units)",
+    ylabel="radius, race (image units)",
+)
 plt.show()
 
 # %% [markdown]
@@ -83,7 +86,7 @@ plt.show()
 # otherwise, those with small margins, and the rest. The expensive classifier answers the sampled ones, and its count follows with a 95 % interval. A few dozen
 # draws do not see an error of one in a thousand. Near the largest radius that $n$ can reach, where one such error costs some percent, the estimate is therefore
 # often too large, to the disadvantage of the cheap one. There are two such references: {term}`EPNDC`, of which the cheap classifier is an approximation, and APNDC,
-# which the paper certifies.
+# which the paper certifies. *Same label*: both certify the class, or neither certifies anything.
 
 
 # %% tags=["hide-input"]
@@ -226,8 +229,8 @@ plt.show()
 
 # %% [markdown]
 # The slow ones, at the right, say what can be asked: the reference itself, with another seed, is another classifier and certifies other radii.
-# What a fast classifier loses beyond that is its own. APNDC with 124 levels stands there, too: a different classifier of the same noisy images, so that
-# more levels of one need not close the gap to the other.
+# What a fast classifier loses beyond that is its own. APNDC with 124 levels stands there, too, a different classifier of the
+# same noisy images.
 
 # %% tags=["hide-input"]
 (other_seed,) = (k for about, k in of_epndc if about["seed"] is not None)
@@ -327,7 +330,7 @@ print("right" if fine else "not yet")
 # :class: dropdown
 # :::
 # They multiply, since sifting removes the same share at each level. Early stopping does not quite multiply with
-# sifting: both spare the draws of hopeless classes, and what one has spared the other cannot.
+# sifting: neither makes the $n_0$ draws cheaper, and the fewer evaluations are left, the more these weigh.
 
 # %%
 by_levels, by_sifting = 124 / 8, (100 * 10 + 1000 * 10) / (100 * 10 + 1000 * 2)

@@ -184,8 +184,9 @@ glue("cert-shared", f"{shared_gain:.1f}")
 #
 # :::{prf:proposition} What APNDC estimates, for the optimal denoiser
 # :label: prop-cert-apndc
-# With exact integrals, and up to numbers without $y$: **(a)** `ensemble` is $\E_{z' \sim \mathcal N(\hat z, \tau^2 I)} \log p_\tau(z' \mid y)$, less the same
-# at the last level. **(b)** For $z_\tau$ from the mixture of all classes, `correct` and EPNDC have the same mean, level by level.
+# With exact integrals, and up to numbers without $y$: **(a)** with the exact weight, $\sigma^{-3}$, `ensemble` is
+# $\E_{z' \sim \mathcal N(\hat z, \tau^2 I)} \log p_\tau(z' \mid y)$, less the same at the last level. **(b)** With any weight, and
+# for $z_\tau$ from the mixture of all classes, `correct` and EPNDC have the same mean, level by level.
 # :::
 #
 # :::{prf:proof}
@@ -272,7 +273,8 @@ claim(as_bayes["APNDC, ensemble", high] < as_bayes[eight, high])
 # Passes are counted with all classes in one.
 # With a perfect model, EPNDC is limited by the noise inside it: with many draws it becomes Bayes' rule. APNDC is nearly without that noise. At low smoothing
 # noise it decides like Bayes' rule at a few passes; at high noise the estimate $\hat z$ has lost too much, and more passes would not bring it back.
-# `condition-on-y` is no classifier.
+# `condition-on-y` is no classifier with this model. With trained heads it can still be right often (the rows behind
+# {numref}`fig-cert-levels`); but nothing says that it must be.
 #
 # ## What holds
 #
@@ -318,7 +320,7 @@ show_verdicts({words: decide_all(pairs)[0]})
 #
 # - Mirror images remove the odd noise of EPNDC; noise shared by the classes helps, too.
 # - APNDC `ensemble` classifies the denoised image, without the noise of the pseudo target.
-# - A target must not depend on the class.
+# - A target that depends on the class has no theorem behind it, and fails with a perfect model.
 #
 # ## Exercises
 #

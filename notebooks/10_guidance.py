@@ -278,7 +278,8 @@ print("right" if fine else "not yet")
 # :label: sol-guide-tilt
 # :class: dropdown
 # :::
-# For $s = 1$ both are the noisy density of the class: the distance is 0. For $s = 3$ they agree only as $\sigma \to 0$.
+# For $s = 1$ both are the noisy density of the class: the distance is 0. For $s = 3$ they agree only in the limits: as
+# $\sigma \to 0$, and as $\sigma \to \infty$, where the noise hides both.
 # In the flow the guidance of the high levels has pushed too far, or not far enough, by the time the low levels matter:
 # mean and spread of what comes out are not those of $q$.
 

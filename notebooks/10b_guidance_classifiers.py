@@ -24,10 +24,10 @@
 # - Say what early stopping of an attack does.
 # :::
 #
-# **Time** 25 minutes · **Needs** {ref}`nb-guidance` and {ref}`nb-certification` (its noised classifier). Covers section 4 of {cite:t}`kawar2023guidance`.
+# **Time** 25 minutes · **Needs** {ref}`nb-guidance` and {ref}`nb-noised`. Covers section 4 of {cite:t}`kawar2023guidance`.
 #
-# An attack on a noisy image is small beside its noise. Is it hidden by it? {numref}`fig-guide-radius` compares the two, at the left by length and at
-# the right by what a test could tell.
+# At all but the lowest levels an attack on a noisy image is small beside its noise. Is it hidden by it? {numref}`fig-guide-radius`
+# compares the two, at the left by length and at the right by what a test could tell.
 
 # %% tags=["parameters"]
 device: str = "auto"  # "cpu", "cuda" or "auto"
@@ -180,7 +180,8 @@ assert same_attack < 1e-4
 #
 # :::
 #
-# Is such an attack large or small? The noise has the length $\sigma \sqrt D$, far more than $r$. But length is not what counts. In any *one* direction the
+# Is such an attack large or small? The noise has the length $\sigma \sqrt D$, at all but the lowest levels far more than $r$.
+# But length is not what counts. In any *one* direction the
 # noise is only $\sigma$. With even odds, the best test between $\mathcal N(z, \sigma^2 I)$ and $\mathcal N(z + \delta, \sigma^2 I)$ is right with probability
 # $\Phi(\norm\delta / 2 \sigma)$. Where that is near $\frac12$ the noise hides the attack; where it is near 1 the attack is plain to see, and a good
 # classifier of noisy images might be asked to withstand it.

@@ -24,7 +24,7 @@
 # - Say what a radius that can be seen changes.
 # :::
 #
-# **Time** 15 minutes · **Needs** {ref}`nb-guidance-classifiers` and {ref}`nb-adaptive`. Covers section 5.1 of {cite:t}`kawar2023guidance`.
+# **Time** 20 minutes · **Needs** {ref}`nb-guidance-classifiers` and {ref}`nb-adaptive`. Covers section 5.1 of {cite:t}`kawar2023guidance`.
 #
 # Robust against what? Against the attack they were trained with, first of all. {numref}`fig-guide-robust` has the accuracy of the
 # vanilla and the robust classifier at each noise level, clean and under that attack.
@@ -118,8 +118,9 @@ plt.show()
 # ## Under the attack of the training
 #
 # The experiment `guidance-audit` attacks 300 test images at each level with the attack of the training, and with a stronger one: more steps
-# and no early stop. Beside them stands the exact posterior of the training images, which shows what is possible where the noise is high: an
-# attack may be too strong for *any* classifier. Everything on this page is read from its record.
+# and no early stop. Beside them stands the exact posterior of the training images. It is no upper limit: Bayes' rule is best
+# without an attack, and the test images are not among its own. It hints at how much the classes overlap within the reach of
+# an attack. Everything on this page is read from its record.
 
 # %% tags=["hide-input", "wrap"]
 outcomes = ("holds", "does not hold", "not decided")
@@ -177,8 +178,9 @@ for name in ("vanilla", "robust", "exact posterior"):
 # - **Robustness has a price.** At equal training the clean accuracy of the robust one, mean over levels, differs from that of the vanilla one by
 #   {glue:text}`guide-price` points. A loss would have to be won back under attack, which takes {glue:text}`guide-drop-vanilla` points from the vanilla one
 #   and {glue:text}`guide-drop-robust` from the robust one.
-# - **Nobody could do it.** At high noise the attack is a shift of half a standard deviation. Of the exact posterior it takes {glue:text}`guide-drop-exact`
-#   points at the levels from 1 on: there the classes overlap, and training cannot help.
+# - **The attack is strong.** At high noise it is a shift of half a standard deviation. Of the exact posterior it takes
+#   {glue:text}`guide-drop-exact` points at the levels from 1 on: there the classes overlap. That is no limit of what training
+#   can do; at some of these levels the networks lie above the dotted line.
 #
 # ## The audit
 #
@@ -335,7 +337,8 @@ glue(
 # ## What to remember
 #
 # - A classifier of noisy images is trained to ignore small changes already. A small radius adds little.
-# - Where the noise is high, the classes overlap, and an attack may be too strong for anybody: compare with the exact posterior.
+# - Where the noise is high, the classes overlap, and an attack may be too strong for anybody. The exact posterior gives a hint,
+#   not a limit.
 # - Robustness needs a radius that can be seen, and then it has a price at low noise.
 #
 # ## Exercises
@@ -458,8 +461,8 @@ print("right" if fine else "not yet")
 # :label: sol-guide-reach
 # :class: dropdown
 # :::
-# A classifier that keeps its answer that far is a nearest-neighbour rule with the largest margin that there is. Beyond it two training
-# images would claim the same point.
+# Half-way to the nearest training image of another class both may claim the same point. For the typical image no classifier
+# can keep its answer further than that, and be right on that training image as far.
 
 # %%
 here = torch.tensor(0.1)

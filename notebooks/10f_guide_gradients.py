@@ -156,7 +156,7 @@ show_pictures(levels, candidates, 0.5)
 #
 # the step from what the noisy image looks like to what it would look like *as class y*. We can compute it with the
 # {term}`optimal denoiser` of the training images, or approximately with the trained network. The {term}`diffusion classifier` of
-# {ref}`nb-certification` gives a gradient too: that of the noised classifier {term}`EPNDC` at each level.
+# {ref}`nb-noised` gives a gradient too: that of the noised classifier {term}`EPNDC` at each level.
 #
 # The first row of directions is the right answer, as far as ten thousand images know it. It is grey where their posterior has no doubt:
 # there the exact guidance is zero, and whatever a classifier says is too much. The trained denoiser, in the next row, never is quite so
@@ -167,7 +167,7 @@ show_pictures(levels, candidates, 0.5)
 #
 # The wide guide of {ref}`sec-guide-wide` saw attacks of six times the radius.
 
-# %% mystnb={"figure": {"caption": "Directions towards the true class for a pullover and a sneaker, at three noise levels each, rising from left to right. Rows: the noisy image (clipped); the exact direction (grey where the posterior is certain); that of the trained denoiser; gradient of the vanilla, the robust and the wide classifier. Each picture scaled by its largest value; grey is 0.", "name": "fig-guide-wide-gradients"}, "image": {"alt": "Five rows of six small pictures; the gradients of the wide classifier have larger, calmer shapes than those of the other two at the lowest level", "width": "80%"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Directions towards the true class for a pullover and a sneaker, at three noise levels each, rising from left to right. Rows: the noisy image (clipped); the exact direction (grey where the posterior is certain); that of the trained denoiser; gradient of the vanilla, the robust and the wide classifier. Each picture scaled by its largest value; grey is 0.", "name": "fig-guide-wide-gradients"}, "image": {"alt": "Six rows of six small pictures; the gradients of the wide classifier have larger, calmer shapes than those of the other two at the lowest level", "width": "80%"}} tags=["hide-input"]
 show_pictures(levels[::2], classifiers, 0.6)
 
 # %% [markdown]
@@ -198,7 +198,7 @@ for name, guide in candidates.items():
 # %% tags=["remove-cell"]
 glue("guide-climb-size", f"{100 / math.sqrt(3 * 128 * 128):.2f}")
 
-# %% mystnb={"figure": {"caption": "Targeted ascent one start a column, each towards the next class in the list. Rows: start; vanilla; robust; diffusion classifier.", "name": "fig-guide-climb"}, "image": {"alt": "Ten clothes in the top row; below, the classifiers add soft bright shapes of the target, the diffusion classifier adds a grainy pattern"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Targeted ascent, one start a column, each towards the next class in the list. Rows: start; vanilla; robust; diffusion classifier.", "name": "fig-guide-climb"}, "image": {"alt": "Ten clothes in the top row; below, the classifiers add soft bright shapes of the target, the diffusion classifier adds a grainy pattern"}} tags=["hide-input"]
 rows_climb = [z_climb[:10], *(climbed[name][:10] for name in candidates)]
 image_grid(
     from_model(torch.cat(rows_climb)).clamp(0, 1),

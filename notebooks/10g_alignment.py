@@ -281,7 +281,7 @@ claim(
     "all at a higher level",
 )
 
-# %% mystnb={"figure": {"caption": "Cosine of the gradient at one noise level with the exact directions of higher levels at the same noisy images, with 95 % bootstrap intervals.", "name": "fig-guide-level"}, "image": {"alt": "Two lines of cosines against the level of the exact direction", "width": "60%"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Cosine of the gradient at one noise level with the exact directions of higher levels at the same noisy images, with 95 % bootstrap intervals.", "name": "fig-guide-level"}, "image": {"alt": "Three lines of cosines against the level of the exact direction; that of the wide classifier rises highest", "width": "60%"}} tags=["hide-input"]
 fig, ax = plt.subplots(figsize=(5.4, 3.3))
 for name, found in by_factor.items():
     plot_intervals(ax, [f * own_level for f in factors], found, name)
@@ -301,8 +301,8 @@ plt.show()
 # %% [markdown]
 # The maximum lies at $\tau =$ {glue:text}`guide-peak-vanilla` for the vanilla gradient and at {glue:text}`guide-peak-robust` for the robust one. To the right
 # of the dotted line a gradient is one of more noise. It may be pleasant to look at for that very reason, and still not be the one that the sampler asks for.
-# What {prf:ref}`prop-guide-robust` says of robust training, a small network does anyway: it is smooth. And the two gradients have a cosine of
-# {glue:text}`guide-alike` with each other.
+# What {prf:ref}`prop-guide-robust` says of robust training, a small network does anyway: it is smooth. And the two gradients, vanilla and
+# robust, have a cosine of {glue:text}`guide-alike` with each other; the line of the wide one still rises at the end of the grid.
 #
 # ## What to remember
 #

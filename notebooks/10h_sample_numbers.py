@@ -108,7 +108,7 @@ sweep = stored_found("guidance-scales")
 # ```
 #
 # With the features of Inception it is called FID. With others it is *not*, and numbers of different networks cannot be compared. Every number below names its
-# network.
+# network: *plain* features are those of a network that was trained without attacks, *robust* ones those of an adversarially trained one.
 #
 # **Precision and recall.** The manifold of a set is the union of balls around its points, each as large as the distance to its third neighbour ({cite:t}`kynkaanniemi2019improved`). *Precision* is the share of generated images in the manifold of the real ones, *recall* the share of real
 # images in that of the generated ones.

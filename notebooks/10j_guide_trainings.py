@@ -186,7 +186,7 @@ for k, (labels_of, what) in enumerate(
         {"mean of": f"{what}: p of no difference"}
         | {BOTH[c]: f"{found[c][k].p:.2g}" for c in BOTH}
     )
-show_table(lines, "Main effects of threat and of training seed")
+show_table(lines, "Main effects of the threat model and of the number of steps")
 
 # %% [markdown]
 # Beside the fifteen: no attack, no early stop, a large radius, one that grows with the noise, three steps. *Robust* is the accuracy at one noise level under

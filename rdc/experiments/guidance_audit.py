@@ -1,7 +1,7 @@
 """At which noise levels is a robust classifier of noisy images robust, at which radius, and is the attack to be believed?
 
 PGD with two restarts on the noisy image, in blocks of 25 with a noise that the attacker knows, at the paper's radius and at 4 and
-6 times that; ``trained`` is the attack of the training. Beside them the exact posterior, which says what is possible.
+6 times that; ``trained`` is the attack of the training. Beside them the exact posterior of the training images.
 """
 
 from itertools import product
