@@ -427,7 +427,7 @@ glue("optimal-ce-zero", 100 * vanished.value)
 claim(vanished.value > 0.5)
 
 # %% [markdown]
-# Logits in nats are large here: for {glue:text}`optimal-ce-zero:.0f` % of the images the cross-entropy has no gradient at all in float32, and
+# Logits in nats are large here: for {glue:text}`optimal-ce-zero:.0f` % of the correctly classified images the cross-entropy has no gradient at all in float32, and
 # APGD-CE can do nothing with them. The attacks on margins and on ratios of logits do the work. {ref}`nb-one-loss` treats this
 # trap.
 #
@@ -455,7 +455,7 @@ for found in proofs:
 # confirm it, up to the radius at which they succeed.
 #
 # **It shows** that the *rule* "compare denoising losses" adds no weakness of its own: with exact densities the decision is nearly always that of the
-# exact posterior ({ref}`nb-optimal-gap`), gradients are informative, and the attack fails where a certificate says it must.
+# exact posterior ({ref}`nb-optimal-gap`), the gradients of the margin are informative, and the attack fails where a certificate says it must.
 #
 # **It does not show** that a diffusion classifier is robust on images that it has not stored. With the training set as
 # $\mathcal D$ the same classifier loses a part of its accuracy to the same attack, and starts lower.

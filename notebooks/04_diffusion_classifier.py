@@ -52,7 +52,7 @@ from rdc.denoise import Denoiser
 from rdc.denoise.base import to_model
 from rdc.denoise.checkpoints import load_denoiser
 from rdc.notebook import check_parameters, claim, glue
-from rdc.plots import image_grid, style
+from rdc.plots import image_grid, legend_below, style
 from rdc.rng import randn
 from rdc.schedule import Levels, levels
 
@@ -73,7 +73,7 @@ main = levels("elbo", count, sigma_min=sigma_min)
 # **How does a denoiser that nobody trained to classify tell garments apart?** It explains the image under every label; the label with the smallest
 # error wins. The {term}`denoiser` of this chapter is a network. It was trained on the training split only, once, for all classes together.
 
-# %% mystnb={"figure": {"caption": "A test image, the same with noise at $\\sigma = 1$, and what the denoiser makes of it under each of the ten labels, with the squared error. The diffusion classifier compares these errors, at many noise levels.", "name": "fig-dc-labels"}, "image": {"alt": "Twelve small pictures: a T-shirt, the T-shirt in noise, and ten estimates; those told other labels look like garments of those classes, blurred"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "A test image, the same with noise at $\\sigma = 1$, and what the denoiser makes of it under each of the ten labels, with the squared error. At one level a wrong label may have the smallest error; the diffusion classifier adds up many levels.", "name": "fig-dc-labels"}, "image": {"alt": "Twelve small pictures: a T-shirt, the T-shirt in noise, and ten estimates, all of which look like T-shirts"}} tags=["hide-input"]
 z = to_model(x[:1]).expand(10, -1, -1, -1)
 seen = z + randn(denoiser.shape, seed, "picture", like=z)
 with torch.no_grad():
@@ -323,8 +323,7 @@ for i, (name, (g, _)) in enumerate(couplings.items()):
         )
 ax.axhline(0, color="0.4", lw=1)
 ax.set(xlabel="image", ylabel="gap (nats)", xticks=range(n_noise))
-ax.legend()
-fig.tight_layout()
+legend_below(fig, columns=2)
 plt.show()
 
 # %% [markdown]

@@ -138,7 +138,7 @@ axes[1].set(
     xlabel=r"noise level $\sigma$ (model units)",
     ylabel="share of the weight",
 )
-axes[1].set_ylim(-0.01, 0.5)
+axes[1].set_ylim(-0.01, 0.75)
 axes[1].legend(ncols=2, loc="upper center")
 fig.tight_layout()
 plt.show()
@@ -363,7 +363,7 @@ print("right" if fine else "not yet")
 # :label: sol-dc-prior
 # :class: dropdown
 # :::
-# Only the sum is in nats, so only there $\log \pi$ has the right size: $\ln 10$ is 2.3 nats, against gaps of tens of nats.
+# Only the sum is in nats, so only there $\log \pi$ has the right size: $\ln 10$ is 2.3 nats, less than most gaps.
 # With the mean the same prior outweighs almost everything.
 
 # %%
@@ -474,7 +474,8 @@ print("right" if fine else "not yet")
 # :class: dropdown
 # :::
 # At low noise the image names its own class, and the label adds next to nothing. At high noise the label is most of what the
-# network knows.
+# network knows. Between them it may even fall below the loss of the true class: the network is not the optimal denoiser,
+# and the images are few.
 
 # %%
 z, rows = to_model(images[:n_small]), []

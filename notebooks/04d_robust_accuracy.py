@@ -397,7 +397,9 @@ print(
 )
 
 # %% [markdown]
-# If most of them survive, then the attack has not exploited one draw, and fresh noise would be no defence.
+# If most of them survive, then the attack has not exploited one draw, and fresh noise would be no defence. Here most do
+# not: this short attack fitted the draw that it knew. That does not make fresh noise a defence. An attacker who faces
+# it averages the gradient over draws ({ref}`sec-adaptive-eot`), and has to be judged by fresh draws.
 #
 # (sec-dc-record)=
 # ## The larger run
@@ -435,7 +437,8 @@ print("made:", *sorted(made), sep="\n    ")
 #
 # ## What to remember
 #
-# - Attack the margin. Cross-entropy on these logits loses the true class, then everything (sum), or is flat (mean).
+# - Attack the margin. Cross-entropy on summed logits loses the true class, then everything, where leads are large; on mean
+#   logits it is flat.
 # - Fixed noise, known to the attacker, is the honest setting. Then judge the result again with other noise.
 # - A robust accuracy belongs to a network, its levels, its noise and an attack: name them.
 #
@@ -519,7 +522,8 @@ print("right" if fine else "not yet")
 # :label: sol-dc-flat
 # :class: dropdown
 # :::
-# With mean logits the strongest class gets little more than a ninth: the attack pulls in nine directions at once. With summed logits it would pull in the right one, if its gradient did not vanish.
+# With mean logits the strongest class gets little more than a ninth: the attack pulls in nine directions at once. With summed logits it
+# pulls in the right one, though in float32 the true class has dropped out of the gradient.
 
 # %%
 behind = -torch.tensor([50.0] + [200.0] * 8, dtype=torch.float64)

@@ -179,7 +179,8 @@ plt.show()
 # - *Images in D*: an {term}`adversarial image` pays only its distance to its clean version. That is the small loss that the paper
 #   compares with. It says that D holds the answer.
 #
-# So the claim holds against an optimal model that contains the image, and fails against one that does not. And a loss that is
+# So the trained loss is the larger one against an optimal model that contains the clean image: by far on clean images, by
+# a part on adversarial ones. It is the smaller one against a model that does not. And a loss that is
 # large for all classes alike decides nothing. The decision lies in the *difference* of two classes.
 
 # %% mystnb={"figure": {"caption": "Weighted loss of the strongest wrong class minus that of the true class, by level, mean over the attacked images: clean (solid) and adversarial (dashed). Below zero a level votes for the wrong class. Linear between -10 and 10 nats, logarithmic beyond.", "name": "fig-dc-gap-levels"}, "image": {"alt": "Differences of losses by level for three denoisers, clean and adversarial", "width": "75%"}} tags=["hide-input"]
@@ -240,7 +241,7 @@ print(
 # This is what the picture explains, and what it does not.
 #
 # - It shows *where* the attack acts: at the low levels, whose noise does not drown the perturbation.
-# - It shows why the optimal classifier stands ({ref}`nb-optimal`): its gap is so large that the same perturbation changes it
+# - It shows why the optimal classifier stands ({ref}`nb-optimal-stored`): its gap is so large that the same perturbation changes it
 #   by a small part. The trained network's gap is a small difference of large losses, and the attack turns its sign.
 # - It does not show that a smaller loss would make the classifier robust. The loss rises for the true class *and* for the wrong
 #   one; only the difference of the two rises decides. A claim about cause needs an intervention: change something, attack

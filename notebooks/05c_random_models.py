@@ -364,7 +364,7 @@ claim(
 # function $p \mapsto (1 - p)^R$; the right one is $(1 - p)^R \le 1 - p$.
 # :::
 #
-# With $p = 1/2$ a single verdict calls half of the images robust, and two resubmissions leave a quarter. So `once` overstates the robustness
+# With $p = 1/2$ a single verdict calls half of the images robust, and a second one leaves a quarter. So `once` overstates the robustness
 # against anyone who may try twice. And an attack that itself stops at its first lucky draw makes $p$ smaller than it needs to be.
 # Both happen in the released evaluation: an attack by single draws, and a single verdict after it.
 #

@@ -34,7 +34,7 @@ n_attack: int = 100  # test images for attacks on the network
 eps: str | float = 8 / 255  # Linf radius, image units
 n_stadv: int = 30  # images for StAdv
 stadv_steps: int = 60  # steps of StAdv
-stadv_eps: str | float = 0.05  # bound of its flow, as a fraction of the image
+stadv_eps: str | float = 0.05  # bound of its flow; the side of the image is 2
 factors: list[float] = [1.0, 1e-2, 1e-4]  # scales of the logits
 n_train: int = 1000  # training images in the optimal classifier
 n_optimal: int = 20  # images for attacks on it
@@ -88,7 +88,7 @@ xs, ys = x[:n_stadv], y[:n_stadv]
 # %% [markdown]
 # **Are all attacks small changes of grey values?** No: one can move pixels instead. And one accuracy under such an attack depends on the unit of the logits.
 
-# %% mystnb={"figure": {"caption": "StAdv with the scale-free margin. Each row: the image with the network's prediction, the flow (arrows at every second pixel show from where a pixel takes its value, at twice their length), the warped image with the new prediction, and the difference in grey values from -1 (black) to 1 (white).", "name": "fig-adaptive-flow"}, "image": {"alt": "Three rows of four pictures: an article of clothing, a field of small arrows, the warped article that looks the same, and a difference along its edges", "width": "85%"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "StAdv with the scale-free margin. Each row: the image with the network's prediction, the flow (arrows at every second pixel show from where a pixel takes its value, at twice their length), the warped image with the new prediction, and the difference in grey values from -1 (black) to 1 (white).", "name": "fig-adaptive-flow"}, "image": {"alt": "Three rows of four pictures: an article of clothing, a field of small arrows, the warped article with ragged edges, and a difference along its edges", "width": "85%"}} tags=["hide-input"]
 flow = flow_field(cnn, xs, ys, eps=stadv_eps, steps=stadv_steps, seed=seed)
 moved = warp(xs, flow)
 before, after = predict(cnn, xs), predict(cnn, moved)

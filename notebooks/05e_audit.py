@@ -99,7 +99,7 @@ other = train_classifier(
 )
 
 # %% [markdown]
-# **Is an attack to be believed?** An attacker who knows less must not do better. That, and a dozen other checks, can be run without thinking:
+# **Is an attack to be believed?** An attacker who knows less must not do better. That, and many other checks, can be run without thinking:
 
 # %% tags=["hide-input"]
 right_optimal = predict(optimal, x[: 3 * n_audit]) == y[: 3 * n_audit]

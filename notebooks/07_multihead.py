@@ -380,7 +380,7 @@ bound, probe_error = None, None  # rank; squared error, relative
 
 # %%
 # check
-fine = bound == 288 and 0 < (probe_error or 0) < 1.05
+fine = bound == 288 and 0.7 < (probe_error or 0) < 0.95
 print("right" if fine else "not yet")
 
 # %% [markdown]

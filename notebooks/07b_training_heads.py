@@ -282,7 +282,7 @@ claim(judged["distilled"]["test"].value > 0.4)
 # (sec-mh-digits)=
 # ## The ways that fail
 #
-# Appendix B.1 tells of two failures: heads trained *from scratch* on the denoising loss ("only 60 % accuracy"), and heads
+# Appendix B.1 tells of two failures: heads trained *from scratch* on the denoising loss (accurate to only 60 %, it says), and heads
 # trained with *cross-entropy* (training accuracy 91.79 %, test accuracy 82.48 %, and "0 % robustness"). In {numref}`fig-mh-ways`
 # all are in the wide form, with the same steps and batch. A single-head network of the same size stands beside them, for without it the size
 # of the network would be blamed on the heads.
@@ -472,8 +472,8 @@ print(
 claims_table("A23", "A24")
 
 # %% [markdown]
-# A claim that is "not decided" on small networks for 8x8 digits does not refute a statement about CIFAR-10. It says that the effect is not a law of the
-# architecture.
+# A claim that "does not hold" for small networks on 8x8 digits is not refuted for CIFAR-10: the effect is no law of the
+# architecture, and that is all it says. Where a line is "not decided", it says nothing either way.
 #
 # ## What to remember
 #
@@ -570,7 +570,7 @@ right_whole, right_gone = None, None  # of 200, with and without head 3
 # %%
 # check
 fine = right_whole == judged["distilled"]["test"].correct and (
-    right_gone is not None and right_gone != right_whole
+    right_gone is not None and 0 < right_whole - right_gone <= 30
 )
 print("right" if fine else "not yet")
 
@@ -584,8 +584,8 @@ print("right" if fine else "not yet")
 # :class: dropdown
 # :::
 # With $\Delta_j = 0$, {eq}`eq-mh-logit` reads $f_k - f_j = \sum_t w_t (2 \langle \Delta_k, r \rangle - \norm{\Delta_k}^2)$: class $k$ beats the missing class exactly where its head explains the image better
-# than no class at all. So an image of $j$ stays right only if *none* of the other heads gains on it, and an image of another class is lost to $j$ only if *no* head gains on it, its own included. Both happen. Which happens
-# more often depends on how much the wrong heads gain where noise leaves several classes possible, and has to be counted.
+# than no class at all. So an image of $j$ stays right only if *none* of the other heads gains on it, and an image of another class is lost to $j$ only if *no* head gains on it, its own included. How often either
+# happens depends on how much the wrong heads gain where noise leaves several classes possible, and has to be counted.
 
 
 # %%

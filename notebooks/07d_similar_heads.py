@@ -178,8 +178,8 @@ claim(max(similar["teacher", "differences"]) < max(similar["teacher", "noise"]))
 
 # %% [markdown]
 # The teacher, whose classification nobody calls a failure, has noise predictions with a cosine above 0.98 at {glue:text}`mh-above` of our
-# levels. A high cosine of predictions does not show that the heads are too alike: the common part dominates both. That is the known
-# noise at high levels, and the visible image at low ones. The number that separates is that of the differences, and even better their error against the
+# levels. A high cosine of predictions does not show that the heads are too alike: the common part dominates both. In the noise
+# predictions it is the noise itself, at every level; in the denoised images it is what the noisy image shows. The number that separates is that of the differences, and even better their error against the
 # teacher ({numref}`fig-mh-error`).
 #
 # A caution on the features of the single-head network: they come out of a SiLU, most of them are positive or nearly zero, and vectors
@@ -239,7 +239,7 @@ claim(abs(times_longer - 7) < 1e-6)
 # :::{exercise-start}
 # :label: ex-mh-simplex
 # :::
-# **How different can ten differences be?** (10 minutes, medium). What is the smallest mean cosine between the pairs of $K$ vectors? Which number is it for ten classes, and where does the table above come near it?
+# **How different can ten differences be?** (10 minutes, medium). What is the smallest mean cosine between the pairs of $K$ vectors? Which number is it for ten classes, and does the table above come near it?
 #
 # :::{hint}
 # :class: dropdown
@@ -264,7 +264,9 @@ print("right" if fine else "not yet")
 # :class: dropdown
 # :::
 # For unit vectors $0 \le \norm{\sum_k u_k}^2 = K + K (K - 1) \bar c$, so $\bar c \ge -1 / (K - 1)$, with equality where they add up to zero. The corners of a regular simplex do. Where no class is excluded yet, the unconditional
-# answer is close to the mean of the others, and the differences nearly add up to zero.
+# answer is close to the mean of the others, and the differences nearly add up to zero. The table does not come near it: its
+# cosines are all positive, for even at its highest level the noisy image excludes classes. Only at much higher noise does the
+# mean cosine become negative.
 
 # %%
 smallest = -1 / 9

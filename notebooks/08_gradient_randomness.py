@@ -294,7 +294,7 @@ glue("gradients-fair-share", f"{1 / repeats:.2f}")
 #
 # In {numref}`fig-gradients-cosine` points and lines agree where the draws have similar lengths: DC, RDC under BPDA, DiffPure.
 #
-# **The randomness of RDC depends on which gradient one asks.** Under BPDA its cosine is {glue:text}`gradients-cosine-rdc-bpda`, that of the
+# **The randomness of RDC depends on which gradient one asks.** Under BPDA its cosine is {glue:text}`gradients-cosine-rdc-bpda`, close to that of the
 # classifier behind it. The exact gradient through LM has {glue:text}`gradients-cosine-rdc-exact`: more random than DiffPure
 # ({glue:text}`gradients-cosine-diffpure-cnn`), not less. BPDA does not measure the noise of LM. It leaves it out.
 #

@@ -23,7 +23,7 @@
 # - Compare gradients of different models in units that mean the same for all of them.
 # :::
 #
-# **Time** 20 minutes · **Needs** {ref}`nb-gradients`. Covers Table 4 of {cite:t}`chen2024rdc`.
+# **Time** 25 minutes · **Needs** {ref}`nb-gradients`. Covers Table 4 of {cite:t}`chen2024rdc`.
 
 # %% tags=["parameters"]
 device: str = "auto"  # "cpu", "cuda" or "auto"
@@ -198,12 +198,14 @@ plt.show()
 #
 # in units of the image, whatever the scale of the logits ({py:func}`rdc.analyse.linearised_distance`). A vanished gradient shows as an enormous $d$.
 # For a random model there is a catch: noise adds to $\norm{g}_1$ and makes a useless gradient look large. So we take it at EOT 1 and 4.
+# Here $d$ does not grow when we average. For the exact gradient of RDC it even shrinks: a mean of a few draws contains the
+# spikes of each, so averaging so few repairs nothing.
 #
 # The columns "over pixels" and "and a batch" are the first one divided by the number of pixels and by 32: the same model, the same decisions, numbers that
 # differ by orders of magnitude. One can make Table 4 come out as one likes.
 #
-# Does the distance mean anything? A first-order estimate is right where the model is linear. We take the step that should close the margin, and twice as
-# long ones, under the noise of the gradient.
+# Does the distance mean anything? A first-order estimate is right where the model is linear. We take the step that should close the margin,
+# and steps twice and four times as long, under the noise of the gradient.
 
 
 # %% tags=["hide-input"]
@@ -269,7 +271,7 @@ claim(
 #
 # For RDC the same table is a warning. BPDA's gradient has DC's size by construction, since it *is* DC's gradient, moved; it is no slope of RDC, and the
 # steps that it promises ({glue:text}`gradients-crossed-bpda` cross at four times the distance, for DC {glue:text}`gradients-crossed-dc`) do not arrive: LM takes them
-# back. The exact gradient is a slope, with spikes so tall that $d$ is short and one long step along them misses
+# back. The exact gradient is a slope, with spikes so tall that $d$ says little, and one long step along them misses
 # ({glue:text}`gradients-crossed-exact`). A magnitude excludes that a gradient has *vanished*. It does not say that it leads anywhere.
 #
 # (sec-gradients-loss)=

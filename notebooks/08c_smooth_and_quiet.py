@@ -154,7 +154,7 @@ for name in ("CNN", "DC", "RDC, BPDA", "RDC, exact", "DiffPure+CNN"):
         f"with the start: {[round(v, 2) for v in on_path[name].tolist()]}"
     )
 
-# %% mystnb={"figure": {"caption": "Cosine between the gradient at each point of an attack's path (steps along the sign of the model's own gradient, within an Linf ball) and the gradient at its start, the noise held fixed.", "name": "fig-gradients-path"}, "image": {"alt": "Lines that fall from one with the steps; those of the exact gradient through likelihood maximisation fall to zero at the first step", "width": "65%"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Cosine between the gradient at each point of an attack's path (steps along the sign of the model's own gradient, within an Linf ball) and the gradient at its start, the noise held fixed.", "name": "fig-gradients-path"}, "image": {"alt": "Lines that fall from one with the steps; the line of the exact gradient through likelihood maximisation falls most, and ends near zero", "width": "65%"}} tags=["hide-input"]
 fig, ax = plt.subplots(figsize=(5.2, 3.9))
 for i, (name, values) in enumerate(on_path.items()):
     ax.plot(
@@ -180,7 +180,7 @@ claim(rough["RDC, exact"] > 2 * rough["DC"])
 # between nearby points, relative to its size ({py:func}`rdc.analyse.gradient_lipschitz`; one over it is the $\ell_2$ length over which it changes by as much as itself), and the cosine
 # between the gradient at the start of an attack's path and later on it.
 #
-# {numref}`fig-gradients-path` shows it: with *all noise known*, the exact gradient through Adam's steps is as good as forgotten after one step of the attack. This is not randomness. It is
+# {numref}`fig-gradients-path` shows it: with *all noise known*, the exact gradient through Adam's steps is mostly forgotten after one step of the attack, and as good as forgotten after a few. This is not randomness. It is
 # roughness: an obfuscated gradient in the sense of {ref}`nb-adaptive`, shattered rather than stochastic. BPDA hides it, because it never looks at LM's Jacobian.
 # Whether that makes BPDA the weaker or the stronger attack is for the attacks to decide ({ref}`sec-lm-question`); the honest evaluation takes
 # the union of both, and of the smoothed one.
@@ -234,8 +234,9 @@ glue("gradients-dc-independent", f"{quiet['DC'][1]:.2f}")
 # agreement says nothing about progress.
 #
 # DC has gradients with the highest cosine of the randomised models, and its ratio goes from {glue:text}`gradients-dc-common` with common
-# noise to {glue:text}`gradients-dc-independent` with independent noise. A search that compares fresh values is led by chance; one that holds the noise fixed
-# during a comparison, or averages, is not.
+# noise to {glue:text}`gradients-dc-independent` with independent noise: more noise, and still no coin toss. For RDC under
+# BPDA and for DiffPure the ratio rises above one: there a search that compares fresh values is led by chance. Holding the
+# noise fixed during a comparison, or averaging, brings it down.
 #
 # The same happens *between classes*. With a noise of its own for each class the margin is a difference of independent numbers. The evaluation in the
 # released code shares the noise among classes, its gradient pass does not ({ref}`sec-adaptive-noise`). Here is what sharing is worth.
@@ -275,7 +276,7 @@ claim(spread["per_class"][1] < spread["shared"][1])
 # %% [markdown]
 # ## What to remember
 #
-# - Quiet gradients may be rough: with all noise known, the exact gradient through LM is forgotten after a step.
+# - Quiet gradients may be rough: with all noise known, the exact gradient through LM is mostly forgotten after a step.
 # - Quiet values are a third thing. Compare points under the same noise.
 # - Noise shared by the classes cancels in a margin; noise of their own does not.
 #

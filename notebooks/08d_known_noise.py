@@ -23,7 +23,7 @@
 # - Say what more randomness in LM does, at equal displacement.
 # :::
 #
-# **Time** 15 minutes · **Needs** {ref}`nb-gradients` and {ref}`sec-adaptive-verdict`. Covers parts of appendix B.2 of {cite:t}`chen2024rdc`.
+# **Time** 20 minutes · **Needs** {ref}`nb-gradients` and {ref}`sec-adaptive-verdict`. Covers parts of appendix B.2 of {cite:t}`chen2024rdc`.
 
 # %% tags=["parameters"]
 device: str = "auto"  # "cpu", "cuda" or "auto"
@@ -266,6 +266,10 @@ stored_table(
     "One level a step, or all of them",
 )
 
+# %% [markdown]
+# One level a step or all of them, fixed noise or fresh: the counts of this page do not tell them apart, nor does the stored
+# table, whose model is RDC with fixed noise. At equal displacement no gain from more randomness is seen here.
+
 # %% tags=["remove-cell"]
 claim(
     lm_cases["one", "fixed"][0] > 0.999 and lm_cases["all", "fixed"][0] > 0.999
@@ -361,7 +365,8 @@ carried = None
 
 # %%
 # check
-fine = carried in range(n_attack + 1)
+again = surviving(wrong(models["DC"], told["DC"])).correct
+fine = carried is not None and abs(carried - again) <= 1
 print("right" if fine else "not yet")
 
 # %% [markdown]

@@ -70,7 +70,7 @@ x, y = test.x[:n].to(device), test.y[:n].to(device)
 # %% [markdown]
 # **Does a gradient survive fewer bits?** GPUs multiply fastest in short numbers, and the answers of a network hardly change. {numref}`fig-gradients-bits` asks the gradient of each defence instead: its cosine with the same gradient in float32.
 
-# %% mystnb={"figure": {"caption": "Cosine between the gradient of the margin with all denoisers in bfloat16 and that in float32, one dot an image, the noise fixed; bars are medians. From the record of the experiment precision.", "name": "fig-gradients-bits"}, "image": {"alt": "Five columns of dots; those of the diffusion classifier, BPDA and DiffPure lie at one, those of the smoothed gradient somewhat below, those of the exact gradient through likelihood maximisation scatter around zero", "width": "75%"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Cosine between the gradient of the margin with all denoisers in bfloat16 and that in float32, one dot an image, the noise fixed; bars are medians. From the record of the experiment precision.", "name": "fig-gradients-bits"}, "image": {"alt": "Five columns of dots; those of the diffusion classifier, BPDA and DiffPure lie at one, those of the smoothed gradient somewhat below, those of the exact gradient through likelihood maximisation scatter between zero and one, a few below", "width": "75%"}} tags=["hide-input"]
 record = {c.row.about["model"]: c for c in stored_cells("precision")}
 cosines = {
     name: [v for v in c.value("cosine").values() if v is not None]
