@@ -183,6 +183,20 @@ def test_what_a_model_of_ones_own_raises_is_one_line(monkeypatch, capsys, own, n
         assert found == code and err.startswith(says) and err.count("\n") == 1
 
 
+@pytest.mark.parametrize("command", [["attack", "--steps", "1"], ["certify", "--count", "1", "--n", "20", "--n0", "5"]])
+def test_rows_of_a_model_whose_file_has_changed_are_refused(monkeypatch, capsys, own, tmp_path, command):
+    rows, file = tmp_path / "rows.jsonl", tmp_path / f"{own}.py"
+    file.write_text(f"{OWN}\ndef make():\n    torch.manual_seed(0)\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n")
+    words = [w for w in ON_OWN if w not in ("--n", "1")] if command[0] == "certify" else ON_OWN
+    command = [*command, "--model", f"{own}:make", *words, "--rows", rows]
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    assert run(monkeypatch, capsys, *command)[0] == run(monkeypatch, capsys, *command)[0] == 0
+    file.write_text(file.read_text() + "CONSTANT = 2\n")
+    sys.modules.pop(own)
+    code, _, err = run(monkeypatch, capsys, *command)
+    assert code == 2 and f"{rows} holds another run: run.source: " in err and "Give another name" in err
+
+
 def test_a_protocol_that_cannot_be_measured_is_said(monkeypatch, capsys, own):
     """The others are printed: they were paid for."""
     words = ["attack", "--model", f"{own}:Stream", *ON_OWN, "--steps", "1", "--verdicts", "2"]

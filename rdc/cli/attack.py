@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from tyro.conf import arg
 
-from rdc.cli.flags import ModelFlags, build_model
+from rdc.cli.flags import ModelFlags, build_model, source_of
 from rdc.cli.options import Block, Count, Data, Device, Model, Quiet, Start, first_images, pick_device
 from rdc.quantities import count, number
 
@@ -119,7 +119,7 @@ def attack_command(
     began, index = time.perf_counter(), torch.arange(start, start + n, device="cpu")
     with tempfile.TemporaryDirectory() as folder:
         path = rows or Path(folder, "rows.jsonl")
-        config = {"model": model, "data": data}
+        config = {"model": model, "data": data, **source_of(model)}
         robust_accuracy(
             classifier, x.to(place), y.to(place), {attack: chosen}, verdicts, rows=path, workers=workers, seed=seed,
             block=block, index=index, config=config, quiet=quiet,

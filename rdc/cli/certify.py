@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from tyro.conf import arg
 
-from rdc.cli.flags import ModelFlags, left_out, options_for
+from rdc.cli.flags import ModelFlags, left_out, options_for, source_of
 from rdc.cli.options import Block, Data, Start, first_images, pick_device
 from rdc.quantities import count as whole_number
 from rdc.quantities import number
@@ -92,7 +92,7 @@ def certify_command(
             base, x.to(place), y.to(place), path, sigma=noise, n0=n0, n=n, alpha=level, seed=seed,
             target=asked, stopping=stopping or "sequence", batch=size, block=block, workers=workers,
             index=torch.arange(start, start + count, device="cpu"),
-            config={"model": model, "data": data}, quiet=quiet,
+            config={"model": model, "data": data, **source_of(model)}, quiet=quiet,
         )  # fmt: skip
     text = f"{model}, sigma {noise:g}, n0 {n0}, n {n}, alpha {level:g}"
     limit = reach(n, noise, level)

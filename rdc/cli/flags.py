@@ -1,8 +1,11 @@
 """The options of a model on the command line: the common ones by a flag of their own, any by ``--set key=value``."""
 
-__all__ = ["ModelFlags", "build_model"]
+__all__ = ["ModelFlags", "build_model", "source_of"]
 
+import hashlib
+import sys
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
@@ -73,6 +76,18 @@ def build_model(model: str, data: str, flags: ModelFlags, seed: int, device: tor
     from rdc.models import build
 
     return build(model, data, device, **options_for(model, flags.given(), seed=seed))
+
+
+def source_of(model: str) -> dict[str, str]:
+    """A digest of the file of a user's model that was loaded, for the header of its rows; nothing for other models.
+
+    Only the module that ``module:function`` names is read, not what it imports.
+    """
+    from rdc.models import names_user_model
+
+    name = model.partition(":")[0]
+    file = getattr(sys.modules.get(name), "__file__", None) if names_user_model(model) else None
+    return {} if file is None else {"source": hashlib.blake2b(Path(file).read_bytes(), digest_size=8).hexdigest()}
 
 
 def options_for(model: str, given: dict[str, Any], **standard: Any) -> dict[str, Any]:
