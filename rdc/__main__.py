@@ -1,5 +1,17 @@
 """``python -m rdc`` is the command ``rdc``."""
 
-from rdc.cli import main
+__all__ = ["run"]
 
-main()
+
+def run() -> None:
+    """Run the command ``rdc``, which may be interrupted from the first import on."""
+    try:
+        from rdc.cli import main
+
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    run()

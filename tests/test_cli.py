@@ -2,7 +2,9 @@
 
 import inspect
 import json
+import os
 import re
+import subprocess
 import sys
 import warnings
 from dataclasses import replace
@@ -11,11 +13,13 @@ import pytest
 import torch
 from helpers import draw
 from PIL import Image
+from tqdm import tqdm
 
 from rdc.attack import autoattack, lagrange, pgd, stadv
 from rdc.cli import main
 from rdc.cli.attack import RADII, STANDARD
 from rdc.cli.notebook import find_notebook
+from rdc.cli.options import tidy
 from rdc.denoise.checkpoints import load_denoiser, read_checkpoint, save_denoiser
 from rdc.denoise.edm import EDMConfig, build
 from rdc.denoise.multihead import MultiHead
@@ -105,6 +109,13 @@ def test_each_command_shows_an_example(monkeypatch, capsys, command):
         (["train", "multihead", "--data", "imagenet"], "unknown data set 'imagenet'"),
         (["train", "classifier", "--minutes", "1", "--teacher", "x"], "makes nothing of --minutes, --teacher; leave that out"),
         (["train", "classifier", "--recipe", "cnn", "--teacher", "x"], "the training of cnn makes nothing of --teacher"),
+        (["train", "denoiser", "--threads", "0"], "--threads must be at least 1, got 0"),
+        (["train", "denoiser", "--threads", "-3"], "--threads must be at least 1, got -3"),
+        (["train", "denoiser", "--save-seconds", "-1"], "--save-seconds must not be negative, got -1"),
+        (["train", "classifier", "--eps", "nan"], "--eps must be a number or a fraction such as 8/255, got 'nan'"),
+        (["train", "multihead", "--data", "folder:a/"], "for images of your own: rdc train denoiser --data folder:a"),
+        (["train", "classifier", "--data", "folder:a"], "rdc train classifier has recipes for its own data only; for images"),
+        (["train", "classifier", "--recipe", "cnn", "--data", "folder:a"], "rdc train classifier has recipes for its own data"),
         (["train", "denoiser", "--recipe", "digits", "--eps", "3"], "the denoiser digits makes nothing of --eps"),
         (["train", "denoiser", "--data", "digits", "--teacher", "x"], "the denoiser digits makes nothing of --teacher"),
     ],
@@ -114,6 +125,44 @@ def test_a_mistake_is_one_line_and_code_2(monkeypatch, capsys, arguments, says):
     assert code == 2
     assert len(err.strip().splitlines()) == 1
     assert err.startswith("rdc: ") and says in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["accuracy", "--modle", "dc"], "unrecognized options: --modle, dc; see rdc accuracy --help"),
+        (["accuracy", "--ep", "8/255"], "unrecognized options: --ep, 8/255; see rdc accuracy --help"),
+        (["accuracy", "--n", "abc"], "error parsing --count/--n: invalid literal for int() with base 10: 'abc'; see"),
+        (["attack", "--norm", "l2"], "invalid choice 'l2' for argument '--norm'. Expected one of ("),
+        (["experiment", "rn"], "('list', 'status', 'run', 'merge'); see rdc experiment --help"),
+        (["bogus"], "unrecognized options: bogus; see rdc --help"),
+        ([], "expected one of {train, accuracy, "),
+    ],
+)
+def test_a_typo_is_one_line(monkeypatch, capsys, arguments, says):
+    code, out, err = run(monkeypatch, capsys, *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("rdc: ") and says in err and err.endswith("--help\n")
+
+
+def test_a_reader_that_has_enough_ends_the_command_in_silence():
+    words = "import sys; sys.argv = ['rdc', 'experiment', 'list']; from rdc.cli import main; main()"
+    with subprocess.Popen([sys.executable, "-c", words], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait() == 141
+
+
+def test_an_error_comes_after_an_open_bar(monkeypatch, capsys):
+    bar = tqdm(total=3, desc="classify")
+    code, _, err = run(monkeypatch, capsys, "accuracy", "--model", "nothing")
+    assert code == 2 and bar.disable and re.search(r"0/3.*\nrdc: unknown model", err)
+
+
+def test_an_interrupt_during_the_imports_is_silent():
+    words = ["import sys", "class Stop:", " def find_spec(self, name, *_):", "  if name == 'torch': raise KeyboardInterrupt"]
+    words += ["sys.meta_path.insert(0, Stop())", "from rdc.__main__ import run", "run()"]
+    found = subprocess.run([sys.executable, "-c", "\n".join(words)], capture_output=True, check=False)
+    assert (found.returncode, found.stdout, found.stderr) == (130, b"", b"")
 
 
 OWN = """
@@ -174,7 +223,7 @@ def test_options_of_a_model_of_ones_own_are_not_ours_to_set(monkeypatch, capsys,
     [
         ("Broken", 2, "rdc: the model raised AttributeError: no layer\n"),
         ("Silent", 2, "rdc: the model raised ZeroDivisionError\n"),
-        ("Interrupted", 130, "rdc: interrupted; a training run"),
+        ("Interrupted", 130, "rdc: interrupted; experiment run, and attack and certify with --rows, continue"),
     ],
 )
 def test_what_a_model_of_ones_own_raises_is_one_line(monkeypatch, capsys, own, name, code, says):
@@ -301,7 +350,7 @@ def test_images_of_ones_own_are_trained_on_judged_and_attacked(monkeypatch, caps
 @pytest.mark.parametrize(("threat", "radius"), [("none", None), ("scaled", "scaled")])
 def test_a_classifier_for_guidance_is_trained_on_the_command_line(monkeypatch, capsys, tmp_path, threat, radius):
     out = tmp_path / "h.safetensors"
-    size = [] if radius is None else ["--eps", "0.25"]
+    size = [] if radius is None else ["--eps", "1/4"]
     options = ["--data", "digits", "--threat", threat, *size, "--steps", "2", "--seed", "3", "--out", out, "-q"]
     code, text, err = run(monkeypatch, capsys, "train", "classifier", *options)
     assert code == 0 and f"wrote {out}" in text and err == ""
@@ -315,6 +364,80 @@ def test_a_folder_that_cannot_be_written(monkeypatch, capsys, tmp_path):
     out = tmp_path / "file" / "x.safetensors"
     code, _, err = run(monkeypatch, capsys, "train", "denoiser", "--data", "digits", "--steps", "1", "--out", out, "-q")
     assert code == 2 and len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("out", "says"),
+    [
+        ("imgs", "cannot write imgs (it is a folder); give another --out"),
+        ("mine.py/d.safetensors", "cannot write mine.py/d.safetensors (Not a directory); give another --out"),
+        ("/proc/d.safetensors", "cannot write /proc/d.safetensors (No such file or directory); give another --out"),
+        ("t1/d.pt", "--out t1/d.pt must end in .safetensors"),
+    ],
+)
+@pytest.mark.parametrize("what", [["denoiser"], ["multihead"], ["classifier"], ["classifier", "--recipe", "cnn"]])
+def test_a_training_that_could_not_be_written_does_not_start(monkeypatch, capsys, tmp_path, out, says, what):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "imgs").mkdir()
+    (tmp_path / "mine.py").write_text("")
+    monkeypatch.setattr("rdc.data.load", None)
+    assert run(monkeypatch, capsys, "train", *what, "--out", out, "-q") == (2, "", f"rdc: {says}\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "says"),
+    [
+        (["report", "rdc-gradient"], "--out", "cannot write {} (it is a folder); give another --out"),
+        (["report", "rdc-gradient", "--format", "figure"], "--out", "cannot write {} (it is a folder); give another --out"),
+        (["findings"], "--out", "cannot write {} (it is a folder); give another --out"),
+        (["findings"], "--figure", "cannot write {} (it is a folder); give another --figure"),
+    ],
+)
+def test_a_report_that_could_not_be_written_is_refused_at_once(monkeypatch, capsys, tmp_path, command, option, says):
+    assert run(monkeypatch, capsys, *command, option, tmp_path) == (2, "", f"rdc: {says.format(tmp_path)}\n")
+
+
+def test_results_that_could_not_be_written_are_refused_and_the_folder_of_a_figure_is_made(monkeypatch, capsys, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    monkeypatch.setattr("rdc.cli.experiment.forecast", None)
+    code, _, err = run(monkeypatch, capsys, "experiment", "run", "rdc-gradient", "--toy", "--out", file)
+    assert (code, err) == (2, f"rdc: cannot write {file}/rdc-gradient.jsonl (Not a directory); give another --out\n")
+    figure = tmp_path / "new" / "f.svg"
+    assert run(monkeypatch, capsys, "report", "rdc-gradient", "--format", "figure", "--out", figure)[0] == 0 and figure.exists()
+
+
+def folders_of_images(place, *names):
+    """Write folders with two black and two white images each, train and test."""
+    for name in names:
+        for split in ("train", "test"):
+            for k, label in enumerate(("black", "white")):
+                (place / name / split / label).mkdir(parents=True)
+                for i in range(2):
+                    Image.new("L", (8, 8), 255 * k).save(place / name / split / label / f"{i}.png")
+
+
+def test_a_training_is_named_after_its_folder_and_never_replaces_one_of_other_data(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    folders_of_images(tmp_path, "a", "b", "deep/a")
+    training = ["train", "denoiser", "--recipe", "digits", "--steps", "1", "-q", "--data"]
+    for name in ("a", "b", "b/", tmp_path / "b"):
+        code, out, err = run(monkeypatch, capsys, *training, f"folder:{name}")
+        assert (code, err) == (0, "") and out == f"wrote runs/{'a' if name == 'a' else 'b'}.safetensors\n"
+    says = "rdc: runs/a.safetensors is there already, a checkpoint for 'folder:a', not 'folder:deep/a'; give another --out\n"
+    assert run(monkeypatch, capsys, *training, "folder:deep/a") == (2, "", says)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in ("a", "./a", "a/", tmp_path / "a"):
+        common = ["--model", "runs/a.safetensors", "--data", f"folder:{name}", "--n", "1", "--levels", "2", "-q"]
+        for command in (["accuracy"], ["attack", "--steps", "1"]):
+            assert run(monkeypatch, capsys, *command, *common)[0::2] == (0, "")
+
+
+def test_a_folder_has_one_name():
+    here = os.getcwd()
+    assert {tidy(f"folder:{name}") for name in ("imgs", "./imgs", "imgs/", f"{here}/imgs")} == {"folder:imgs"}
+    assert [tidy(f"folder:{name}") for name in ("/data//imgs/", "../imgs/")] == ["folder:/data/imgs", "folder:../imgs"]
+    assert tidy("digits") == "digits"
 
 
 SMALL = ["--model", "optimal", "--data", "digits", "--levels", "4", "-q"]

@@ -2,13 +2,19 @@
 
 __all__ = ["main"]
 
+import functools
 import importlib.metadata
+import io
+import itertools
+import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, redirect_stderr
+from typing import Any, NoReturn
 
+from tqdm import tqdm
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes
 from tyro.extras import subcommand_cli_from_dict
 
@@ -46,6 +52,11 @@ EXTRAS = {
     **dict.fromkeys(("papermill", "jupytext", "nbformat", "yaml", "IPython", "matplotlib", "seaborn", "pandas"), "book"),
 }
 
+INTERRUPTED = (
+    "interrupted; experiment run, and attack and certify with --rows, continue with the same command; "
+    "a training does from its last save (--save-seconds)"
+)
+
 
 def main() -> None:
     """Entry point of the command ``rdc``."""
@@ -54,22 +65,65 @@ def main() -> None:
         return
     try:
         with plain_warnings():
-            subcommand_cli_from_dict(
-                COMMANDS, prog="rdc", description=__doc__.splitlines()[0], config=(FlagCreatePairsOff, OmitArgPrefixes)
-            )
+            parsed()()
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except KeyboardInterrupt:
-        print("rdc: interrupted; a training run, or an attack with --rows, continues with the same command", file=sys.stderr)
-        sys.exit(130)
+        stop(INTERRUPTED, 130)
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
         if package not in EXTRAS:
             raise
-        print(f'rdc: this needs the package {package}; install it with: pip install "rdc[{EXTRAS[package]}]"', file=sys.stderr)
-        sys.exit(2)
+        stop(f'this needs the package {package}; install it with: pip install "rdc[{EXTRAS[package]}]"', 2)
     except (ValueError, OSError, RuntimeError) as error:
-        text = str(error).strip() or type(error).__name__
-        print(f"rdc: {' '.join(text.splitlines())}", file=sys.stderr)
-        sys.exit(2)
+        stop(str(error).strip() or type(error).__name__, 2)
+
+
+def stop(text: str, code: int) -> NoReturn:
+    """Close open progress bars, say in one line why the command ends, and end it."""
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()
+    print(f"rdc: {' '.join(text.splitlines())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def later(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
+    """Return a function with the options and the help of a command, which binds them and does not call it."""
+
+    @functools.wraps(command)
+    def bound(*values: Any, **options: Any) -> Callable[[], None]:
+        return functools.partial(command, *values, **options)
+
+    return bound
+
+
+def parsed() -> Callable[[], None]:
+    """Return the command of the command line with its options, not yet called.
+
+    Raises:
+        ValueError: if there is none, or an option is wrong, with what tyro says in a box.
+    """
+    said, commands = io.StringIO(), {name: later(command) for name, command in COMMANDS.items()}
+    try:
+        with redirect_stderr(said):
+            found: Callable[[], None] = subcommand_cli_from_dict(
+                commands, prog="rdc", description=__doc__.splitlines()[0], config=(FlagCreatePairsOff, OmitArgPrefixes)
+            )
+    except SystemExit as stopped:
+        if not stopped.code:
+            raise
+        command = "".join(f"{word} " for word in sys.argv[1:2] if word in COMMANDS)
+        raise ValueError(f"{first_sentence(said.getvalue())}; see rdc {command}--help") from None
+    return found
+
+
+def first_sentence(box: str) -> str:
+    """Return what a box of tyro says above its first line across, without its title."""
+    lines = [line.strip(" │|") for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()[1:]]
+    text = " ".join(itertools.takewhile(lambda line: line.strip("─-╰╯+"), lines)).rstrip(".")
+    return text[:1].lower() + text[1:]
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch import nn
 from tyro.conf import arg
 
 from rdc.cli.flags import ModelFlags, build_model, source_of
-from rdc.cli.options import Block, Count, Data, Device, Model, Quiet, Start, first_images, pick_device
+from rdc.cli.options import Block, Count, Data, Device, Model, Quiet, Start, first_images, pick_device, tidy
 from rdc.quantities import count, number
 
 #: Options of each attack and their standard values, used where an option is left out.
@@ -59,7 +59,7 @@ def accuracy_command(
     """
     from rdc.evaluate import accuracy
 
-    place = pick_device(device)
+    place, data = pick_device(device), tidy(data)
     classifier, (x, y) = build_model(model, data, defence, seed, place), first_images(data, n, start)
     began = time.perf_counter()
     result = accuracy(classifier, x.to(place), y.to(place), batch=16, quiet=quiet)
@@ -113,7 +113,7 @@ def attack_command(
     for option, size in {"--block": block, "--workers": workers, "--verdicts": verdicts}.items():
         if size is not None:
             count(size, option)
-    place = pick_device(device)
+    place, data = pick_device(device), tidy(data)
     classifier, (x, y) = build_model(model, data, defence, seed, place), first_images(data, n, start)
     chosen = make_attack(attack, classifier, ball, number(radius, "--eps", low=0), options, seed)
     began, index = time.perf_counter(), torch.arange(start, start + n, device="cpu")

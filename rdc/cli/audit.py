@@ -11,7 +11,7 @@ from tyro.conf import arg
 
 from rdc.cli.attack import RADII
 from rdc.cli.flags import ModelFlags, build_model
-from rdc.cli.options import Count, Data, Device, Model, Quiet, first_images, pick_device
+from rdc.cli.options import Count, Data, Device, Model, Quiet, first_images, pick_device, tidy
 from rdc.quantities import number
 
 
@@ -43,6 +43,7 @@ def audit_command(
     from rdc.evaluate.audit import audit
 
     import_module("pyautoattack")  # the last checks need it: say so at once
+    data = tidy(data)
     radius, place = number(RADII[norm] if eps is None else eps, "--eps", low=0), pick_device(device)
     classifier, (x, y) = build_model(model, data, defence, seed, place), first_images(data, n)
     report = audit(

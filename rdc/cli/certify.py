@@ -14,7 +14,7 @@ from torch import nn
 from tyro.conf import arg
 
 from rdc.cli.flags import ModelFlags, left_out, options_for, source_of
-from rdc.cli.options import Block, Data, Start, first_images, pick_device
+from rdc.cli.options import Block, Data, Start, first_images, pick_device, tidy
 from rdc.quantities import count as whole_number
 from rdc.quantities import number
 
@@ -78,6 +78,7 @@ def certify_command(
     check_alpha(level)
     if stopping is not None and asked is None:
         raise ValueError("--stopping says how to stop at a target; give --target, or leave it out")
+    data = tidy(data)
     (x, y), place = first_images(data, count, start, "--count"), pick_device(device)
     asked_for = {"network": None if network is None else str(network), "epochs": epochs}
     given = defence.given() | {k: v for k, v in asked_for.items() if v is not None}

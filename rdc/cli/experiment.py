@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from rdc.cli.forecast import forecast
-from rdc.cli.options import Device, Quiet, pick_device
+from rdc.cli.options import Device, Quiet, pick_device, writable
 from rdc.experiments import Experiment, experiment, names
 from rdc.quantities import count, number
 from rdc.runs.campaign import Campaign, campaign_state, run_campaign
@@ -86,6 +86,7 @@ def experiment_command(
             print_state(one, campaign, files(one.name, out))
             continue
         *known, path = files(one.name, out)
+        writable(path)
         known = [] if toy_size else known
         tell_forecast(one.name, campaign, [*known, path], left_of(minutes, begin))
         done, left = run_campaign(campaign, path, known, left_of(minutes, begin), workers, quiet, execute)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from rdc.cli.options import writable
 from rdc.cli.report import results_folder
 
 
@@ -24,6 +25,9 @@ def findings_command(
     """
     from rdc.findings import claims, judge, write_claims
 
+    for option, file in {"--out": out, "--figure": figure}.items():
+        if file is not None:
+            writable(file, option=option)
     folder, known = None if folder is None else results_folder(folder), claims()
     if unknown := [name for name in ids if name not in known]:
         raise ValueError(f"unknown claim {unknown[0]!r}; there are {', '.join(known)}")

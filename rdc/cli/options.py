@@ -10,8 +10,13 @@ __all__ = [
     "Start",
     "first_images",
     "pick_device",
+    "tidy",
+    "writable",
 ]
 
+import os
+import tempfile
+from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -31,6 +36,34 @@ Count = Annotated[int, arg(aliases=["--count"], help="How many test images.")]
 Start = Annotated[int, arg(help="The first of them.")]
 Block = Annotated[int, arg(help="Images taken together; a kill loses the blocks in flight.")]
 Device = Annotated[str, arg(help="auto, cpu, cuda, ...")]
+
+
+def tidy(data: str) -> str:
+    """The name of a data set, a ``folder:`` spelled in one way: below the current folder relative to it."""
+    kind, colon, path = data.partition(":")
+    if kind != "folder" or not path:
+        return data
+    inside = os.path.relpath(path)
+    return kind + colon + (os.path.normpath(path) if inside.startswith(os.pardir) else inside)
+
+
+def writable(path: Path, ending: str = "", option: str = "--out") -> Path:
+    """Return a file that is to be written, after a try in its folder, which is made.
+
+    Raises:
+        ValueError: if it cannot be written, or its name does not end as it must.
+    """
+    if path.is_dir():
+        raise ValueError(f"cannot write {path} (it is a folder); give another {option}")
+    if ending and path.suffix != ending:
+        raise ValueError(f"{option} {path} must end in {ending}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            return path
+    except OSError as error:
+        why = "Not a directory" if isinstance(error, FileExistsError) else error.strerror
+        raise ValueError(f"cannot write {path} ({why}); give another {option}") from None
 
 
 def first_images(data: str, n: int, start: int = 0, option: str = "--n") -> tuple[torch.Tensor, torch.Tensor]:

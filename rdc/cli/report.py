@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from rdc.cli.options import Device, pick_device
+from rdc.cli.options import Device, pick_device, writable
 from rdc.experiments import experiment, names
 from rdc.runs.cell import Row
 from rdc.runs.record import book_folder, write_atomic
@@ -33,7 +33,7 @@ def report_command(
       rdc report rdc-gradient
       rdc report rdc-suite --format csv --out suite.csv
     """
-    place = results_folder(folder)
+    place, out = results_folder(folder), None if out is None else writable(out)
     lines = [line for name in (what or names()) for line in table(name, place)]
     if form == "figure":
         if out is None:

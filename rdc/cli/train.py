@@ -2,6 +2,8 @@
 
 __all__ = ["train_command"]
 
+import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -9,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import torch
 from tyro.conf import Positional, arg
 
-from rdc.cli.options import Device, Quiet, pick_device
-from rdc.quantities import count
+from rdc.cli.options import Device, Quiet, pick_device, tidy, writable
+from rdc.quantities import count, number
 
 if TYPE_CHECKING:
     from rdc.denoise.edm import EDMConfig
@@ -39,13 +41,13 @@ def train_command(
         ),
     ] = None,
     out: Annotated[
-        Path | None, arg(help="File to write; by default runs/<recipe>.safetensors, with what it is in its name.")
+        Path | None, arg(help="File to write; by default runs/<recipe or folder>.safetensors, with what it is in its name.")
     ] = None,
     threat: Annotated[
         Literal["none", "released", "paper", "image", "scaled"],
         arg(help="For classifier: radius rule of adversarial training (L2, 7 steps, early stopping); none: vanilla."),
     ] = "released",
-    eps: Annotated[float, arg(help="For classifier: size of the attack, in the units of the rule.")] = 0.5,
+    eps: Annotated[str, arg(help="For classifier: size of the attack, in units of the rule; a number or a fraction.")] = "0.5",
     steps: Annotated[int | None, arg(help="Optimiser steps; by default those of the recipe.")] = None,
     seed: int = 0,
     device: Device = "auto",
@@ -73,7 +75,14 @@ def train_command(
       rdc train classifier --recipe at-linf --data fashion-mini
       rdc train classifier --recipe at-linf --data cifar10 --device cuda
     """
-    attacked = {"--threat": threat != "released", "--eps": eps != 0.5}
+    size, save_seconds = number(eps, "--eps", low=0), number(save_seconds, "--save-seconds", low=0)
+    if threads is not None:
+        torch.set_num_threads(count(threads, "--threads"))
+    data = None if data is None else tidy(data)
+    if what != "denoiser" and data is not None and data.startswith("folder:"):
+        own = f"for images of your own: rdc train denoiser --data {data}"
+        raise ValueError(f"rdc train {what} has recipes for its own data only; {own}")
+    attacked = {"--threat": threat != "released", "--eps": size != 0.5}
     long = {"--compile": compile, "--minutes": minutes is not None}
     taught = {"--teacher": teacher is not None}
     if what == "classifier" and recipe in KINDS + MORE:
@@ -82,13 +91,13 @@ def train_command(
         if steps is not None or any(attacked.values()) or (not colour and any(long.values())):
             raise ValueError(f"the recipe {recipe} fixes steps, threat and eps; leave them out, and --compile and --minutes")
         if colour:
-            return train_colour_command(recipe, out, seed, device, threads, quiet, compile, minutes, save_seconds)
-        return train_reference_command(data or "fashion-mini", recipe, out, seed, device, threads, quiet)
+            return train_colour_command(recipe, out, seed, device, quiet, compile, minutes, save_seconds)
+        return train_reference_command(data or "fashion-mini", recipe, out, seed, device, quiet)
     if what == "classifier":
         refuse("a classifier for guidance", long | taught)
-        if threat == "none" and eps != 0.5:
+        if threat == "none" and size != 0.5:
             print("without a threat the training makes nothing of --eps; left out")
-        return train_guide_command(data, recipe, out, threat, eps, steps, seed, device, threads, save_seconds, quiet)
+        return train_guide_command(data, recipe, out, threat, size, steps, seed, device, save_seconds, quiet)
     from rdc.train import train_denoiser
     from rdc.train.heads import distil
     from rdc.train.recipes import MULTIHEAD, RECIPES, SMALLER
@@ -103,17 +112,41 @@ def train_command(
     if data is not None:
         config = replace(config, denoiser=fitting(config.denoiser, data))
     config = replace(config, seed=seed, steps=config.steps if steps is None else count(steps, "steps"))
-    if threads:
-        torch.set_num_threads(threads)
-    path, place = out or Path("runs", f"{name}{'-multihead' * heads}.safetensors"), pick_device(device)
+    taught_by = teacher or distilled[name].teacher if name in distilled else ""
+    if name in distilled and not taught_by:
+        raise ValueError(f"the recipe {name} needs --teacher: the denoiser that it follows")
+    path, place = target(out, f"{name}{'-multihead' * heads}", config.denoiser.data), pick_device(device)
     if name in distilled:
-        whole = replace(distilled[name], train=config, teacher=teacher or distilled[name].teacher)
-        if not whole.teacher:
-            raise ValueError(f"the recipe {name} needs --teacher: the denoiser that it follows")
+        whole = replace(distilled[name], train=config, teacher=taught_by)
         path = distil(whole, path, place, None, save_seconds, quiet, compile=compile, minutes=minutes)
     else:
         path = train_denoiser(config, path, place, None, save_seconds, quiet, compile, minutes)
     print(f"wrote {path}")
+
+
+def target(out: Path | None, name: str, data: str) -> Path:
+    """Return the file that a training is to write, by default ``runs/NAME.safetensors``, or one named after a folder of images.
+
+    Raises:
+        ValueError: if it cannot be written, or is a checkpoint for other data.
+    """
+    name = Path(os.path.abspath(data.partition(":")[2])).name if data.startswith("folder:") else name
+    path = writable(out or Path("runs", f"{name}.safetensors"), ".safetensors")
+    if (found := data_of(path)) not in (None, data):
+        raise ValueError(f"{path} is there already, a checkpoint for {found!r}, not {data!r}; give another --out")
+    return path
+
+
+def data_of(path: Path) -> str | None:
+    """Return the data set that a checkpoint is for; None if there is none, or it does not say."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np") as file:
+            found = json.loads(file.metadata()["rdc"])["config"]["data"]
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, str) else None
 
 
 def refuse(what: str, given: dict[str, bool]) -> None:
@@ -135,18 +168,20 @@ def fitting(denoiser: "EDMConfig", data: str) -> "EDMConfig":
 
 
 def train_reference_command(
-    data: str, kind: str, out: Path | None, seed: int, device: str, threads: int | None, quiet: bool
+    data: str, kind: str, out: Path | None, seed: int, device: str, quiet: bool
 ) -> None:
     """``rdc train classifier`` with the recipe of a reference network or a baseline."""
     from rdc.train import baselines, reference
 
-    if threads:
-        torch.set_num_threads(threads)
-    path, place = out or Path("runs", f"{data}-{kind}.safetensors"), pick_device(device)
+    place = pick_device(device)
     if kind in MORE:
-        baselines.train_baseline(replace(baselines.recipe_for(kind, data), seed=seed), path, place, None, quiet)
+        baseline = replace(baselines.recipe_for(kind, data), seed=seed)
+        path = target(out, f"{data}-{kind}", data)
+        baselines.train_baseline(baseline, path, place, None, quiet)
     else:
-        reference.train_reference(replace(reference.recipe_for(kind, data), seed=seed), path, place, None, quiet)
+        recipe = replace(reference.recipe_for(kind, data), seed=seed)
+        path = target(out, f"{data}-{kind}", data)
+        reference.train_reference(recipe, path, place, None, quiet)
     print(f"wrote {path}")
 
 
@@ -155,7 +190,6 @@ def train_colour_command(
     out: Path | None,
     seed: int,
     device: str,
-    threads: int | None,
     quiet: bool,
     compile: bool,
     minutes: float | None,
@@ -164,9 +198,7 @@ def train_colour_command(
     """``rdc train classifier`` with the recipe of a network of CIFAR-10."""
     from rdc.train.colour import COLOUR, train_colour
 
-    if threads:
-        torch.set_num_threads(threads)
-    recipe, path = replace(COLOUR[kind], seed=seed), out or Path("runs", f"cifar10-{kind}.safetensors")
+    recipe, path = replace(COLOUR[kind], seed=seed), target(out, f"cifar10-{kind}", "cifar10")
     print(f"wrote {train_colour(recipe, path, pick_device(device), None, quiet, compile, minutes, save_seconds)}")
 
 
@@ -179,7 +211,6 @@ def train_guide_command(
     steps: int | None,
     seed: int,
     device: str,
-    threads: int | None,
     save_seconds: float,
     quiet: bool,
 ) -> None:
@@ -196,7 +227,5 @@ def train_guide_command(
         config = replace(config, classifier=replace(config.classifier, data=data))
     config = replace(config, seed=seed, steps=config.steps if steps is None else count(steps, "steps"))
     config = config if which == "vanilla" else replace(config, threat=Threat(radius=threat, eps=eps))
-    if threads:
-        torch.set_num_threads(threads)
-    path = out or Path("runs", f"{name}-{which}.safetensors")
+    path = target(out, f"{name}-{which}", config.classifier.data)
     print(f"wrote {train_guide(config, path, pick_device(device), None, None, save_seconds, quiet)}")
