@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from rdc.attack import autoattack, lagrange, pgd, stadv
-from rdc.cli import main
+from rdc.cli import COMMANDS, main
 from rdc.cli.attack import RADII, STANDARD
 from rdc.cli.notebook import find_notebook
 from rdc.cli.options import tidy
@@ -94,6 +94,8 @@ def test_each_command_shows_an_example(monkeypatch, capsys, command):
         (["attack", "--targets", "-1"], "--targets must be at least 0, got -1"),
         (["attack", "--model", "optimal", "--data", "digits", "--start", "400"], "--start must lie in 0...399, got 400"),
         (["attack", "--model", "optimal", "--data", "digits", "--start", "399", "--n", "2"], "--n must lie in 1...1, got 2"),
+        (["attack", "--eps", "8"], "--eps 8 covers all of [0, 1]; images are in [0, 1], did you mean 8/255?"),
+        (["audit", "--eps", "8"], "--eps 8 covers all of [0, 1]; images are in [0, 1], did you mean 8/255?"),
         (["attack", "--block", "0"], "--block must be at least 1"),
         (["attack", "--verdicts", "0"], "--verdicts must be at least 1, got 0"),
         (["attack", "--workers", "0"], "--workers must be at least 1, got 0"),
@@ -202,12 +204,19 @@ def own(tmp_path, monkeypatch):
     sys.modules.pop("models_of_mine", None)
 
 
+def warn_twice() -> None:
+    """Warn in two lines, twice."""
+    for _ in range(2):
+        warnings.warn("two\nlines", stacklevel=1)
+
+
 @pytest.mark.filterwarnings("always")
 def test_a_warning_is_one_line_and_comes_once(monkeypatch, capsys):
     before = warnings.showwarning
-    code, _, err = run(monkeypatch, capsys, "attack", "--model", "optimal", *ON_OWN, "--eps", "8", "--steps", "1")
+    monkeypatch.setitem(COMMANDS, "models", warn_twice)
+    code, _, err = run(monkeypatch, capsys, "models")
     assert code == 0 and warnings.showwarning is before
-    assert err == "rdc: warning: eps=8 covers all of [0, 1]; images are in [0, 1], did you mean 8/255?\n"
+    assert err == "rdc: warning: two lines\n"
 
 
 def test_options_of_a_model_of_ones_own_are_not_ours_to_set(monkeypatch, capsys, own):
@@ -244,6 +253,13 @@ def test_rows_of_a_model_whose_file_has_changed_are_refused(monkeypatch, capsys,
     sys.modules.pop(own)
     code, _, err = run(monkeypatch, capsys, *command)
     assert code == 2 and f"{rows} holds another run: run.source: " in err and "Give another name" in err
+
+
+def test_images_that_a_model_of_ones_own_does_not_take_are_named(monkeypatch, capsys, own):
+    says = "rdc: the model does not take images of shape (1, 28, 28) of fashion-mini: mat1 and mat2 shapes cannot be multiplied"
+    for command in (["accuracy"], ["attack", "--steps", "1"]):
+        code, _, err = run(monkeypatch, capsys, *command, "--model", f"{own}:Stream", "--n", "1", "--device", "cpu", "-q")
+        assert code == 2 and err.startswith(says) and err.count("\n") == 1
 
 
 def test_a_protocol_that_cannot_be_measured_is_said(monkeypatch, capsys, own):
@@ -455,6 +471,17 @@ def test_an_attack_with_rows_continues_and_refuses_another_run(monkeypatch, caps
     code, _, err = run(monkeypatch, capsys, *command[:-3], "4", "--rows", rows)
     assert code == 2 and "steps" in err and len(err.strip().splitlines()) == 1
     assert rows.read_text() == content
+
+
+def test_blocks_are_small_on_a_cpu_and_those_of_the_file_when_it_continues(monkeypatch, capsys, tmp_path):
+    rows = tmp_path / "a.jsonl"
+    command = ["attack", *SMALL, "--device", "cpu", "--eps", "0.1", "--steps", "1", "--rows", rows, "--n"]
+    for n, more in (("17", []), ("40", []), ("40", ["--workers", "2"]), ("40", ["--block", "3"])):
+        assert run(monkeypatch, capsys, *command, n, *more)[0] == 0
+        assert json.loads(rows.read_text().splitlines()[0])["config"]["block"] == 3
+    rows.write_text("")
+    assert run(monkeypatch, capsys, *command, "20", "--workers", "2", "--targets", "0")[0] == 0
+    assert json.loads(rows.read_text().splitlines()[0])["config"]["block"] == 2
 
 
 def test_more_images_and_another_part_of_them_extend_a_file(monkeypatch, capsys, tmp_path):

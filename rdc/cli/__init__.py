@@ -120,9 +120,10 @@ def parsed() -> Callable[[], None]:
 
 
 def first_sentence(box: str) -> str:
-    """Return what a box of tyro says above its first line across, without its title."""
-    lines = [line.strip(" │|") for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()[1:]]
-    text = " ".join(itertools.takewhile(lambda line: line.strip("─-╰╯+"), lines)).rstrip(".")
+    """Return what a box of tyro, of ASCII or not, says under its title and above the next line across."""
+    lines = [line.strip(" │─╰╯|+") for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()[1:]]
+    body = itertools.dropwhile(lambda line: not line.strip("-"), lines)
+    text = " ".join(itertools.takewhile(lambda line: line.strip("-"), body)).rstrip(".")
     return text[:1].lower() + text[1:]
 
 

@@ -2,6 +2,7 @@
 
 __all__ = ["RADII", "STANDARD", "accuracy_command", "attack_command"]
 
+import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -13,9 +14,9 @@ import torch
 from torch import nn
 from tyro.conf import arg
 
-from rdc.cli.flags import ModelFlags, build_model, source_of
-from rdc.cli.options import Block, Count, Data, Device, Model, Quiet, Start, first_images, pick_device, tidy
-from rdc.quantities import count, number
+from rdc.cli.flags import ModelFlags, build_model, source_of, takes
+from rdc.cli.options import Count, Data, Device, Model, Quiet, Start, first_images, pick_device, radius_of, tidy
+from rdc.quantities import count
 
 #: Options of each attack and their standard values, used where an option is left out.
 STANDARD: dict[str, dict[str, Any]] = {
@@ -62,7 +63,8 @@ def accuracy_command(
     place, data = pick_device(device), tidy(data)
     classifier, (x, y) = build_model(model, data, defence, seed, place), first_images(data, n, start)
     began = time.perf_counter()
-    result = accuracy(classifier, x.to(place), y.to(place), batch=16, quiet=quiet)
+    with takes(model, data, x):
+        result = accuracy(classifier, x.to(place), y.to(place), batch=16, quiet=quiet)
     print(f"{model} on {data}: {result} in {time.perf_counter() - began:.1f} s")
 
 
@@ -82,7 +84,10 @@ def attack_command(
     ] = None,
     n: Count = 16,
     start: Start = 0,
-    block: Block = 64,
+    block: Annotated[
+        int | None,
+        arg(help="Images taken together; a kill loses those in flight. By default as in --rows, or 64 on a GPU, less on a CPU."),
+    ] = None,
     steps: Annotated[int | None, arg(help=told("Iterations", "steps"))] = None,
     queries: Annotated[int | None, arg(help=told("Queries of Square", "queries"))] = None,
     loss: Annotated[Literal["margin", "ce", "dlr"] | None, arg(help=told("What is climbed", "loss"))] = None,
@@ -110,19 +115,20 @@ def attack_command(
 
     given = {"steps": steps, "queries": queries, "loss": loss, "restarts": restarts, "eot": eot, "targets": targets}
     ball, radius, options = attack_options(attack, norm, eps, given)
-    for option, size in {"--block": block, "--workers": workers, "--verdicts": verdicts}.items():
-        if size is not None:
-            count(size, option)
-    place, data = pick_device(device), tidy(data)
+    for option, amount in {"--block": block, "--workers": workers, "--verdicts": verdicts}.items():
+        if amount is not None:
+            count(amount, option)
+    place, data, reach = pick_device(device), tidy(data), radius_of(radius, ball)
+    size = block or block_of(rows) or (64 if place.type == "cuda" else max(1, min(64, math.ceil(n / (8 * workers)))))
     classifier, (x, y) = build_model(model, data, defence, seed, place), first_images(data, n, start)
-    chosen = make_attack(attack, classifier, ball, number(radius, "--eps", low=0), options, seed)
+    chosen = make_attack(attack, classifier, ball, reach, options, seed)
     began, index = time.perf_counter(), torch.arange(start, start + n, device="cpu")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, takes(model, data, x):
         path = rows or Path(folder, "rows.jsonl")
         config = {"model": model, "data": data, **source_of(model)}
         robust_accuracy(
             classifier, x.to(place), y.to(place), {attack: chosen}, verdicts, rows=path, workers=workers, seed=seed,
-            block=block, index=index, config=config, quiet=quiet,
+            block=size, index=index, config=config, quiet=quiet,
         )  # fmt: skip
         found, clean = protocols(path, index), clean_accuracy(path, index)
     text = ", ".join([attack, ball, f"eps {radius}", *(f"{name} {value}" for name, value in options.items())])
@@ -133,6 +139,14 @@ def attack_command(
     if protocol not in found:
         there = ", ".join(found)
         raise ValueError(f"--protocol {protocol} was not measured: the noise of this model cannot be fixed; there are {there}")
+
+
+def block_of(rows: Path | None) -> int | None:
+    """Return the size of the blocks of a file of rows that is to be continued; None if there is none."""
+    from rdc.runs.rowfile import parse
+
+    config = None if rows is None or not rows.is_file() else parse(rows.read_bytes(), rows).config
+    return None if config is None else config.get("block")
 
 
 def attack_options(attack: str, norm: str | None, eps: str | None, given: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:

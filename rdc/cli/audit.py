@@ -11,8 +11,7 @@ from tyro.conf import arg
 
 from rdc.cli.attack import RADII
 from rdc.cli.flags import ModelFlags, build_model
-from rdc.cli.options import Count, Data, Device, Model, Quiet, first_images, pick_device, tidy
-from rdc.quantities import number
+from rdc.cli.options import Count, Data, Device, Model, Quiet, first_images, pick_device, radius_of, tidy
 
 
 def audit_command(
@@ -44,7 +43,7 @@ def audit_command(
 
     import_module("pyautoattack")  # the last checks need it: say so at once
     data = tidy(data)
-    radius, place = number(RADII[norm] if eps is None else eps, "--eps", low=0), pick_device(device)
+    radius, place = radius_of(RADII[norm] if eps is None else eps, norm), pick_device(device)
     classifier, (x, y) = build_model(model, data, defence, seed, place), first_images(data, n)
     report = audit(
         classifier, x.to(place), y.to(place), norm, radius, steps, eot=eot, held_out=other_images(data, place),

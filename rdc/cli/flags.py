@@ -1,9 +1,12 @@
 """The options of a model on the command line: the common ones by a flag of their own, any by ``--set key=value``."""
 
-__all__ = ["ModelFlags", "build_model", "source_of"]
+__all__ = ["ModelFlags", "build_model", "source_of", "takes"]
 
 import hashlib
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -88,6 +91,20 @@ def source_of(model: str) -> dict[str, str]:
     name = model.partition(":")[0]
     file = getattr(sys.modules.get(name), "__file__", None) if names_user_model(model) else None
     return {} if file is None else {"source": hashlib.blake2b(Path(file).read_bytes(), digest_size=8).hexdigest()}
+
+
+@contextmanager
+def takes(model: str, data: str, x: torch.Tensor) -> Iterator[None]:
+    """Within the block an error of a user's model that speaks of sizes is one line that names the images."""
+    from rdc.models import names_user_model
+
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error).strip().partition("\n")[0]
+        if not names_user_model(model) or not re.search(r"\b(size|shapes?|channels)\b", text):
+            raise
+        raise ValueError(f"the model does not take images of shape {tuple(x.shape[1:])} of {data}: {text}") from error
 
 
 def options_for(model: str, given: dict[str, Any], **standard: Any) -> dict[str, Any]:

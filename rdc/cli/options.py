@@ -10,6 +10,7 @@ __all__ = [
     "Start",
     "first_images",
     "pick_device",
+    "radius_of",
     "tidy",
     "writable",
 ]
@@ -21,6 +22,8 @@ from typing import Annotated
 
 import torch
 from tyro.conf import arg
+
+from rdc.quantities import number
 
 Quiet = Annotated[bool, arg(aliases=["-q"], help="No progress bar.")]
 Model = Annotated[
@@ -76,6 +79,18 @@ def first_images(data: str, n: int, start: int = 0, option: str = "--n") -> tupl
     if not 1 <= n <= len(images) - start:
         raise ValueError(f"{option} must lie in 1...{len(images) - start}, got {n}")
     return images.x[start : start + n], images.y[start : start + n]
+
+
+def radius_of(eps: str, norm: str) -> float:
+    """The radius of an attack.
+
+    Raises:
+        ValueError: if it is none, or in Linf covers all images.
+    """
+    radius = number(eps, "--eps", low=0)
+    if norm == "Linf" and radius > 1:
+        raise ValueError(f"--eps {eps} covers all of [0, 1]; images are in [0, 1], did you mean {eps}/255?")
+    return radius
 
 
 def pick_device(name: str) -> torch.device:
