@@ -15,7 +15,7 @@ import torch
 import rdc
 from rdc.classify import DiffusionClassifier
 from rdc.cli import main
-from rdc.cli.experiment import in_blocks
+from rdc.cli.experiment import in_blocks, merge_folders
 from rdc.cli.report import others
 from rdc.data import load
 from rdc.defend.likelihood import READINGS
@@ -27,7 +27,7 @@ from rdc.models.weights import checkpoints_of
 from rdc.runs.campaign import Campaign, campaign_state, run_campaign
 from rdc.runs.cell import Cell, Line, Outcome, Row, pack
 from rdc.runs.code import Program, package_program
-from rdc.runs.record import book_folder
+from rdc.runs.record import book_folder, environment
 from rdc.runs.store import Store
 from rdc.runs.table import entries, results, unions
 from rdc.runs.verify import verify
@@ -280,6 +280,45 @@ def test_the_command_runs_reports_and_merges(tmp_path, capsys, monkeypatch, narr
         with pytest.raises(SystemExit):
             command("run", "dc-noise", "--shard", wrong)
         assert "--shard must be I/N" in capsys.readouterr().err
+
+
+@pytest.fixture
+def refused(capsys, monkeypatch):
+    """What a command that is refused with code 2 says, and prints nothing else."""
+
+    def told(*words) -> str:
+        monkeypatch.setattr(sys, "argv", ["rdc", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out, err = capsys.readouterr()
+        assert stop.value.code == 2 and out == ""
+        return err
+
+    return told
+
+
+def stored(folder, row, name="dc-noise"):
+    """A folder of results of one experiment, with one cell of a row."""
+    line = Line.of(Cell(row, 0, 1), Outcome({"clean": [True]}), "code", {}, environment() | {"seconds": 1.0})
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.jsonl").write_text(line.dump() + "\n")
+    return folder
+
+
+def test_nothing_is_merged_if_a_folder_is_not_what_it_should_be(tmp_path, monkeypatch, refused):
+    """A folder without results, one of another experiment, and, for the book, one with cells of --toy."""
+    row, book = experiment("dc-noise").rows[0], tmp_path / "book"
+    monkeypatch.setattr("rdc.cli.experiment.book_folder", lambda name: book)
+    run, small, odd = stored(tmp_path / "run", row), stored(tmp_path / "small", toy(row)), stored(tmp_path / "odd", row, "zz")
+    for folder, says in (
+        (tmp_path / "typo", f"no results in {tmp_path / 'typo'}; give the folders of some runs, nothing was merged"),
+        (odd, f"{odd / 'zz.jsonl'} is of no experiment ('rdc experiment list' lists them); take it out, nothing was merged"),
+        (small, f"{small} holds cells of --toy, which are not for the book; give --out"),
+    ):
+        assert refused("experiment", "merge", run, folder) == f"rdc: {says}\n" and not book.exists()
+    merge_folders([run], None)
+    merge_folders([run, small], tmp_path / "other")
+    assert [len(Store.read(folder / "dc-noise.jsonl").lines) for folder in (book, tmp_path / "other")] == [1, 2]
 
 
 def test_a_forecast_is_made_where_cells_are_missing_and_takes_its_share_of_the_time(tmp_path, monkeypatch, capsys, narrow):

@@ -153,13 +153,25 @@ def merge_folders(folders: Sequence[Path], out: Path | None) -> None:
     """Merge the results of some folders into those of the book, or into another folder.
 
     Raises:
-        ValueError: if there is nothing to merge.
+        ValueError: if a folder has no results, a file is of no experiment, or cells of ``--toy`` would come into the book.
     """
     target = book_folder("results") if out is None else out
-    found = {path.stem for folder in folders for path in folder.glob("*.jsonl")}
-    if not found:
-        raise ValueError(f"no results in {', '.join(map(str, folders)) or 'no folder'}; give the folders of some runs")
-    for name in sorted(found):
-        paths = [p for p in (folder / f"{name}.jsonl" for folder in [target, *folders]) if p.exists()]
-        total = merge(paths, target / f"{name}.jsonl", experiment(name).rows)
+    paths = [path for folder in folders for path in folder.glob("*.jsonl")]
+    empty = [str(folder) for folder in folders if folder not in {path.parent for path in paths}]
+    if empty or not paths:
+        raise ValueError(f"no results in {', '.join(empty) or 'no folder'}; give the folders of some runs, nothing was merged")
+    if odd := [path for path in paths if path.stem not in names()]:
+        raise ValueError(f"{odd[0]} is of no experiment ('rdc experiment list' lists them); take it out, nothing was merged")
+    if out is None and (toys := [path.parent for path in paths if holds_toys(path)]):
+        raise ValueError(f"{toys[0]} holds cells of --toy, which are not for the book; give --out")
+    for name in sorted({path.stem for path in paths}):
+        known = [p for p in (folder / f"{name}.jsonl" for folder in [target, *folders]) if p.exists()]
+        total = merge(known, target / f"{name}.jsonl", experiment(name).rows)
         print(f"{name}: {total} cells in {target / f'{name}.jsonl'}")
+
+
+def holds_toys(path: Path) -> bool:
+    """Return whether a file of an experiment has cells of its rows at toy size."""
+    rows = experiment(path.stem).rows
+    small = {toy(row).key() for row in rows} - {row.key() for row in rows}
+    return any(line.key in small for line in Store.read(path).lines)
