@@ -16,7 +16,7 @@ import rdc
 from rdc.classify import DiffusionClassifier
 from rdc.cli import main
 from rdc.cli.experiment import in_blocks, merge_folders
-from rdc.cli.report import others
+from rdc.cli.report import others, verify_command
 from rdc.data import load
 from rdc.defend.likelihood import READINGS
 from rdc.denoise import checkpoints
@@ -319,6 +319,42 @@ def test_nothing_is_merged_if_a_folder_is_not_what_it_should_be(tmp_path, monkey
     merge_folders([run], None)
     merge_folders([run, small], tmp_path / "other")
     assert [len(Store.read(folder / "dc-noise.jsonl").lines) for folder in (book, tmp_path / "other")] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("run dc-noise --toy --out {} --block 0", "--toy sets the size of a cell; leave out --block"),
+        ("run dc-noise --toy --out {} --block 4", "--toy sets the size of a cell; leave out --block"),
+        ("status dc-noise --out {}/none", "there is no folder {}/none; give --out that of a run"),
+        ("status dc-noise --out {}/file", "there is no folder {}/file; give --out that of a run"),
+    ],
+)
+def test_an_experiment_is_not_begun_with_an_option_that_counts_for_nothing(tmp_path, refused, words, says):
+    (tmp_path / "file").write_text("")
+    assert refused("experiment", *words.format(tmp_path).split()) == f"rdc: {says.format(tmp_path)}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("--share 2", "--share must lie in (0, 1], got 2"), ("--share -1", "--share must lie in (0, 1], got -1"),
+        ("--share 0", "--share must lie in (0, 1], got 0"), ("--seconds -1", "--seconds must not be negative, got -1"),
+    ],
+)  # fmt: skip
+def test_nothing_is_verified_with_a_number_out_of_range(refused, words, says):
+    assert refused("verify", "dc-noise", *words.split()) == f"rdc: {says}\n"
+
+
+def test_verify_says_first_how_many_cells_it_computes(tmp_path, monkeypatch, capsys):
+    rows = experiment("dc-noise").rows[:2]
+    lines = [stored(tmp_path, row).joinpath("dc-noise.jsonl").read_text() for row in rows for _ in range(3)]
+    (tmp_path / "dc-noise.jsonl").write_text("".join(lines))
+    asked = []
+    monkeypatch.setattr("rdc.cli.report.measure", lambda cell, device: asked.append(cell) or Outcome({"clean": [True]}))
+    verify_command(("dc-noise",), share=0.5, device="cpu", folder=tmp_path)
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first == "3 cells are computed again" and len(asked) == len(rest) == 3
 
 
 def test_a_forecast_is_made_where_cells_are_missing_and_takes_its_share_of_the_time(tmp_path, monkeypatch, capsys, narrow):

@@ -74,6 +74,10 @@ def experiment_command(
         return print("\n".join(f"{one.name:<16}{len(one.rows):>4} rows  {one.question}" for one in chosen))
     if toy_size and (out is None or action == "status"):
         raise ValueError("--toy is for runs into a folder of their own; give --out")
+    if toy_size and block is not None:
+        raise ValueError("--toy sets the size of a cell; leave out --block")
+    if action == "status" and out is not None and not out.is_dir():
+        raise ValueError(f"there is no folder {out}; give --out that of a run")
     if workers > 1 and action == "run" and pick_device(device).type == "cuda":
         print("processes on one GPU take turns, and each waits for all others; one with a large --block is faster", flush=True)
     begin, execute = time.monotonic(), None

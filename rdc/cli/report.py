@@ -11,7 +11,8 @@ from tyro.conf import Positional, arg
 
 from rdc.cli.options import Device, pick_device, writable
 from rdc.experiments import experiment, names
-from rdc.runs.cell import Row
+from rdc.quantities import number
+from rdc.runs.cell import Outcome, Row
 from rdc.runs.record import book_folder, write_atomic
 from rdc.runs.statistics import Accuracy
 from rdc.runs.store import Found, Store
@@ -143,7 +144,7 @@ def draw(lines: list[dict[str, Any]], out: Path) -> None:
 
 def verify_command(
     what: Names = (),
-    share: Annotated[float, arg(help="Part of the cells that took no longer than --seconds.")] = 0.1,
+    share: Annotated[float, arg(help="Part of the cells that took no longer than --seconds, above 0 and at most 1.")] = 0.1,
     seconds: Annotated[float, arg(help="Cells that took longer are left out.")] = 60.0,
     device: Device = "auto",
     folder: Annotated[Path | None, arg(help="Folder of the results; by default that of the book.")] = None,
@@ -153,17 +154,23 @@ def verify_command(
 
     Raises:
         RuntimeError: if an image of a cell that today's code decided has another outcome.
+        ValueError: if an experiment or the folder is not there, or a number is out of range.
     """
+    number(share, "--share", low=0, high=1, strict=True)
+    number(seconds, "--seconds", low=0)
     place, device = results_folder(folder), str(pick_device(device))
+    stores = [(experiment(name), Store.read(place / f"{name}.jsonl")) for name in what or names()]
+    chosen = (verify(one.rows, store, lambda *_: Outcome({}), device, share, seconds, seed) for one, store in stores)
+    print(f"{sum(1 for checks in chosen for _ in checks)} cells are computed again", flush=True)
     wrong = 0
-    for name in what or names():
-        rows = {row.key(): row for row in experiment(name).rows}
-        for check in verify(list(rows.values()), Store.read(place / f"{name}.jsonl"), measure, device, share, seconds, seed):
+    for one, store in stores:
+        rows = {row.key(): row for row in one.rows}
+        for check in verify(one.rows, store, measure, device, share, seconds, seed):
             row, (start, stop) = rows[check.line.key], check.line.images
             today = check.line.code == code_of(row) and check.line.weights == weights_of(row)
             wrong += len(check.differs) if today else 0
             age = "" if today else ", decided by other code or weights"
             agree = f"{stop - start - len(check.differs)}/{stop - start} agree{age}"
-            print(f"{name} {row.model} {row.attack or ''} images {start}...{stop - 1}: {agree}")
+            print(f"{one.name} {row.model} {row.attack or ''} images {start}...{stop - 1}: {agree}", flush=True)
     if wrong:
         raise RuntimeError(f"{wrong} images of cells of today's code come out otherwise")
