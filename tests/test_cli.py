@@ -104,6 +104,8 @@ def test_each_command_shows_an_example(monkeypatch, capsys, command):
         (["attack", "--queries", "5", "--attack", "lagrange"], "lagrange has no --queries"),
         (["attack", "--eps", "-1", "--model", "optimal", "--data", "digits", "--n", "2"], "--eps must not be negative"),
         (["run", "99"], "no notebook '99'"),
+        (["convert", "nosuch.pkl", "out.safetensors"], "rdc: there is no file nosuch.pkl"),
+        (["convert", "nosuch.pt", "out.safetensors"], "rdc: there is no file nosuch.pt"),
         (["train", "denoiser", "--recipe", "nothing"], "unknown recipe 'nothing'; there are fashion-mini, digits, cifar10-"),
         (["train", "denoiser", "--recipe", "cifar10-small"], "the recipe cifar10-small needs --teacher"),
         (["train", "classifier", "--recipe", "nothing"], "unknown recipe 'nothing'; there are fashion-mini, digits"),

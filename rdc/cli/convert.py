@@ -33,6 +33,8 @@ def convert_command(
     from rdc.denoise.adapters import convert_guided_diffusion
     from rdc.denoise.published import convert
 
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
     if path.suffix == ".pt":
         wrote = convert_guided_diffusion(path, out, ADM_128, heads=4, data=data or "imagenet-128")
     else:
