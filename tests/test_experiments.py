@@ -16,6 +16,7 @@ import rdc
 from rdc.classify import DiffusionClassifier
 from rdc.cli import main
 from rdc.cli.experiment import in_blocks, merge_folders
+from rdc.cli.findings import findings_command
 from rdc.cli.report import others, verify_command
 from rdc.data import load
 from rdc.defend.likelihood import READINGS
@@ -51,7 +52,7 @@ def once(rows):
 def test_an_experiment_asks_a_question(name):
     found = experiment(name)
     assert found.question.endswith("?") and found.rows and found.name == name
-    with pytest.raises(ValueError, match="unknown experiment 'none'; there are .*rdc-gradient"):
+    with pytest.raises(ValueError, match="unknown experiment 'none'"):
         experiment("none")
 
 
@@ -333,6 +334,25 @@ def test_nothing_is_merged_if_a_folder_is_not_what_it_should_be(tmp_path, monkey
 def test_an_experiment_is_not_begun_with_an_option_that_counts_for_nothing(tmp_path, refused, words, says):
     (tmp_path / "file").write_text("")
     assert refused("experiment", *words.format(tmp_path).split()) == f"rdc: {says.format(tmp_path)}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("experiment status rdc-gradent", "experiment 'rdc-gradent'; did you mean rdc-gradient? (rdc experiment list)\n"),
+        ("report xyzzy", "experiment 'xyzzy'; see rdc experiment list\n"),
+        ("models RDCC", "model 'RDCC'; did you mean rdc? (rdc models)\n"),
+        ("models fashion-mimi", "model 'fashion-mimi'; did you mean fashion-mini? (rdc models)\n"),
+        ("findings a1 a2x", "claim 'a2x'; did you mean A2? (rdc findings)\n"),
+    ],
+)
+def test_of_an_unknown_name_the_nearest_are_said(refused, words, says):
+    assert refused(*words.split()) == f"rdc: unknown {says}"
+
+
+def test_a_claim_may_be_written_in_small_letters(capsys):
+    findings_command(("a8", "C3A1", "A8"))
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[::2]] == ["A8", "C3a1", "A8"]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from tyro.conf import Positional, arg
 
 from rdc.cli.options import writable
 from rdc.cli.report import results_folder
+from rdc.experiments import unknown
 
 
 def findings_command(
@@ -29,9 +30,10 @@ def findings_command(
         if file is not None:
             writable(file, option=option)
     folder, known = None if folder is None else results_folder(folder), claims()
-    if unknown := [name for name in ids if name not in known]:
-        raise ValueError(f"unknown claim {unknown[0]!r}; there are {', '.join(known)}")
-    for name in ids or known:
+    names = {name.lower(): name for name in known}
+    if odd := [name for name in ids if name.lower() not in names]:
+        raise unknown("claim", odd[0], known, "rdc findings")
+    for name in [names[each.lower()] for each in ids] or known:
         found = judge(known[name], folder)
         print(f"{name:5} {found.verdict:14} {known[name].text}\n      {found.entry()['sentence']}")
     if out is not None:

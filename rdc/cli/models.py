@@ -6,6 +6,8 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from rdc.experiments import unknown
+
 
 def models_command(
     name: Annotated[Positional[str | None], arg(help="A model, for its options.")] = None,
@@ -24,7 +26,10 @@ def models_command(
         return
     if names_user_model(name):
         raise ValueError(f"{name} is a model of one's own: it has no options here")
-    found = entry(name)
+    try:
+        found = entry(name)
+    except ValueError:
+        raise unknown("model", name, [*names(), *shipped()], "rdc models") from None
     print(f"{found.text}\n")
     table([(str(option), option.values) for option in found.options.values()] or [("It has no options.", "")])
 

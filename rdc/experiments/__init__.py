@@ -5,11 +5,13 @@
 (True, 'dc')
 """
 
-__all__ = ["Experiment", "experiment", "names"]
+__all__ = ["Experiment", "experiment", "names", "unknown"]
 
 import importlib
 import pkgutil
+from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from rdc.runs.cell import Row
 
@@ -41,6 +43,13 @@ def experiment(name: str) -> Experiment:
         ValueError: if there is none.
     """
     if name not in names():
-        raise ValueError(f"unknown experiment {name!r}; there are {', '.join(names())}")
+        raise unknown("experiment", name, names(), "rdc experiment list")
     module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
     return Experiment(name, " ".join(str(module.__doc__).split("\n\n")[0].split()), tuple(module.ROWS))
+
+
+def unknown(kind: str, name: str, known: Iterable[str], command: str) -> ValueError:
+    """Return the error that there is no such name, with the known ones nearest to it, and the command that lists all."""
+    lower = {each.lower(): each for each in known}
+    near = " or ".join(lower[each] for each in get_close_matches(name.lower(), lower, cutoff=0.75))
+    return ValueError(f"unknown {kind} {name!r}; {f'did you mean {near}? ({command})' if near else f'see {command}'}")
