@@ -70,6 +70,7 @@ def test_each_command_shows_an_example(monkeypatch, capsys, command):
     [
         (["accuracy", "--data", "imagenet", "--model", "optimal"], "unknown data set 'imagenet'; there are digits, fashion-mini"),
         (["accuracy", "--model", "nothing"], "unknown model 'nothing'; there are 1-nn, apndc"),
+        (["accuracy", "--model", "./mine.py:make"], "names a file; name its module, as Python imports it: mine:make"),
         (["accuracy", "--model", "absent.safetensors"], "no checkpoint absent.safetensors"),
         (["accuracy", "--model", "optimal", "--data", "digits", "--n", "0"], "--n must lie in 1...400, got 0"),
         (["accuracy", "--model", "optimal", "--data", "digits", "--levels", "0"], "levels of optimal must be at least 1, got 0"),

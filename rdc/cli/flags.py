@@ -113,10 +113,14 @@ def options_for(model: str, given: dict[str, Any], **standard: Any) -> dict[str,
     Fixed noise goes without saying.
 
     Raises:
-        ValueError: if a count is too small, there are too few or too many numbers, or a range is given to levels without one.
+        ValueError: if the model is a file and no module, a count is too small, there are too few or too many numbers, or a range
+            is given to levels without one.
     """
     from rdc.models import names_user_model, options_of
 
+    file, colon, made = model.partition(":")
+    if colon and file.endswith(".py"):
+        raise ValueError(f"--model {model} names a file; name its module, as Python imports it: {Path(file).stem}:{made}")
     known = options_of(model)
     given = left_out(model, given, ("levels", "draws")) if names_user_model(model) else given
     kept = {k: v for k, v in given.items() if k in known or (k, v) != ("noise", "shared")}
