@@ -46,8 +46,10 @@ from rdc.data import load
 from rdc.denoise import OptimalDenoiser
 from rdc.denoise.checkpoints import load_denoiser
 from rdc.evaluate import predict
+from rdc.experiments import experiment
 from rdc.findings.claim import Evidence, Side, compared
 from rdc.notebook import (
+    audits,
     check_parameters,
     claim,
     glue,
@@ -343,6 +345,33 @@ open_ = [k for k, v in made.items() if not v]
 print("not run here yet:", *open_ or ["nothing"], sep="\n  ")
 
 # %% [markdown]
+# And is the attack itself to be believed that leaves so much standing? {ref}`nb-adaptive-audit` asks it, on a few images, whether its
+# gradient does what it forecasts and whether it finds adversarial examples that were planted.
+
+# %% tags=["hide-input", "hide-output"]
+lines = audits("floor-audit")
+row = experiment("floor-audit").rows[0]
+ball = f"{row.arguments['norm']} {row.arguments['eps']}"
+show_table(
+    lines, f"Audit of PGD-{row.arguments['steps']}, {row.n} images, {ball}"
+)
+heard = {
+    said: ", ".join(
+        line["attack on"].replace(", ", " with ", 1)
+        for line in lines
+        if line["to be believed"] == answer
+    )
+    for said, answer in (("believes", "yes"), ("rejects", "no"))
+}
+glue(
+    "floor-audit",
+    "; ".join(f"it {said} the attack on {w}" for said, w in heard.items() if w)
+    or "it was not run",
+)
+
+# %% [markdown]
+# The audit's answer: {glue:text}`floor-audit`. What a rejected attack leaves standing is an upper bound, and no evidence.
+#
 # ## Choose, then judge
 #
 # Whoever looks at many settings finds one that looks good. Three habits keep it honest: the images that choose are not the

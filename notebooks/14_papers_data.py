@@ -54,6 +54,7 @@ from rdc.notebook import (
     audits,
     check_parameters,
     claim,
+    claims_table,
     show_table,
     show_verdicts,
     stored_cells,
@@ -179,6 +180,28 @@ show_table(
 # rough, as that through the signs of likelihood maximisation is, can only make an attack weaker than it might be. Compare how
 # many planted examples each of them finds: what BPDA leaves standing says nothing of the defence.
 #
+# ## Other threats, other defences
+#
+# A ball in L2, and pixels that move ({term}`StAdv`); purification before the undefended network, and before the diffusion
+# classifier. Each is judged by the union of its gradients.
+
+# %% tags=["hide-input"]
+beside = [
+    {
+        "defence": cell.row.about["model"],
+        "threat": cell.row.about["threat"],
+        "clean": cell.accuracy("clean").correct,
+        "after all gradients": str(cell.accuracy("robust")),
+    }
+    for cell in stored_cells("cifar10-suite", attacks="gradients")
+]
+threats = "Linf 8/255, L2 0.5, StAdv 0.05"
+show_table(beside, f"{threats}; LM as released, N = 5, small denoiser")
+
+# %% tags=["hide-input"]
+claims_table("A7c", "A9c", "A10c", "A22c")
+
+# %% [markdown]
 # ## What changes, and what does not
 #
 # Take twenty images of each kind. The attacker's radius is the same in every pixel, so the way that it allows grows
