@@ -139,7 +139,8 @@ claim(all(purified[k] < 0.5 for k in ("passed on, τ", "length of Jᵀv", "lengt
 # ## Defences beside each other
 #
 # How do they compare under attack? Seven defences, three threats, from the record; each count is of the images that stay right
-# under *all* gradients that were tried against that defence.
+# under *all* gradients that were tried against that defence. The claims on DiffPure (A22) and on LM before a network (A10) are
+# judged by the longer list of attacks of {ref}`nb-floor`, on other numbers of images than this table.
 
 # %% tags=["hide-input"]
 best: dict[str, dict[str, Any]] = {}
