@@ -218,6 +218,20 @@ def test_heads_that_start_from_a_denoiser_are_its_answer_without_a_class():
     assert not torch.allclose(free, start(z, sigma, torch.zeros(3, dtype=torch.long)), atol=1e-3)
 
 
+def test_heads_that_start_from_heads_are_theirs_and_a_branch_starts_from_none():
+    first, z = heads(1).double(), randn((3, 1, 8, 8), 1).double()
+    for i, part in enumerate(first.model.parameters()):
+        part.data += 0.1 * randn(tuple(part.shape), "part", i)
+    net = build_multihead(CONFIG).double()
+    begin_as(net, first)
+    assert torch.equal(net.all_heads(z, 0.7), first.all_heads(z, 0.7))
+    assert not any(p.data_ptr() == q.data_ptr() for p, q in zip(net.parameters(), first.parameters(), strict=True))
+    branched = build_multihead(EDMConfig(tiny_network().config.unet, 0.6, "digits", branch=replace(UNET, patch=2, heads=3)))
+    for one, other in ((net, branched), (branched, net)):
+        with pytest.raises(ValueError, match="wide heads cannot start from another denoiser: it needs the same unet"):
+            begin_as(one, other)
+
+
 def test_the_loss_of_compared_heads():
     """Head by head, with the formula written out: distances, and the differences of all pairs in the units of the logits."""
     net, teacher, z = heads(1), heads(0), randn((4, 1, 8, 8), 5).double()

@@ -8,7 +8,16 @@ BUDGET = {"norm": "Linf", "eps": "8/255", "steps": 10, "queries": 50}
 ROWS = (
     Row("dc", {}, None, BUDGET, n=10, block=10, task="audit", about={"attack on": "DC"}),
     *(
-        Row("rdc", {"lm": "clamped", "gradient": g}, None, BUDGET, n=10, block=10, task="audit", about={"attack on": f"RDC, {g}"})
+        Row(
+            "rdc",
+            {"lm": "released", "gradient": g},
+            None,
+            BUDGET,
+            n=10,
+            block=10,
+            task="audit",
+            about={"attack on": f"RDC, {g}"},
+        )
         for g in GRADIENTS
     ),
 )

@@ -62,7 +62,7 @@ class DistilConfig:
     subset: int = 3  # for distil and pairs: heads that an image teaches
     gamma: float = 0.0  # for distil: least size that the differences between classes have in the loss; for pairs: their weight
     levels: int = 4  # for cross-entropy: noise levels (ELBO weight) behind the logits
-    start: str = ""  # for wide heads: a single-head checkpoint; each of them begins with its answer without a class
+    start: str = ""  # for wide heads: a checkpoint with the same heads; or with one head, whose answer without a class each has
 
 
 def distil(
@@ -156,15 +156,19 @@ def borrow_trunk(student: MultiHead, teacher: EDM | None) -> None:
 
 
 def begin_as(student: EDM | MultiHead, start: EDM | MultiHead, name: str = "another denoiser") -> None:
-    """Let each head of a *wide* network begin with the answer of ``start`` without a class.
+    """Let a *wide* network begin with the weights of another one, or each head with a single-head one's answer without a class.
 
-    Its last layer is repeated, and the noise embedding takes up what its class embedding adds where there is no class.
+    In the latter case the last layer is repeated, and the noise embedding takes up what the class embedding adds without a class.
     """
     own, other = student.config, start.config
     alike = replace(other.unet, label_dim=0, heads=own.unet.heads) == own.unet and other.sigma_data == own.sigma_data
+    if alike and isinstance(student, MultiHead) and own.unet == other.unet and own.branch == other.branch:
+        student.model.load_state_dict(start.model.state_dict())
+        return
     if not alike or not own.multihead or other.multihead or own.branch is not None or not start.unlabelled:
         raise ValueError(
-            f"wide heads cannot start from {name}: it needs the same unet with a single head, and an answer without a class"
+            f"wide heads cannot start from {name}: it needs the same unet, with the same heads, or with one and an answer "
+            "without a class"
         )
     tensors, heads = start.model.state_dict(), own.unet.heads
     for key, tensor in list(tensors.items()):
