@@ -1,6 +1,6 @@
 """Does likelihood maximisation raise the exact likelihood of an image, that of its true class, and the log-odds of it?
 
-Fashion-MNIST; the optimal denoiser of 2 000 training images, and the first 120 test images.
+Fashion-MNIST; the optimal denoiser of 2 000 training images, and the first 960 test images.
 """
 
 from itertools import product
@@ -19,6 +19,6 @@ CASES: dict[str, dict[str, Any]] = {
 SIZES = {"train": 2000, "levels": 8, "eps": "24/255", "steps": 10}
 
 ROWS = tuple(
-    Row("optimal", options, None, {"images": kind, **SIZES}, n=120, block=60, task="laboratory", about={"LM": lm, "images": kind})
+    Row("optimal", options, None, {"images": kind, **SIZES}, n=960, block=60, task="laboratory", about={"LM": lm, "images": kind})
     for (lm, options), kind in product(CASES.items(), IMAGES)
 )

@@ -9,7 +9,7 @@ the test that checks it.
 
 __all__ = ["Claim", "Evidence", "Finding", "Proof", "Side", "judge", "outcomes", "rate"]
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from rdc.experiments import experiment
+from rdc.runs.needed import MOST, needed
 from rdc.runs.record import book_folder
 from rdc.runs.statistics import Accuracy
 from rdc.runs.store import Found, Store
@@ -106,15 +107,17 @@ class Finding:
     attack: str
     reason: str
     parts: tuple[Verdict, ...] = ()
+    more: str = ""
+    needed: int | None = None
 
     def entry(self) -> dict[str, Any]:
         """Return what is written to ``results/claims.json``."""
         c = self.claim
-        sentence = f"{c.how[0].upper()}{c.how[1:]}: {self.reason}."
+        sentence = f"{c.how[0].upper()}{c.how[1:]}: {self.reason}." + (f" {self.more}." if self.more else "")
         return {
             "id": c.id, "place": c.place, "claim": c.text, "verdict": self.verdict, "record": self.record, "n": self.n,
-            "low": self.low, "high": self.high, "scale": c.scale if c.evidence else "", "attack": self.attack,
-            "sentence": sentence, "page": c.page,
+            "low": self.low, "high": self.high, "needed": self.needed, "scale": c.scale if c.evidence else "",
+            "attack": self.attack, "sentence": sentence, "page": c.page,
         }  # fmt: skip
 
 
@@ -122,7 +125,8 @@ def judge(claim: Claim, folder: str | Path | None = None) -> Finding:
     """Return what is known of a claim.
 
     ``low`` and ``high`` bound the rate or the difference of the comparison that decides. Comparisons with rows that were not run
-    are left out; without any the claim is *not run*.
+    are left out; without any the claim is *not run*. What is not decided has ``needed``, the images that would decide it if the
+    rates stay as they are (:func:`rdc.runs.needed.needed`), unless more than :data:`rdc.runs.needed.MOST` would be.
 
     Arguments:
         claim: The claim.
@@ -143,9 +147,23 @@ def judge(claim: Claim, folder: str | Path | None = None) -> Finding:
         alike = sum(part.outcome == verdict.outcome for part in parts)
         reason = f"in {alike} of {len(parts)} comparisons the verdict is '{verdict.outcome}', among them {reason}"
     low, high = verdict.interval
+    open_ = verdict.outcome == "not decided"
+    more, images = missing([found for _, (found, _) in made], comparison) if open_ else ("", None)
     return Finding(
-        claim, verdict.outcome, record, size(comparison), low, high, ", ".join(attacks), reason, tuple(parts)
+        claim, verdict.outcome, record, size(comparison), low, high, ", ".join(attacks), reason, tuple(parts), more, images
     )  # fmt: skip
+
+
+def missing(comparisons: Sequence[Comparison], decisive: Comparison) -> tuple[str, int | None]:
+    """Return in words, and as a number of the decisive comparison, how many images would decide a claim that is not decided."""
+    times, units = needed(comparisons), "repetitions" if isinstance(decisive.a, Means) else "images"
+    if times is not None:
+        n = times * size(decisive)
+        number = f" ({n})" if len({size(c) for c in comparisons}) == 1 else ""
+        return f"If these numbers stayed as they are, {times} times as many {units}{number} would decide it", n
+    if any(c.broken == 0 for c in comparisons):
+        return f"No number of {units} would decide it, because an attack broke nothing", None
+    return f"If these numbers stayed as they are, {MOST} {units} would not decide it", None
 
 
 def size(comparison: Comparison) -> int:
