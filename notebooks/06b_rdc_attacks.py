@@ -243,7 +243,7 @@ row = experiment("rdc-audit").rows[0]
 show_table(
     lines,
     f"Audit of PGD-{row.arguments['steps']} on the right ones of {row.n} "
-    f"images, {row.arguments['norm']} {row.arguments['eps']}, LM clamped, N = 5",
+    f"images, {row.arguments['norm']} {row.arguments['eps']}, LM released, N = 5",
 )
 doubted = [line["attack on"] for line in lines if line["to be believed"] == "no"]
 glue("lm-audit", f"The audit rejects: {', '.join(doubted)}." if doubted else "The audit rejects none of them.")

@@ -161,7 +161,7 @@ for threat in dict.fromkeys((row["attack"], row["norm"]) for row in suite):
     gradients_table(mine, f"Gradient by gradient: {threat[0]}, {threat[1]}", "model")
 
 # %% tags=["hide-input"]
-claims_table("A7", "A9", "A10", "A22")
+claims_table("A7", "A9", "A10", "A10a", "A22")
 
 # %% [markdown]
 # The paper gives {term}`StAdv` 100 iterations, and attacks DiffPure with 200 steps of {term}`PGD`, ten calls a step,

@@ -204,7 +204,7 @@ claims_table("A7c", "A9c", "A10c", "A22c")
 # %% [markdown]
 # ## What changes, and what does not
 #
-# Take twenty images of each kind. The attacker's radius is the same in every pixel, so the way that it allows grows
+# Take twenty images of each kind. The attacker's radius is the same in every pixel, so the distance that it allows grows
 # with the root of the number of pixels; so does the length of the noise of a level. Their ratio is the same for both data
 # sets. What differs is where the noise hides the *class*.
 
@@ -222,7 +222,7 @@ for kind, few in images.items():
             "images": kind,
             "numbers in an image": size,
             "spread of its values": float((2 * few.x - 1).std()),
-            "way of an attack, Linf 8/255": 2 * 8 / 255 * size**0.5,
+            "reach of an attack, L2": 2 * 8 / 255 * size**0.5,
             "length of noise of level 1": size**0.5,
         }
     )
@@ -413,7 +413,7 @@ def width(n: int) -> float:
     return half.high - half.low
 
 
-fine = smallest is not None and smallest % 2 == 0
+fine = None not in (smallest, minutes) and smallest % 2 == 0
 fine = fine and width(smallest) <= 0.1 < width(smallest - 2)
 fine = fine and abs(minutes - smallest * 9 / 60) < 0.1
 print("right" if fine else "not yet")
@@ -426,8 +426,8 @@ print("right" if fine else "not yet")
 # :label: sol-colour-images
 # :class: dropdown
 # :::
-# The width falls with the root of n: four times as many images halve it. A comparison on the *same* images needs far fewer, because
-# only the images count on which the two sides differ; that is why the rows above share theirs.
+# The width falls with the root of n: four times as many images halve it. A comparison on the *same* images needs the fewer, the more
+# often the two sides agree, because only the images count on which they differ; that is why the rows above share theirs.
 
 # %%
 smallest = 2

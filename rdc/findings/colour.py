@@ -43,7 +43,7 @@ CLAIMS = (
         page=PAGE, scale=SCALE,
     ),
     Claim(
-        "A10c", "Table 1", "Likelihood maximisation in front of an undefended network makes it robust, on CIFAR-10.",
+        "A10c", "Table 1", "Likelihood maximisation in front of an undefended network makes it more robust, on CIFAR-10.",
         "the strongest gradient on LM + CNN against the CNN alone, Linf 8/255",
         (Evidence(defence("lm-cnn"), defence("cnn")),), page=PAGE, scale=SCALE,
     ),

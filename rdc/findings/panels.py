@@ -105,7 +105,7 @@ PANELS = {
     "headline": Panel(
         draw_headline, ("A16b", "A8"),
         "Bars of images kept under attack. RDC keeps the most under BPDA and falls below adversarial training and the nearest "
-        "neighbour under the exact and the smoothed gradient. Below, bars of RDC and its classifier on CIFAR-10.",
+        "neighbour under the exact and the smoothed gradient. Below, bars of the same defences on CIFAR-10.",
     ),
     "likelihood": Panel(
         likelihood, ("A27", "A11a"),
