@@ -64,7 +64,7 @@ model = train_classifier(train, epochs, batch=64, lr=1e-2, width=16, seed=seed, 
 x, y = test.x.to(device), test.y.to(device)
 xa, ya = x[:n_attack], y[:n_attack]
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Size (L1 norm) of the gradient of three losses with respect to the logits (3, 1, 0, -1, ...) of a right answer, which are multiplied by a factor. The classifier is the same at every factor. In float32 the gradient of the cross-entropy ends where the line does: beyond, it is exactly zero.", "name": "fig-one-loss"}, "image": {"alt": "The line of the margin is flat, that of the ratio of logits falls slowly, that of the cross-entropy falls off a cliff", "width": "70%"}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Size (L1 norm) of the gradient of three losses with respect to the logits (3, 1, 0, -1) of a right answer, which are multiplied by a factor. The classifier is the same at every factor. In float32 the gradient of the cross-entropy ends where the line does: beyond, it is exactly zero.", "name": "fig-one-loss"}, "image": {"alt": "The line of the margin is flat, that of the ratio of logits falls slowly, that of the cross-entropy falls off a cliff", "width": "70%"}}
 factors = torch.logspace(-3, 3, 121)
 logits = torch.tensor([3.0, 1.0, 0.0, -1.0]) * factors[:, None]
 label = torch.zeros(len(factors), dtype=torch.long)
@@ -90,7 +90,7 @@ plt.show()
 # \frac{\partial L}{\partial f_k} = \operatorname{softmax}(f)_k - \mathbf 1[k = y] .
 # ```
 #
-# If class $y$ leads every other by $m$, all entries are at most about $e^{-m}$ in size.
+# If class $y$ leads every other by $m$, no entry is larger than $(K - 1)\, e^{-m}$.
 # In float32 the softmax rounds to exactly one near $m = 17$, and its other entries to exactly zero near $m = 104$ (near 88 where the hardware drops subnormal numbers).
 # Then the gradient is zero, its sign is zero, and the attack stands still.
 #
@@ -152,7 +152,7 @@ for name in ("margin", "dlr"):  # these do not notice the factor
 
 # %% [markdown]
 # With logits times 1000, cross-entropy reports {glue:text}`first-attack-ce1000` and the margin {glue:text}`first-attack-margin1000`, on the same classifier.
-# At {glue:text}`first-attack-dead:.0f` % of the images that attack had no gradient to follow: it had its random start and nothing else.
+# At {glue:text}`first-attack-dead:.0f` % of the images that are right there is no gradient at the image: the attack has its random start and little else.
 #
 # At the other two scales the order may be different, and cross-entropy may even be the strongest of the three.
 # No loss wins everywhere, which is one more reason to run several and to count an image as broken if any of them breaks it.

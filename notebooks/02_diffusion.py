@@ -114,7 +114,7 @@ plt.show()
 # | | noisy image | as the noise grows |
 # |---|---|---|
 # | variance exploding (VE) | $z_\sigma = z + \sigma \varepsilon$ | the image stays, the noise drowns it |
-# | variance preserving (VP) | $x_t = \sqrt{\alpha_t}\, z + \sqrt{1 - \alpha_t}\, \varepsilon$ | the image fades, the total variance stays |
+# | variance preserving (VP) | $x_t = \sqrt{\alpha_t}\, z + \sqrt{1 - \alpha_t}\, \varepsilon$ | the image fades, the total variance stays (of images of variance 1) |
 #
 # :::
 #
@@ -295,7 +295,7 @@ loss_at = {
     for name, (model, images, labelled) in cases.items()
 }
 
-# %% mystnb={"figure": {"caption": "Denoising loss, relative to the noise $D \\sigma^2$, against the noise level. The closed form over the training images is nearly perfect on them and poor on new images at low noise.", "name": "fig-diffusion-loss"}, "image": {"alt": "Five falling curves over the noise level; the closed form on test images lies above the network at low noise, the closed form on training images lies at the bottom", "width": "60%"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Denoising loss, relative to the noise $D \\sigma^2$, against the noise level. The closed form over the training images is nearly perfect on them and poor on new images at low noise.", "name": "fig-diffusion-loss"}, "image": {"alt": "Loss over the noise level. The curves of the network fall together; the closed form on test images starts far above them at low noise and joins them at high noise; on training images it is off the picture below a level of one, and joins them, too", "width": "60%"}} tags=["hide-input"]
 pixels = math.prod(denoiser.shape)
 fig, ax = plt.subplots(figsize=(5.2, 3.6))
 styles = ("C0o-", "C0s:", "C1o-", "C0^--", "C1^--")
@@ -337,7 +337,7 @@ claim(
 # %% [markdown]
 # {numref}`fig-diffusion-loss` holds the tension of this book in one picture.
 # The *optimal* denoiser of a finite set can only answer with images of that set, so at low noise it fails on a new image.
-# The network is worse on the training images and far better on new ones: it generalises, and for that it must *not* be optimal.
+# At low noise the network is worse on the training images and far better on new ones; at high noise the two agree. It generalises, and for that it must *not* be optimal.
 #
 # ## Samples
 #
@@ -549,6 +549,9 @@ print("right" if fine else "not yet")
 # :class: dropdown
 # :::
 # At the highest level, where all that can be said is the mean of the class. At low noise the image names its own class, and the label adds nothing.
+#
+# That is the plain loss. Divided by $\sigma^2$, as in the error of the noise, the saving falls again at high levels: there the image is
+# drowned in noise, and with the weights of the likelihood these levels count for little.
 
 # %%
 gain = [

@@ -368,7 +368,8 @@ for kind in ("derived", "printed"):
 assert torch.allclose(vp_weights(alphas, "derived")[1:], ours)
 
 # %% [markdown]
-# The derived weight is the chain's. The printed one has $\sigma_t$ where $\beta_t^2$ should stand, so the two differ by a factor that changes with $t$:
+# The derived weight is the chain's. The printed one has $\sqrt{1 - \alpha_t}$ (the paper's $\sigma_t$) where $\beta_t^2$ should stand, with
+# $\beta_t = 1 - \alpha_t / \alpha_{t-1}$, so the two differ by a factor that changes with $t$:
 # not a constant that a classifier could ignore.
 #
 # :::{solution-end}

@@ -24,7 +24,7 @@
 # :::
 #
 # **Time** 25 minutes · **Needs** {ref}`nb-diffusion-likelihood`. Covers the discrete bound of {cite:t}`chen2024rdc`, and its
-# released form.
+# form in the code of {cite:t}`chen2024ndc`.
 
 # %% tags=["parameters"]
 seed: int = 0  # owner of every random number
@@ -125,7 +125,7 @@ plt.show()
 # | rule | weight of $m(\sigma_{t+1})$ in the interval $[\sigma_t, \sigma_{t+1}]$ | what it is |
 # |---|---|---|
 # | `chain` | $\tfrac12 (\sigma_t^{-2} - \sigma_{t+1}^{-2})$ | the bound of {prf:ref}`thm-chain` |
-# | `right` | $(\sigma_{t+1} - \sigma_t)\, \sigma_{t+1}^{-3}$ | a Riemann sum of $\sigma^{-3} d\sigma$, as in the released code |
+# | `right` | $(\sigma_{t+1} - \sigma_t)\, \sigma_{t+1}^{-3}$ | a Riemann sum of $\sigma^{-3} d\sigma$, as in the code of {cite:t}`chen2024ndc` |
 # | `trapezoid` | half of `chain`, and the other half on $m(\sigma_t)$ | the trapezoid rule in $-1 / (2 \sigma^2)$ |
 #
 # :::
@@ -317,7 +317,7 @@ claim(((tails[3.0][0] - tails[3.0][1]).abs() < tails[3.0][0]).all())
 #
 # - The right sum is no lower bound. The trapezoid rule and a tail term come closer at the same cost.
 # - A finite grid bounds the density of the *chain*.
-# - That can exceed the density of the data, most where a point lies between images.
+# - At a single point that can exceed the density of the data, as between two images.
 #
 # ## Exercises
 #
@@ -469,4 +469,4 @@ claim(abs(chain_intervals - 111) < 5)
 #
 # ## References
 #
-# The released code's rule is that of {cite:t}`chen2024rdc`; the chain is from {cite:t}`ho2020ddpm` and {cite:t}`kingma2021vdm`.
+# The rule `right` is that of the code of {cite:t}`chen2024ndc`; the chain is from {cite:t}`ho2020ddpm` and {cite:t}`kingma2021vdm`.

@@ -96,7 +96,7 @@ plt.show()
 #
 # | | loss of a step | step | budget | noise |
 # |---|---|---|---|---|
-# | Eq. 8, and the text of 4.1 | all $T$ levels, weight $w_t$ | "gradient-based" | Linf, $\eta = 8/255$ | not said |
+# | Eq. 8, and the text of 3.4 | all $T$ levels, weight $w_t$ | "gradient-based" | Linf, $\eta = 8/255$ | not said |
 # | Algorithm 1 as printed | one random level | $m \leftarrow \mu m - g / \norm{g}_1$, then $x \leftarrow x + \gamma m$; $\gamma = 0.1$, $\mu = 1$, $N = 5$ | Linf, $\eta$ | fresh |
 # | Algorithm 1 read as MI-FGSM | one random level | $\pm \eta / N$ along $\operatorname{sign}(m)$ | Linf, $\eta$ | fresh |
 # | released code, commit 8a82504 | one level $\sigma \sim U(0.4, 0.6)$, weight 1, mean over pixels | Adam with rate 0.1 on $z$, $N = 5$; clamped to $[-1, 1]$ once, at the end | an L2 ball larger than the cube of all images | the same at every call |
@@ -133,7 +133,7 @@ show_table(rows, f"What READINGS holds, N = {lm.steps}")
 # %% [markdown]
 # ## Five updates
 #
-# Let $g = \nabla_z \ell$ be the gradient that falls. "A step along $g$" leaves its length open. Write
+# Let $g = \nabla_z \ell$ be the gradient of the loss that is to fall. "A step along $g$" leaves its length open. Write
 # $\norm{g}_1$ for the sum of $|g|$ over the pixels of an image and $\overline{|g|}$ for their mean.
 #
 # **literal** and **mean-l1**. Momentum adds the directions, each divided by its size: $m \leftarrow \mu m - g /
@@ -147,7 +147,7 @@ show_table(rows, f"What READINGS holds, N = {lm.steps}")
 #
 # **rmsprop** divides by a running root mean square: $v \leftarrow \alpha v + (1 - \alpha) g^2$, step $-g /
 # (\sqrt v + \varepsilon)$. From $v = 0$ the first step is $-g / (|g| \sqrt{1 - \alpha} + \varepsilon)$: a sign
-# times $1 / \sqrt{1 - \alpha} = 10$.
+# times $1 / \sqrt{1 - \alpha} = 10$, with $\alpha = 0.99$.
 #
 # **adam** also averages $g$, and divides both averages by what they lack at the start: $\hat m = m / (1 -
 # \beta_1^{n+1})$, $\hat v = v / (1 - \beta_2^{n+1})$. At $n = 0$ they are $g$ and $g^2$, and the step is
@@ -157,8 +157,8 @@ show_table(rows, f"What READINGS holds, N = {lm.steps}")
 # u(g) = - \frac{g}{|g| + \varepsilon}, \qquad \varepsilon = 10^{-8} ,
 # ```
 #
-# a sign wherever $|g| \gg \varepsilon$. So the released rate of 0.1 on $z$ moves *every* pixel by $0.05 = 12.75
-# / 255$ of the image's range in the first step, whatever the image.
+# a sign wherever $|g| \gg \varepsilon$. So the released rate of 0.1 on $z$ moves *every* pixel that no wall holds by
+# $0.05 = 12.75 / 255$ of the image's range in the first step, whatever the image.
 #
 # Ten lines, checked against the package for three steps:
 
@@ -266,8 +266,9 @@ plt.show()
 #
 # In what follows, "LM" without more words is the released reading, clamped after every step (`clamped` above;
 # `released` clamps once, at the end, as the code does), with the same noise at every call: the computations of this
-# chapter, the laboratory, the tables on the parts of RDC ({ref}`nb-lm-parts`) and the audit were made with it. Rows that
-# say *RDC as released* or *LM as released* (the headline, the union of attacks, CIFAR-10) clamp once. The released reading is the one behind the paper's headline number, and noise that
+# chapter, the laboratory, and the tables on the parts of RDC ({ref}`nb-lm-parts`) that do not say otherwise were made with it.
+# Rows and tables that say *RDC as released* or *LM as released* (the headline, the union of attacks, more steps, other seeds,
+# CIFAR-10), and the audit, clamp once. The released reading is the one behind the paper's headline number, and noise that
 # is the same at every call is noise that the attacker knows.
 #
 # What LM does to the likelihood is the question of {ref}`sec-lm-laboratory`. {ref}`nb-lm-attacks` attacks what is built here,
@@ -277,7 +278,7 @@ plt.show()
 #
 # - "Likelihood maximisation" names several procedures, and they exclude each other.
 # - To the letter, Algorithm 1 moves an image by at most $\gamma N (N + 1) / 2$ in L1, which is nothing.
-# - The released one moves every pixel by 12.75/255 in its first step, whatever the image.
+# - The first step of the released one is 12.75/255 for every pixel that no wall holds, whatever the image.
 
 # %% [markdown]
 # ## Exercises

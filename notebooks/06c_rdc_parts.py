@@ -25,7 +25,7 @@
 # {cite:t}`chen2024rdc`.
 #
 # Likelihood maximisation (LM) has a budget, a number of steps, a noise level, an update and one level or many. Which of them
-# keeps images? Every attacker on this page knows LM and its noise.
+# keeps images? Every attacker on this page knows LM and its noise, but for the *static* one of the first table.
 
 # %% tags=["parameters"]
 device: str = "auto"  # "cpu", "cuda" or "auto"
@@ -77,7 +77,7 @@ tables: dict[str, list[dict[str, Any]]] = {}
 for row in stored_rows("rdc-settings"):
     tables.setdefault(row["table"], []).append(row)
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Robust accuracy against the budget of likelihood maximisation (left, the paper's Figure 2(b)) and against the number N of its steps (right), with 95 % intervals, one line for each gradient of the attacker. From the record.", "name": "fig-lm-budget"}, "image": {"alt": "Robust accuracy against the budget and against the number of steps of likelihood maximisation"}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Robust accuracy against the budget of likelihood maximisation (left, the paper's Figure 2(b)) and against the number N of its steps (right), with 95 % intervals, one line for each gradient of the attacker. A line that is missing lies under the union. From the record.", "name": "fig-lm-budget"}, "image": {"alt": "Left: under BPDA the accuracy rises with the budget, under the union it rises and then stays or falls. Right: under BPDA it is flat in the number of steps, under the union it rises"}}
 fig, axes = plt.subplots(1, 2, figsize=(9.5, 3.5), sharey=True)
 for ax, (name, field, scale) in zip(axes, (("budget", "budget", 255), ("steps", "N", 1)), strict=True):
     chosen = [row for row in tables.get(name, []) if row[field] is not None]
@@ -192,7 +192,7 @@ claims_table("A12", "A13")
 # (sec-lm-more-steps)=
 # ## More steps
 #
-# The right panel of {numref}`fig-lm-budget` rises with $N$. Is that a better defence, or a gradient that is harder to follow? The
+# In the right panel of {numref}`fig-lm-budget` the union rises with $N$. Is that a better defence, or a gradient that is harder to follow? The
 # next rows ask the {term}`union <robust accuracy>` of seven attacks, one after the other on the images that are left: PGD through five
 # gradients, with restarts, with nine targets. Zero steps are the diffusion classifier alone, which has one gradient.
 
@@ -323,7 +323,7 @@ print("right" if fine else "not yet")
 # :label: sol-lm-zero
 # :class: dropdown
 # :::
-# LM now descends one term of the logit of class 0, at other levels and with other noise than those of the classifier. One
+# LM now descends one term of the loss of class 0, at other levels and with other noise than those of the classifier. One
 # expects the logit to rise; here its mean does not. A loss at one level is not the logit, and five steps need not carry an
 # image over the border.
 

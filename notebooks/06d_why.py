@@ -219,8 +219,8 @@ claim(int(wrong.sum()) > 0)
 claim(all(int(a.sum()) >= int(b.sum()) for a, b in pairwise(lost.values())))
 
 # %% [markdown]
-# At the lowest level {glue:text}`why-lost` of them can never come back, however long the ascent. At high levels
-# the proposition says nothing: its sum runs over all images. The other side of the coin is that a right image
+# At the lowest level {glue:text}`why-lost` of them can never come back, however long the ascent. With more
+# noise the proposition covers fewer of them: its sum runs over all images. The other side of the coin is that a right image
 # deep in its cell is safe, too.
 #
 # ## What this does not say

@@ -196,7 +196,8 @@ claim(abs(alike["adam", 5]) < 0.5)
 # %% [markdown]
 # For `sign` what is missing to a cosine of 1 are the pixels at the walls: background pixels that are exactly 0,
 # which LM would like to move below 0; they are left out of the last column. For Adam the cosine is far from 1 even at $N = 1$:
-# there the exact gradient is BPDA's plus the spikes of a few pixels, and these swamp it. An Linf attack uses only the signs.
+# there the exact gradient is BPDA's plus the spikes of a few pixels, and these swamp it. An Linf attack uses
+# only the signs, and even those need not agree: see the last column.
 #
 # ## Treads and stairs
 #

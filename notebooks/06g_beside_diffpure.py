@@ -97,7 +97,7 @@ plt.show()
 # and $\tau$ of {eq}`eq-lm-transmission` is its part along the change: a change that is turned by a right angle has $\tau = 0$,
 # whatever its length. $v$ is the gradient of the classifier's {term}`margin` after the process, and $J^\top v$ what the exact
 # gradient makes of it. Both lengths are ratios, and 1 for the identity. `Purify` returns a *sample* of
-# $p(z_0 \mid z_\sigma)$: its displacement is that of the noise it could not remove.
+# $p(z_0 \mid z_\sigma)$, not its mean: its displacement is that between two images which this noise does not tell apart.
 
 # %%
 rows = []
@@ -206,8 +206,8 @@ show_table(
 # :::
 # **A purification in a line** (10 minutes, medium). A process pulls an image towards the data: $x \leftarrow x + a (D -
 # x)$ with a fixed $D$ and $a = 0.2$, $N$ times. What does it pass on of a change, and how long is the gradient that
-# comes back? After how many steps is less than a tenth passed on? How far must an attacker who is confined to 8/255
-# then expect to move the result?
+# comes back? After how many steps is less than a tenth passed on? How far can an attacker who is confined to 8/255
+# then move the result?
 #
 # :::{hint}
 # :class: dropdown
@@ -257,7 +257,7 @@ claim(moved_by < 0.8)
 # :label: ex-lm-time
 # :::
 # **Which time has this noise?** (10 minutes, easy). In the VP process with $\beta$ from 0.1 to 20 an image at time $t$ has the
-# noise $\sigma(t)^2 = e^{0.1 t + 9.95 t^2} - 1$, in units of the image. At which $t$ is $\sigma = 0.5$? DiffPure is often run at
+# noise $\sigma(t)^2 = e^{0.1 t + 9.95 t^2} - 1$, in model units. At which $t$ is $\sigma = 0.5$? DiffPure is often run at
 # $t = 0.1$ on CIFAR-10: which $\sigma$ is that?
 #
 # :::{hint}
