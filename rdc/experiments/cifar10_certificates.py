@@ -1,7 +1,7 @@
 """How many images of CIFAR-10 does each base classifier certify, at which radius?
 
-The first test images, noise 0.25 and 0.5 in image units, with cifar10-small; the noised diffusion classifiers ask its heads, one pass
-a level. Few draws, so that a radius is a lower bound of what more of them would give; two cores can follow.
+The first test images, noise 0.25 and 0.5 in image units, with cifar10-small; the noised diffusion classifiers ask its heads, one
+pass a level. Few draws, so that a radius is a lower bound of what more of them would give; two cores can follow.
 """
 
 from rdc.experiments._bases import DRAWS, Base
