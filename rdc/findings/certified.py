@@ -64,7 +64,8 @@ CLAIMS = (
     ),
     Claim(
         "B3", "Section 3.3", "APNDC certifies more than EPNDC at almost no extra cost.",
-        "images certified at a smoothing noise of 0.25, at two radii, by 8 levels against 4",
+        "images certified at a smoothing noise of 0.25, at two radii, by 8 levels against 4 with mirror images, for nearly the "
+        "same passes",
         tuple(Evidence(certified("APNDC", 0.25, r), certified("EPNDC", 0.25, r)) for r in RADII[0.25]), page=CERTIFIED,
     ),
     *(

@@ -126,7 +126,7 @@ def judge(claim: Claim, folder: str | Path | None = None) -> Finding:
 
     ``low`` and ``high`` bound the rate or the difference of the comparison that decides. Comparisons with rows that were not run
     are left out; without any the claim is *not run*. What is not decided has ``needed``, the images that would decide it if the
-    rates stay as they are (:func:`rdc.runs.needed.needed`), unless more than :data:`rdc.runs.needed.MOST` would be.
+    rates stay as they are (:func:`rdc.runs.needed.needed`), unless more than ``MOST`` would be.
 
     Arguments:
         claim: The claim.
