@@ -261,7 +261,8 @@ show_table(comparisons, "The comparisons behind B3 and B4")
 #
 # ## In colour
 #
-# The same on CIFAR-10, with the small denoiser of {ref}`nb-colour`, and few images. The noised classifiers ask its heads.
+# The same on CIFAR-10, with the small denoiser of {ref}`nb-colour`; the noised classifiers ask its heads. So few images show that it
+# runs, and compare nothing.
 
 # %% tags=["hide-input"]
 show_table(
