@@ -1,4 +1,7 @@
-"""How many images does each base classifier certify, at which radius? More images where APNDC is compared with EPNDC."""
+"""How many images does each base classifier certify, at which radius?
+
+More images where APNDC is compared with EPNDC.
+"""
 
 from rdc.experiments._bases import CHOSEN, DRAWS, SIGMAS, Base, apndc, carlini, cascade, cohen, epndc
 from rdc.runs.cell import Row
