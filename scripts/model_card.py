@@ -65,7 +65,8 @@ def card(name: str) -> str:
         "parameters": f"{parameters}",
         "recipe": words(settings),
         "epochs": f"{recipe['steps'] * recipe['batch'] / meta['images']:.1f}",
-        "command": f"`rdc train {command}{' --teacher FILE' * bool(meta['recipe'].get('start'))}`",
+        "command": f"`rdc train {command}{' --teacher FILE' * bool(meta['recipe'].get('start'))}`"
+        + ", the recipe for a GPU; these weights took the steps above" * ("before" in settings),
         "device": f"{meta.get('device', usual + ' (fashion-mini: a few dozen steps on two)')}; other devices round differently",
         "wall time": f"{meta['seconds'] / 60:.0f} minutes",
         "loss": f"{sum(last) / len(last):.4f}, mean of the last {len(last)} recorded batches",
