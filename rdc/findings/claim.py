@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from rdc.experiments import experiment
-from rdc.runs.needed import MOST, needed
+from rdc.runs.needed import MOST, needed, size
 from rdc.runs.record import book_folder
 from rdc.runs.statistics import Accuracy
 from rdc.runs.store import Found, Store
@@ -164,11 +164,6 @@ def missing(comparisons: Sequence[Comparison], decisive: Comparison) -> tuple[st
     if any(c.broken == 0 for c in comparisons):
         return f"No number of {units} would decide it, because an attack broke nothing", None
     return f"If these numbers stayed as they are, {MOST} {units} would not decide it", None
-
-
-def size(comparison: Comparison) -> int:
-    """Return how many images or repetitions a side has."""
-    return len(comparison.a.values) if isinstance(comparison.a, Means) else counts(comparison.a)[1]
 
 
 def counted(comparison: Comparison) -> str:

@@ -5,7 +5,7 @@ what was seen, not a promise: rates of few images are themselves uncertain. Whoe
 nothing looks twice, and errs a little more often than the level of one test says; new images alone keep it.
 """
 
-__all__ = ["MOST", "needed"]
+__all__ = ["MOST", "needed", "size"]
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,7 +25,7 @@ def needed(comparisons: Sequence[Comparison], most: int = MOST) -> int | None:
     Returns:
         m, 1 for a claim that is decided; None if no m up to ``most`` images does it, as where an attack broke nothing.
     """
-    largest = max(len(c.a.values) if isinstance(c.a, Means) else counts(c.a)[1] for c in comparisons)
+    largest = max(map(size, comparisons))
     low, high = 0, 1
     while not decides(comparisons, high):
         if high * largest >= most:
@@ -35,6 +35,11 @@ def needed(comparisons: Sequence[Comparison], most: int = MOST) -> int | None:
         middle = (low + high) // 2
         low, high = (low, middle) if decides(comparisons, middle) else (middle, high)
     return high
+
+
+def size(comparison: Comparison) -> int:
+    """Return how many images or repetitions a side has."""
+    return len(comparison.a.values) if isinstance(comparison.a, Means) else counts(comparison.a)[1]
 
 
 def decides(comparisons: Sequence[Comparison], times: int) -> bool:
