@@ -49,7 +49,8 @@ from rdc.data import load
 from rdc.defend.likelihood import READINGS
 from rdc.denoise.checkpoints import load_denoiser
 from rdc.evaluate import Accuracy, accuracy
-from rdc.findings.claim import Evidence, Side, compared, outcomes
+from rdc.findings.evidence import Evidence, compared
+from rdc.findings.side import Side, outcomes
 from rdc.notebook import (
     check_parameters,
     claim,

@@ -47,7 +47,8 @@ from rdc.denoise import OptimalDenoiser
 from rdc.denoise.checkpoints import load_denoiser
 from rdc.evaluate import predict
 from rdc.experiments import experiment
-from rdc.findings.claim import Evidence, Side, compared
+from rdc.findings.evidence import Evidence, compared
+from rdc.findings.side import Side
 from rdc.notebook import (
     audits,
     check_parameters,

@@ -47,9 +47,10 @@ from rdc.denoise.checkpoints import load_denoiser
 from rdc.evaluate import Accuracy
 from rdc.experiments import experiment
 from rdc.experiments.cifar10 import HEADS, MEDIUM, SMALL
-from rdc.findings.claim import Evidence, Side, compared
 from rdc.findings.colour import colour as kept
 from rdc.findings.colour import defence
+from rdc.findings.evidence import Evidence, compared
+from rdc.findings.side import Side
 from rdc.notebook import (
     audits,
     check_parameters,

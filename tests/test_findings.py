@@ -11,9 +11,11 @@ import pytest
 
 from rdc.experiments import experiment
 from rdc.findings import claims, judge, rate, write_claims
-from rdc.findings.claim import Claim, Evidence, Side, attacks_one_defence, compared, fits, outcomes
+from rdc.findings.claim import Claim
+from rdc.findings.evidence import Evidence, attacks_one_defence, compared
 from rdc.findings.figure import headline, in_colour, save_figure
 from rdc.findings.panels import PANELS
+from rdc.findings.side import Side, fits, outcomes
 from rdc.notebook import claims_table
 from rdc.runs.cell import Line, Outcome
 from rdc.runs.record import book_folder

@@ -8,8 +8,8 @@ import pytest
 from rdc.experiments import experiment, names
 from rdc.findings import claims
 from rdc.findings.checklist import ITEMS, status
-from rdc.findings.claim import fits
 from rdc.findings.ledger import SECTIONS, effect, entries
+from rdc.findings.side import fits
 from rdc.models import options_of
 from rdc.runs.cell import Cell, Line, Outcome
 from rdc.runs.record import book_folder

@@ -10,7 +10,8 @@ __all__ = ["Claim", "Finding", "claims", "judge", "rate", "write_claims"]
 import json
 from pathlib import Path
 
-from rdc.findings.claim import Claim, Finding, judge, rate
+from rdc.findings.claim import Claim, Finding, judge
+from rdc.findings.side import rate
 from rdc.runs.record import write_atomic
 
 

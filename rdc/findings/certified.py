@@ -6,7 +6,9 @@ __all__ = ["CLAIMS"]
 import numpy as np
 
 from rdc.certify.clopper_pearson import radius_from_counts
-from rdc.findings.claim import Claim, Evidence, Proof, Side
+from rdc.findings.claim import Claim, Proof
+from rdc.findings.evidence import Evidence
+from rdc.findings.side import Side
 
 MARGIN = -0.05  # "suffice" allows for five points
 DRAWS, ALPHA = 400, 0.001  # of the certificates that are compared

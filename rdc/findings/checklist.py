@@ -12,7 +12,6 @@ from typing import Literal
 
 from rdc.experiments import experiment
 from rdc.findings.certified import CERTIFIED, FACTORS, INNER, LIPSCHITZ, NOISED, SIFT
-from rdc.findings.claim import stored
 from rdc.findings.guidance import ALIGNED, GRADIENTS, METHODS, SAMPLES, TRAININGS
 from rdc.findings.robust_classification import (
     AT_WORK,
@@ -27,6 +26,7 @@ from rdc.findings.robust_classification import (
     SIZE,
     TAUGHT,
 )
+from rdc.findings.side import stored
 from rdc.runs.record import book_folder
 
 State = Literal["done here", "at our size", "needs files", "absent"]

@@ -1,64 +1,23 @@
 """A claim as data, and what the stored cells say of it by the one rule of :mod:`rdc.runs.verdict`.
 
-A claim rests on comparisons (:class:`Evidence`) of two sides on the same images, or of one with a bound. A :class:`Side` is the
-rows of an experiment whose words (``Row.about``) are the wanted ones: an image counts as right if it is right in *all* of them,
-so that the rows of several attacks on one model are their union. Where a side says what its ``mean`` is of, numbers are compared
-in the place of outcomes. A claim may instead be settled by a derivation: then it names
-the test that checks it.
+A claim rests on comparisons (:class:`rdc.findings.evidence.Evidence`), judged together. It may instead be settled by a
+derivation: then it names the test that checks it.
 """
 
-__all__ = ["Claim", "Evidence", "Finding", "Proof", "Side", "judge", "outcomes", "rate"]
+__all__ = ["Claim", "Finding", "Proof", "judge"]
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rdc.experiments import experiment
+from rdc.findings.evidence import Evidence, compared
 from rdc.runs.needed import MOST, needed, size
-from rdc.runs.record import book_folder
-from rdc.runs.statistics import Accuracy
-from rdc.runs.store import Found, Store
 from rdc.runs.verdict import Comparison, Means, Verdict, counts, decide_all, discordant
 
 NOT_RUN = "not run"
-ATTACK = ("attack", "gradient", "eot")  # words of an attack, not of a defence
-
-
-@dataclass(frozen=True)
-class Side:
-    """Images and whether each is right (or, in general, whether an outcome is yes).
-
-    Attributes:
-        experiment: Name of an experiment.
-        where: Words of its rows; a tuple stands for any of its members.
-        outcome: Name of the outcome. A name that is not an outcome but a number for each image counts as yes above ``above``.
-        above: For numbers.
-        also: Another outcome that must be yes.
-        mean: Compare means: over ``units`` (the repetitions or images that both sides have; each has the mean of its numbers in
-            the rows), or over ``rows`` (each has the mean over its units; they are runs with other seeds, and not paired).
-    """
-
-    experiment: str
-    where: Mapping[str, Any] = field(default_factory=dict)
-    outcome: str = "robust"
-    above: float = 0.0
-    also: str = ""
-    mean: str = ""
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """A comparison: ``a`` is claimed to be larger than ``b``, or than ``bound``; the other arguments are those of ``decide``."""
-
-    a: Side
-    b: Side | None = None
-    bound: float | None = None
-    equal: float | None = None
-    effect: float | None = None
 
 
 @dataclass(frozen=True)
@@ -176,114 +135,3 @@ def counted(comparison: Comparison) -> str:
         return f"{k} of {n} images"
     only_a, only_b = discordant(comparison)
     return f"{k} against {counts(b)[0]} of {n} images, {only_a} right only in the first and {only_b} only in the second"
-
-
-def compared(one: Evidence, folder: str | Path | None = None) -> tuple[Comparison, tuple[str, ...]] | None:
-    """Return the comparison on the images that both sides have, and the attacks behind it; None if a side has none.
-
-    An attack that broke nothing is no evidence, on either side. Where two attacks on one defence are compared, it is enough that
-    one of them broke images, for then the other one is the weak one.
-    """
-    if one.a.mean:
-        found = means(one, folder)
-        return None if found is None else (Comparison(*found, one.bound, one.equal, one.effect), ())
-    a, b = outcomes(one.a, folder), None if one.b is None else outcomes(one.b, folder)
-    images = [i for i in a if b is None or i in b]
-    if not images:
-        return None
-    sides = [side for side in (one.a, one.b) if side is not None]
-    attacks = tuple(dict.fromkeys(name for side in sides for name in attacks_of(side, folder)))
-    weakest = max if attacks_one_defence(one) else min
-    broken = weakest((breaks(side, folder) for side in sides if attacks_of(side, folder)), default=None)
-    right = [a[i] for i in images]
-    other = None if b is None else [b[i] for i in images]
-    return Comparison(right, other, one.bound, one.equal, one.effect, broken), attacks
-
-
-def attacks_one_defence(one: Evidence) -> bool:
-    """Return whether the sides of a comparison differ in their attack alone."""
-    if one.b is None or one.a.experiment != one.b.experiment:
-        return False
-    a, b = ({k: v for k, v in side.where.items() if k not in ATTACK} for side in (one.a, one.b))
-    return a == b
-
-
-def means(one: Evidence, folder: str | Path | None = None) -> tuple[Means, Means | None] | None:
-    """Return the numbers of both sides, of the repetitions that both have; None if a side has none."""
-    a, b = numbers(one.a, folder), None if one.b is None else numbers(one.b, folder)
-    if one.a.mean == "rows":
-        return (Means(list(a.values()), False), None if b is None else Means(list(b.values()), False)) if a and b != {} else None
-    shared = [i for i in a if b is None or i in b]
-    other = None if b is None else Means([b[i] for i in shared])
-    return (Means([a[i] for i in shared]), other) if len(shared) > 1 else None
-
-
-def numbers(side: Side, folder: str | Path | None = None) -> dict[int, float]:
-    """Return the number of each unit, mean over the rows, or of each row, mean over the units."""
-    rows = rows_of(side, folder)
-    if side.mean == "rows":
-        return {i: of_row(found, side.outcome) for i, found in enumerate(rows)}
-    parts = [{i: v for i, v in found.value(side.outcome).items() if v is not None} for found in rows]
-    shared = [i for i in (parts[0] if parts else {}) if all(i in part for part in parts)]
-    return {i: float(np.mean([part[i] for part in parts])) for i in shared}
-
-
-def of_row(found: Found, name: str) -> float:
-    """Return the mean over the units of a row: of numbers, or the rate of an outcome."""
-    values = [v for v in found.value(name).values() if v is not None]
-    return float(np.mean(values)) if values else found.accuracy(name).value
-
-
-def outcomes(side: Side, folder: str | Path | None = None) -> dict[int, bool]:
-    """Return whether each image is right in all rows of a side, of the images that all of them have."""
-    parts = [answers(found, side) for found in rows_of(side, folder)]
-    shared = [i for i in (parts[0] if parts else {}) if all(i in part for part in parts)]
-    return {i: all(part[i] for part in parts) for i in shared}
-
-
-def answers(found: Found, side: Side) -> dict[int, bool]:
-    """Return the outcome of a side in one row."""
-    bits = found.outcome(side.outcome)
-    bits = bits or {i: v > side.above for i, v in found.value(side.outcome).items() if v is not None}
-    more = found.outcome(side.also) if side.also else dict.fromkeys(bits, True)
-    return {i: yes and more[i] for i, yes in bits.items() if i in more}
-
-
-def breaks(side: Side, folder: str | Path | None = None) -> int:
-    """Return how many images that were right the strongest attack of a side broke."""
-    rows = [{id(line): line.counts for line in found.lines.values()}.values() for found in rows_of(side, folder)]
-    return max(sum(counts["clean"] - counts["robust"] for counts in row) for row in rows)
-
-
-def attacks_of(side: Side, folder: str | Path | None) -> list[str]:
-    """Return the attacks of the rows of a side that were run."""
-    return [found.row.attack for found in rows_of(side, folder) if found.row.attack is not None and side.outcome == "robust"]
-
-
-def rows_of(side: Side, folder: str | Path | None = None) -> list[Found]:
-    """Return what is known of the rows of a side that were run."""
-    place = book_folder("results") if folder is None else Path(folder)
-    store = stored(place / f"{side.experiment}.jsonl")
-    rows = [row for row in experiment(side.experiment).rows if fits(row.about, side.where)]
-    return [found for row in rows if (found := store.of(row)).n]
-
-
-def fits(about: Mapping[str, Any], where: Mapping[str, Any]) -> bool:
-    """Return whether the words of a row are the wanted ones."""
-    return all(about.get(k) in v if isinstance(v, tuple) else about.get(k) == v for k, v in where.items())
-
-
-def stored(path: Path) -> Store:
-    """Return the lines of a file, read once for each state of it."""
-    return _stored(path, path.stat().st_mtime_ns if path.exists() else 0)
-
-
-@cache
-def _stored(path: Path, _: int) -> Store:
-    return Store.read(path)
-
-
-def rate(side: Side, folder: str | Path | None = None) -> Accuracy | None:
-    """Return how many images of a side are right; None if it was not run."""
-    found = outcomes(side, folder)
-    return Accuracy.of(sum(found.values()), len(found)) if found else None

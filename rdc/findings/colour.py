@@ -5,8 +5,10 @@ __all__ = ["CLAIMS", "colour", "defence"]
 from typing import Any
 
 from rdc.experiments.cifar10 import MEDIUM, SMALL
-from rdc.findings.claim import Claim, Evidence, Side
+from rdc.findings.claim import Claim
+from rdc.findings.evidence import Evidence
 from rdc.findings.robust_classification import MARGIN, THREE
+from rdc.findings.side import Side
 
 PAGE, SCALE = "notebooks/14_papers_data", "CIFAR-10, 32x32"
 BOTH = (SMALL, MEDIUM)

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rdc.findings.claim import Side, outcomes
 from rdc.findings.colour import colour, defence
 from rdc.findings.robust_classification import alone, rdc, trained
+from rdc.findings.side import Side, outcomes
 from rdc.runs.statistics import Accuracy
 
 BARS: dict[str, tuple[str, Side]] = {

@@ -5,7 +5,9 @@ __all__ = ["CLAIMS"]
 from itertools import product
 from typing import Any
 
-from rdc.findings.claim import Claim, Evidence, Proof, Side
+from rdc.findings.claim import Claim, Proof
+from rdc.findings.evidence import Evidence
+from rdc.findings.side import Side
 
 SETTINGS = (("heun", True), ("heun", False), ("ddpm", True))  # sampler, and whether the denoiser knows the class
 LOW, TWO, HIGH = (0.02, 0.1, 0.3, 1.0, 3.0, 10.0), (0.02, 0.3), (3.0, 6.0, 12.6)

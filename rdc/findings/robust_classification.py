@@ -6,7 +6,9 @@ import math
 from itertools import product
 from typing import Any
 
-from rdc.findings.claim import Claim, Evidence, Proof, Side
+from rdc.findings.claim import Claim, Proof
+from rdc.findings.evidence import Evidence
+from rdc.findings.side import Side
 
 EIGHT, SIXTEEN = 8 / 255, 16 / 255
 THREE = ("bpda", "exact", "smoothed 0.3")  # gradients

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rdc.findings.claim import Evidence, Side, compared, rate, rows_of
+from rdc.findings.evidence import Evidence, compared
+from rdc.findings.side import Side, rate, rows_of
 from rdc.runs.verdict import Comparison, Means, Verdict, counts, decide
 
 #: The code that was read, by the letter of its paper: repository, commit and its date.

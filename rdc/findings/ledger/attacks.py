@@ -4,7 +4,6 @@ __all__ = ["ENTRIES"]
 
 from typing import Any
 
-from rdc.findings.claim import Side
 from rdc.findings.ledger import Effect, Entry
 from rdc.findings.robust_classification import (
     AT_WORK,
@@ -20,6 +19,7 @@ from rdc.findings.robust_classification import (
     suite,
     trained,
 )
+from rdc.findings.side import Side
 
 AUDITED = "notebooks/05e_audit"
 

@@ -5,8 +5,8 @@ __all__ = ["ENTRIES"]
 from typing import Any
 
 from rdc.findings.certified import CERTIFIED, FACTORS, INNER, LIPSCHITZ, NOISED, SIFT, SMOOTHING
-from rdc.findings.claim import Side
 from rdc.findings.ledger import Effect, Entry, pair
+from rdc.findings.side import Side
 
 
 def noisy(outcome: str = "right", **words: Any) -> Side:

@@ -2,9 +2,9 @@
 
 __all__ = ["ENTRIES"]
 
-from rdc.findings.claim import Side
 from rdc.findings.ledger import Effect, Entry, pair
 from rdc.findings.robust_classification import DC, LM, OPTIMAL
+from rdc.findings.side import Side
 
 
 def weighting(name: str) -> tuple[str, Side]:

@@ -4,9 +4,9 @@ __all__ = ["ENTRIES"]
 
 from typing import Any
 
-from rdc.findings.claim import Side
 from rdc.findings.guidance import METHODS, PAPER, SAMPLES
 from rdc.findings.ledger import Effect, Entry
+from rdc.findings.side import Side
 
 
 def frechet(threat: dict[str, Any]) -> Side:

@@ -2,9 +2,9 @@
 
 __all__ = ["ENTRIES"]
 
-from rdc.findings.claim import Side
 from rdc.findings.ledger import Effect, Entry, pair
 from rdc.findings.robust_classification import LM, PARTS, THREE, rdc, setting
+from rdc.findings.side import Side
 
 
 def optimiser(title: str) -> Side:
