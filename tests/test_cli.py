@@ -459,6 +459,16 @@ def test_a_folder_has_one_name():
     assert tidy("digits") == "digits"
 
 
+def test_a_folder_without_its_word_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("imgs", "digits"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(ValueError, match="--data imgs is a folder of images; write folder:imgs"):
+        tidy("imgs")
+    assert tidy("digits") == "digits"
+    assert tidy("no-such-data") == "no-such-data"
+
+
 SMALL = ["--model", "optimal", "--data", "digits", "--levels", "4", "-q"]
 
 

@@ -23,6 +23,7 @@ from typing import Annotated
 import torch
 from tyro.conf import arg
 
+from rdc.data.registry import NAMES
 from rdc.quantities import number
 
 Quiet = Annotated[bool, arg(aliases=["-q"], help="No progress bar.")]
@@ -42,8 +43,14 @@ Device = Annotated[str, arg(help="auto, cpu, cuda, ...")]
 
 
 def tidy(data: str) -> str:
-    """The name of a data set, a ``folder:`` spelled in one way: below the current folder relative to it."""
+    """Return the name of a data set, a ``folder:`` spelled in one way: below the current folder relative to it.
+
+    Raises:
+        ValueError: if it is the name of a folder without ``folder:``.
+    """
     kind, colon, path = data.partition(":")
+    if not colon and data not in NAMES and Path(data).is_dir():
+        raise ValueError(f"--data {data} is a folder of images; write folder:{data}")
     if kind != "folder" or not path:
         return data
     inside = os.path.relpath(path)
