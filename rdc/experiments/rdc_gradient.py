@@ -1,7 +1,8 @@
 """How many images does RDC keep, as the attacker's gradient sees more of its likelihood maximisation?
 
 Fashion-MNIST, the first test images, 512 in the main rows. "clamped" is the reading of this book's first edition, "released" that
-of the released code.
+of the released code. The classifier has the weights of the bound; in the rows of the table "weights" it has the levels and weights
+of the released code, too.
 """
 
 from itertools import product
@@ -23,6 +24,8 @@ ROWS = (
     *(lm("gradient", g, "mi-fgsm", lm_noise="fixed") for g in THREE),
     *(lm(t, g, noise="fresh", n=32) for t, g in product(("gradient", "eot"), THREE)),
     *(lm(t, g, noise="fresh", eot=e, n=16) for t, (g, e) in product(("gradient", "eot"), EOT)),
+    row("weights", "DC", n=96, kind="edm-released"),
+    *(lm("weights", g, "released", n=96, kind="edm-released") for g in THREE),
     row("gradient", "DC single-head", n=16),
     *(lm("gradient", g, model="RDC single-head", n=16) for g in ("bpda", "smoothed 0.3")),
 )

@@ -74,5 +74,6 @@ ROWS = (
     *(lm(m, 5, 256) for m in ("lm-cnn", "lm-at")),
     *(row(m, PURIFIED, 256, {"model": m, "attacks": "strong"}) for m in ("diffpure", "diffpure-dc")),
     lm("rdc", 5, 128, ALL, priority=1),
+    lm("lm-cnn", 5, 128, ALL, priority=1),
     *(lm(m, 5, 256, GRADIENTS, seed) for m, seed in product(("rdc",), (1, 2, 3, 4))),
 )
