@@ -47,9 +47,8 @@ def test_a_claim_waits_for_its_last_comparison_and_a_margin_for_a_narrow_interva
     both = needed([quick, slow])
     assert None not in (*each, both) and both >= max(each) > min(each)
     margin = needed([Comparison([YES] * 9 + [NO], [YES] * 9 + [NO], equal=0.05)])
-    assert (
-        margin == math.ceil((1.96 / 0.05 - 2) / 10) == 4
-    )  # where nothing differs, half the interval of Agresti and Min is z / (n + 2)
+    z2 = 1.959964**2  # where nothing differs, the interval ends at z^2 / (n + z^2)
+    assert margin == math.ceil(z2 * (1 / 0.05 - 1) / 10) == 8
 
 
 @pytest.mark.parametrize(

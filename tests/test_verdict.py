@@ -4,12 +4,14 @@ import math
 from itertools import product
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
 from scipy.stats import binom, binomtest, ttest_ind, ttest_rel
 
+from rdc.runs.intervals import newcombe, tango
 from rdc.runs.statistics import beside
-from rdc.runs.verdict import OUTCOMES, Comparison, Means, agresti_min, decide, decide_all, newcombe
+from rdc.runs.verdict import OUTCOMES, Comparison, Means, decide, decide_all
 
 outcomes = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
 
@@ -54,12 +56,51 @@ def test_the_paired_interval_covers(n: int, only_a: float, only_b: float) -> Non
     covered = 0.0
     for i in range(n + 1):
         for j in range(n + 1 - i):
-            low, high = agresti_min(i, j, n)
+            low, high = tango(i, j, n)
             if low <= only_a - only_b <= high:
                 rest = n - i - j
                 log = math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(j + 1) - math.lgamma(rest + 1)
                 covered += math.exp(log + i * math.log(only_a) + j * math.log(only_b) + rest * math.log(1 - only_a - only_b))
     assert 0.93 < covered < 0.99
+
+
+@given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 30))
+def test_at_the_ends_of_the_paired_interval_the_score_is_the_quantile(only_a: int, only_b: int, rest: int) -> None:
+    """The likelihood is maximised by search, with the difference held at the end, and the score is computed from its cells."""
+    n = only_a + only_b + rest
+    assume(n > 0)
+
+    def score(difference: float) -> float:
+        low, high = max(0.0, -difference), (1 - difference) / 2
+
+        def loss(q: float) -> float:
+            cells = ((only_a, q + difference), (only_b, q), (rest, 1 - difference - 2 * q))
+            return -sum(k * math.log(max(p, 1e-300)) for k, p in cells if k)
+
+        q = float(minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-12}).x)
+        q = min((q, low, high), key=loss)
+        variance = n * ((q + difference) + q - difference**2)
+        return abs(only_a - only_b - n * difference) / math.sqrt(variance)
+
+    for end in tango(only_a, only_b, n):
+        if abs(end) < 1 - 1e-9:
+            assert math.isclose(score(end), 1.959964, rel_tol=2e-3)
+
+
+def test_the_paired_interval_without_images_that_decide() -> None:
+    """Closed form: z^2 / (n + z^2) on either side; it shrinks with n and does not vanish."""
+    for n in (1, 48, 1000):
+        end = 1.959964**2 / (n + 1.959964**2)
+        assert tango(0, 0, n) == pytest.approx((-end, end), rel=1e-6)
+    assert tango(30, 0, 30)[1] == 1 and tango(0, 30, 30)[0] == -1
+
+
+def test_a_margin_and_no_effect_at_zero_is_monotone_in_the_number_of_images() -> None:
+    """134 against 141 of 192, less five points: open now, and more of the same only ever make it hold."""
+    one = paired(134, 0, 7, 51)
+    verdicts = [decide(*(side * m for side in one), bound=-0.05).outcome for m in (1, 2, 4, 8, 16)]
+    assert verdicts == sorted(verdicts, key=["not decided", "holds"].index) and verdicts[0] == "not decided"
+    assert verdicts[-1] == "holds"
 
 
 @pytest.mark.parametrize(("p", "q", "n", "m"), [(0.3, 0.1, 32, 48), (0.9, 0.7, 32, 32), (0.5, 0.5, 24, 96)])

@@ -6,21 +6,21 @@ difference :math:`d` that is claimed to be positive, and its interval at the lev
 
 | *holds*          the exact test rejects :math:`d \le 0` in favour of the claim, two-sided :math:`p < \alpha`; with a ``bound``
                    the whole interval lies above it; with ``equal`` it lies within :math:`\pm` that margin
-| *does not hold*  the same on the other side: the opposite is significant; with ``equal`` the whole interval lies outside
+| *does not hold*  the same on the other side: the opposite is significant; with a ``bound`` the whole interval lies below it,
+                   whatever the sign; with ``equal`` it lies outside
 | *refuted*        neither, but the claimed size ``effect`` lies beyond the interval: there may be an effect, not this one
 | *not decided*    the rest, and every comparison with an attack that broke nothing, unless the other side is another attack on
                    the same defence, which broke images
 
 The tests: McNemar's exact test (a sign test of the images on which the two differ), and Fisher's exact test. The intervals:
-Agresti and Min's for paired differences, Newcombe's hybrid score for unpaired ones, and Clopper and Pearson's for a rate. Means
+Tango's score interval for paired differences, Newcombe's hybrid score for unpaired ones, and Clopper and Pearson's for a rate
+(:mod:`rdc.runs.intervals`). An exact test is stricter than the interval beside it, which may leave out 0 all the same. Means
 have Student's test and interval: of the differences, repetition by repetition, where these are paired, else of two samples with
 one variance, so that one run can be compared with several seeds of another (the interval is that of prediction).
 Several comparisons of one claim are corrected together by Holm (:func:`decide_all`), tests and intervals alike.
 
 References:
     | Note on the sampling error of the difference between correlated proportions (McNemar, 1947)
-    | Simple improved confidence intervals for comparing matched proportions (Agresti and Min, 2005)
-    | Interval estimation for the difference between independent proportions (Newcombe, 1998)
     | A simple sequentially rejective multiple test procedure (Holm, 1979)
 """
 
@@ -31,8 +31,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.stats import binom, binomtest, fisher_exact, norm
+from scipy.stats import binom, binomtest, fisher_exact
 from scipy.stats import t as student
+
+from rdc.runs.intervals import newcombe, tango
 
 #: What a comparison may say of a claim.
 OUTCOMES = ("holds", "does not hold", "refuted", "not decided")
@@ -162,7 +164,7 @@ def decide_all(comparisons: Sequence[Comparison], level: float = LEVEL) -> tuple
     worst = next(o for o in ("does not hold", "refuted", "not decided", "holds") if o in outcomes)
     telling = found[outcomes.index(worst)]
     words = ", ".join(f"{outcomes.count(o)} {o}" for o in OUTCOMES if o in outcomes)
-    return replace(telling, reason=f"{words} of {len(found)}; {telling.reason}"), found
+    return replace(telling, reason=f"{words} of {len(found)}; {telling.reason}" if found[1:] else telling.reason), found
 
 
 def _decided(c: Comparison, level: float) -> Verdict:
@@ -216,7 +218,8 @@ def _measured(c: Comparison) -> tuple[float, str, float | None]:
     if paired(c.a):
         only_a, only_b = discordant(c)
         p = float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
-        return (k_a - k_b) / n_a, f"{only_a} against {only_b} of {n_a}", None if by_interval else p
+        words = f"{only_a} right only in the first, {only_b} only in the second, of {n_a}"
+        return (k_a - k_b) / n_a, words, None if by_interval else p
     p = float(fisher_exact([[k_a, n_a - k_a], [k_b, n_b - k_b]]).pvalue)
     return k_a / n_a - k_b / n_b, f"{k_a} of {n_a} against {k_b} of {n_b}", None if by_interval else p
 
@@ -232,7 +235,7 @@ def _interval(c: Comparison, level: float) -> tuple[float, float]:
         ends = binomtest(k_a, n_a).proportion_ci(1 - level, method="exact")
         return float(ends.low), float(ends.high)
     if paired(c.a):
-        return agresti_min(*discordant(c), n_a, level)
+        return tango(*discordant(c), n_a, level)
     return newcombe(k_a, n_a, *counts(c.b), level)
 
 
@@ -280,18 +283,3 @@ def counts(rate: Rate) -> tuple[int, int]:
     if isinstance(rate, Means):
         raise ValueError("numbers have no counts")
     return (sum(map(bool, rate)), len(rate)) if paired(rate) else (int(rate[0]), int(rate[1]))
-
-
-def agresti_min(only_a: int, only_b: int, n: int, level: float = LEVEL) -> tuple[float, float]:
-    r"""Interval of a paired difference: Wald's, with half an image added to each of the four cells."""
-    z, m = float(norm.isf(level / 2)), n + 2
-    difference, discordant = (only_a - only_b) / m, (only_a + only_b + 1) / m
-    half = z * math.sqrt(max(discordant - difference**2, 0.0) / m)
-    return max(difference - half, -1.0), min(difference + half, 1.0)
-
-
-def newcombe(k_a: int, n_a: int, k_b: int, n_b: int, level: float = LEVEL) -> tuple[float, float]:
-    """Interval of the difference of two independent rates from their Wilson intervals (Newcombe's method 10)."""
-    a, b = k_a / n_a, k_b / n_b
-    (la, ua), (lb, ub) = (binomtest(k, n).proportion_ci(1 - level, method="wilson") for k, n in ((k_a, n_a), (k_b, n_b)))
-    return (a - b) - math.hypot(a - la, ub - b), (a - b) + math.hypot(ua - a, b - lb)
