@@ -216,7 +216,7 @@ legend_below(fig)
 plt.show()
 
 # %% tags=["hide-input"]
-claims_table("A4")
+claims_table("A4", "A4a")
 
 # %% [markdown]
 # We attack the same test images with three choices of $\mathcal D$:

@@ -74,6 +74,23 @@ def test_an_attack_never_breaks_what_is_certified_and_the_cells_say_so():
     assert not bool((predict(model, pgd(model, x, y, eps=10 * least, steps=10)) == y).all()), "the attack finds something"
 
 
+def test_a_stored_image_keeps_its_class_up_to_half_the_way_to_another():
+    """Training and test set stored: a closed form, half a distance; on Fashion-MNIST above the radii of the usual benchmark."""
+    train, test = load("fashion-mini", "train"), load("fashion-mini", "test")
+    images, labels = torch.cat([train.x, test.x]), torch.cat([train.y, test.y])
+    x, y = test.x[:32], test.y[:32]
+    for norm, radius in (("L2", 0.5), ("Linf", 8 / 255)):
+        found = nearest_radius(x, y, images, labels, norm)
+        for i in range(len(x)):
+            others = images[labels != y[i]] - x[i]
+            l2, l1 = others.flatten(1).norm(dim=1), others.flatten(1).abs().sum(1)
+            half = l2 / 2 if norm == "L2" else l2**2 / (2 * l1)
+            assert float(found[i]) >= (1 - 1e-4) * float(half.min()), "other images of the class may only help"
+            assert float(half.min()) > radius
+    model = NearestNeighbor(images, labels)
+    assert bool((predict(model, pgd(model, x, y, eps=8 / 255, steps=10)) == y).all())
+
+
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 def test_no_stored_attack_finds_anything_inside_a_stored_radius(norm):
     """All attacks on 1-NN of the experiment ``baselines``, image by image, at every radius."""

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from rdc.findings.evidence import Evidence, compared
+from rdc.findings.evidence import Evidence, before, compared
 from rdc.runs.needed import MOST, needed, size
-from rdc.runs.verdict import Comparison, Means, Verdict, counts, decide_all, discordant
+from rdc.runs.verdict import Comparison, Means, Verdict, counts, decide_all, discordant, paired
 
 NOT_RUN = "not run"
 
@@ -98,10 +98,11 @@ def judge(claim: Claim, folder: str | Path | None = None) -> Finding:
         return Finding(claim, NOT_RUN, "", 0, None, None, "", "no stored result decides it")
     verdict, parts = decide_all([comparison for _, (comparison, _) in made])
     decisive = [part.outcome for part in parts].index(verdict.outcome)
-    comparison, attacks = made[decisive][1]
+    evidence, (comparison, attacks) = made[decisive]
     names = dict.fromkeys(side.experiment for one, _ in made for side in (one.a, one.b) if side is not None)
     record = ", ".join(f"results/{name}.jsonl" for name in names)
     reason = counted(comparison) + (", and the attack broke nothing" if comparison.broken == 0 else "")
+    reason += f" ({clean})" if (clean := before(evidence, folder)) else ""
     if len(parts) > 1:
         alike = sum(part.outcome == verdict.outcome for part in parts)
         reason = f"in {alike} of {len(parts)} comparisons the verdict is '{verdict.outcome}', among them {reason}"
@@ -133,5 +134,7 @@ def counted(comparison: Comparison) -> str:
     (k, n), b = counts(comparison.a), comparison.b
     if b is None:
         return f"{k} of {n} images"
+    if not paired(comparison.a):
+        return f"{k} of {n} against {counts(b)[0]} of {counts(b)[1]} images"
     only_a, only_b = discordant(comparison)
     return f"{k} against {counts(b)[0]} of {n} images, {only_a} right only in the first and {only_b} only in the second"

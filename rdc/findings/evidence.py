@@ -3,12 +3,12 @@
 Where a side says what its ``mean`` is of, numbers are compared in the place of outcomes.
 """
 
-__all__ = ["Evidence", "attacks_one_defence", "compared"]
+__all__ = ["Evidence", "attacks_one_defence", "before", "compared"]
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rdc.findings.side import Side, attacks_of, breaks, numbers, outcomes
+from rdc.findings.side import Side, attacks_of, breaks, numbers, outcomes, tally
 from rdc.runs.verdict import Comparison, Means
 
 ATTACK = ("attack", "gradient", "eot")  # words of an attack, not of a defence
@@ -35,9 +35,9 @@ def compared(one: Evidence, folder: str | Path | None = None) -> tuple[Compariso
         found = means(one, folder)
         return None if found is None else (Comparison(*found, one.bound, one.equal, one.effect), ())
     a, b = outcomes(one.a, folder), None if one.b is None else outcomes(one.b, folder)
-    images = [i for i in a if b is None or i in b]
+    images = shared(a, b)
     if not images:
-        return None
+        return of_counts(one, folder)
     sides = [side for side in (one.a, one.b) if side is not None]
     attacks = tuple(dict.fromkeys(name for side in sides for name in attacks_of(side, folder)))
     weakest = max if attacks_one_defence(one) else min
@@ -45,6 +45,32 @@ def compared(one: Evidence, folder: str | Path | None = None) -> tuple[Compariso
     right = [a[i] for i in images]
     other = None if b is None else [b[i] for i in images]
     return Comparison(right, other, one.bound, one.equal, one.effect, broken), attacks
+
+
+def shared(a: dict[int, bool], b: dict[int, bool] | None) -> list[int]:
+    """Return the images that both sides have."""
+    return [i for i in a if b is None or i in b]
+
+
+def of_counts(one: Evidence, folder: str | Path | None = None) -> tuple[Comparison, tuple[str, ...]] | None:
+    """Return the comparison of two rows of which only counts are stored, as if they were of different images."""
+    a, b = tally(one.a, folder), None if one.b is None else tally(one.b, folder)
+    if a is None or (one.b is not None and b is None):
+        return None
+    return Comparison(a, b, one.bound, one.equal, one.effect), ()
+
+
+def before(one: Evidence, folder: str | Path | None = None) -> str:
+    """Return in words how many of the images of a comparison are right before the attacks; empty if nobody attacks."""
+    sides = [side for side in (one.a, one.b) if side is not None]
+    if one.a.mean or not any(side.outcome == "robust" and attacks_of(side, folder) for side in sides):
+        return ""
+    images = shared(outcomes(one.a, folder), None if one.b is None else outcomes(one.b, folder))
+    clean = [outcomes(replace(side, outcome="clean"), folder) for side in sides]
+    if not images or not all(i in right for right in clean for i in images):
+        return ""
+    right = dict.fromkeys(str(sum(right[i] for i in images)) for right in clean)
+    return f"before the attack {' and '.join(right)} were right"
 
 
 def attacks_one_defence(one: Evidence) -> bool:

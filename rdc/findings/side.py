@@ -4,7 +4,7 @@ A :class:`Side` is the rows of an experiment whose words (``Row.about``) are the
 right in *all* of them, so that the rows of several attacks on one model are their union.
 """
 
-__all__ = ["Side", "attacks_of", "breaks", "fits", "numbers", "outcomes", "rate", "rows_of", "stored"]
+__all__ = ["Side", "attacks_of", "breaks", "fits", "numbers", "outcomes", "rate", "rows_of", "stored", "tally"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -47,6 +47,15 @@ def outcomes(side: Side, folder: str | Path | None = None) -> dict[int, bool]:
     parts = [answers(found, side) for found in rows_of(side, folder)]
     shared = [i for i in (parts[0] if parts else {}) if all(i in part for part in parts)]
     return {i: all(part[i] for part in parts) for i in shared}
+
+
+def tally(side: Side, folder: str | Path | None = None) -> tuple[int, int] | None:
+    """Return how many images of the one row of a side are right, and of how many, where only counts are stored."""
+    rows = rows_of(side, folder)
+    if len(rows) != 1 or not all(side.outcome in line.counts for line in rows[0].lines.values()):
+        return None
+    found = rows[0].accuracy(side.outcome)
+    return found.correct, found.n
 
 
 def answers(found: Found, side: Side) -> dict[int, bool]:
