@@ -22,5 +22,7 @@ from rdc.notebook.stored import gradients_table as gradients_table
 from rdc.notebook.stored import stored_cells as stored_cells
 from rdc.notebook.stored import stored_rows as stored_rows
 from rdc.notebook.stored import stored_table as stored_table
+from rdc.notebook.tables import out_of as out_of
 from rdc.notebook.tables import show_table as show_table
 from rdc.notebook.tables import show_verdicts as show_verdicts
+from rdc.notebook.tables import spoken as spoken

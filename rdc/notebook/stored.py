@@ -86,7 +86,7 @@ def gradients_table(rows: Sequence[Entry], caption: str, *about: str) -> None:
 
 
 def audits(name: str, folder: str | Path | None = None) -> list[dict[str, str]]:
-    """Return what the audits of an experiment found: a line for each attack, in words, without those that were not run.
+    """Return what the audits of an experiment found: a line for each attack, in words, without checks that were not run.
 
     An audit that fails a check says that the attack is *not to be believed*: what it leaves standing is no evidence.
 
@@ -97,10 +97,11 @@ def audits(name: str, folder: str | Path | None = None) -> list[dict[str, str]]:
     lines = []
     for found in stored_cells(name, folder):
         for words in {id(line): line.words for line in found.lines.values()}.values():
-            odd = {check: said for check, said in words.items() if not said.startswith("pass")}
+            ran = {check: said for check, said in words.items() if not said.startswith("not run")}
+            odd = {check: said for check, said in ran.items() if not said.startswith("pass")}
             lines.append({
                 "attack on": found.row.about["attack on"],
-                "checks passed": f"{len(words) - len(odd)} of {len(words)}",
+                "checks passed": f"{len(ran) - len(odd)} of {len(ran)}",
                 "what was found": "; ".join(f"{check}: {said.partition(': ')[2]}" for check, said in odd.items()) or "-",
                 "to be believed": "no" if any(said.startswith("fail") for said in odd.values()) else "yes",
             })  # fmt: skip

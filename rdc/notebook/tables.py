@@ -1,14 +1,31 @@
 """Tables of a chapter: rows of words and numbers, and verdicts."""
 
-__all__ = ["show_table", "show_verdicts"]
+__all__ = ["out_of", "show_table", "show_verdicts", "spoken"]
 
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rdc.runs.statistics import Accuracy
 from rdc.runs.verdict import Verdict
 
+#: What tables call the models that commands and rows name in short.
+SPOKEN = {
+    "cnn": "CNN", "at-linf": "AT, Linf", "at-l2": "AT, L2", "dc": "DC", "dc-floor": "DC, floor", "rdc": "RDC",
+    "rdc-floor": "RDC, floor", "lm-cnn": "LM + CNN", "lm-at": "LM + AT", "diffpure": "DiffPure", "diffpure-dc": "DiffPure + DC",
+}  # fmt: skip
+STRICT = "intervals at the level of the correction; without a bound an exact test decides, which is stricter"
 _ids = itertools.count()
+
+
+def spoken(model: str) -> str:
+    """Return what tables call a model: ``LM + CNN`` for ``lm-cnn``."""
+    return SPOKEN.get(model, model)
+
+
+def out_of(rate: Accuracy) -> str:
+    """Return ``k/n`` of a rate."""
+    return f"{rate.correct}/{rate.n}"
 
 
 def show_table(rows: Sequence[Mapping[str, Any]], caption: str = "") -> None:
@@ -27,5 +44,5 @@ def show_verdicts(verdicts: Mapping[str, Verdict], caption: str = "What the pape
     rows = []
     for claim, v in verdicts.items():
         ends = f"{v.value:+.2f} [{v.interval[0]:+.2f}, {v.interval[1]:+.2f}]"
-        rows.append({"claim": claim, "verdict": v.outcome, "difference or rate": ends, "from": v.reason})
-    show_table(rows, caption)
+        rows.append({"claim": claim, "verdict": v.outcome, "difference or rate": ends, "counts": v.reason})
+    show_table(rows, f"{caption} ({STRICT})")
