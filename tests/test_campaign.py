@@ -245,11 +245,32 @@ def test_a_run_ends_in_time_and_whole(tmp_path):
     assert 1 <= done <= 6 and done + left == 40 and time.monotonic() - begin < 5
     assert len(Store.read(tmp_path / "a.jsonl").lines) == done
     assert run_campaign(slow, tmp_path / "a.jsonl", minutes=0)[0] == 0
-    clock = Clock(10.0)
+    clock = Clock(replace(CAMPAIGN, rows=(Row("m"),)), 10.0, BARE["device"])
     for cell, seconds in zip(Row("m", n=8, block=4).cells(), (800.0, 400.0), strict=True):
         clock.saw(Line.of(cell, measure(cell), "", {}, {**BARE, "seconds": seconds}))
     cells = [Cell(Row("m"), 0, 8), Cell(Row("m"), 8, 12), Cell(Row("unknown"), 0, 8)]
     assert list(clock.fitting(cells)) == [1, 2], "a cell that would end too late is passed over"
+
+
+def test_a_clock_believes_its_own_device_and_scales_by_work():
+    clean, attacked, other = Row("m"), Row("m", {}, "pgd", {}), Row("k", {}, "pgd", {})
+    works = {clean.key(): 2.0, attacked.key(): 100.0, other.key(): 100.0}
+    campaign = replace(CAMPAIGN, rows=(clean, attacked, other), work=lambda row: works[row.key()])
+    line = Line.of(Cell(clean, 0, 4), measure(Cell(clean, 0, 4)), "", {}, {**BARE, "seconds": 8.0})
+
+    def seconds(clock: Clock, row: Row) -> float:
+        return clock.expected(Cell(row, 0, 4))
+
+    clock = Clock(campaign, 10.0, "another device")
+    clock.saw(line)
+    assert [seconds(clock, row) for row in campaign.rows] == [0, 0, 0], "nothing is known"
+    clock = Clock(campaign, 10.0, BARE["device"])
+    clock.saw(line)
+    assert [seconds(clock, row) for row in campaign.rows] == [8, 400, 0], "an attack costs more than a clean answer"
+    clock = Clock(replace(campaign, pace=lambda row: 0.5), 10.0, BARE["device"])
+    assert [seconds(clock, row) for row in campaign.rows] == [4, 200, 200], "what was measured beforehand"
+    clock.saw(line)
+    assert [seconds(clock, row) for row in campaign.rows] == [8, 400, 200]
 
 
 def test_two_runs_do_not_share_a_file(tmp_path):

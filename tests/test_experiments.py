@@ -17,6 +17,7 @@ from rdc.classify import DiffusionClassifier
 from rdc.cli import main
 from rdc.cli.experiment import in_blocks, merge_folders
 from rdc.cli.findings import findings_command
+from rdc.cli.forecast import Forecast
 from rdc.cli.report import others, verify_command
 from rdc.data import load
 from rdc.defend.likelihood import READINGS
@@ -384,7 +385,7 @@ def test_a_forecast_is_made_where_cells_are_missing_and_takes_its_share_of_the_t
     def slow(name, rows, device, seconds):
         asked.append(seconds)
         clock[0] += 45
-        return "forecast"
+        return Forecast("forecast", {})
 
     def took(campaign, path, known, minutes, *more):
         given.append(minutes)

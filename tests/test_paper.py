@@ -13,7 +13,7 @@ from torch import nn
 
 from rdc.attack.autoattack import ATTACKS as AUTO
 from rdc.cli import main
-from rdc.cli.forecast import calls, evaluations, files_of, forecast, origin
+from rdc.cli.forecast import COUNTED, calls, evaluations, files_of, forecast, origin, work
 from rdc.denoise.checkpoints import CheckpointError, save_denoiser
 from rdc.denoise.edm import EDMConfig, build
 from rdc.denoise.parameterisation import log_sigma_of, schedule_of
@@ -21,7 +21,7 @@ from rdc.denoise.published import PublishedConfig, build_published, save_publish
 from rdc.denoise.published import load_denoiser as load_any
 from rdc.denoise.published_unet import PublishedUNet
 from rdc.denoise.unet import UNetConfig
-from rdc.experiments import experiment
+from rdc.experiments import experiment, names
 from rdc.experiments._paper import CONDITIONAL, UNCONDITIONAL
 from rdc.guide.published import SIZES, Encoder, load_published_classifier, names_of
 from rdc.models.weights import checkpoints_of
@@ -131,12 +131,24 @@ def test_an_attack_asks_no_more_often_than_its_forecast(attack, given):
     assert asked - was <= 6 * (given.get("eot") or 1) * (1 + given.get("targets", 0))
 
 
+def test_the_work_of_every_row_is_known_or_said_to_be_unknown():
+    """An attack is more work than a clean answer of the same model, and the work of tasks that nobody counts is None."""
+    for name in names():
+        for row in experiment(name).rows:
+            found = work(row)
+            assert (found is None) == (row.task not in COUNTED) and (found is None or found > 0), (name, row.model)
+    assert work(Row("dc", {}, "pgd", {"steps": 20})) > 20 * work(Row("dc"))
+
+
 def test_a_forecast_says_evaluations_and_hours(here):
     rows = experiment("paper-ndc").rows
-    line = forecast("paper-ndc", rows, "cpu", seconds=0.0)
+    found = forecast("paper-ndc", rows, "cpu", seconds=0.0)
+    line = found.line
+    assert found.speeds and all(found.pace(row) * found.speeds[row.options["denoiser"]] == pytest.approx(1) for row in rows[:2])
     total = sum(row.n * evaluations(row, 10) for row in rows)
     assert f"paper-ndc: {total:.3g} network evaluations at most" in line and "hours at" in line
-    assert forecast("x", [Row("dc")], "cpu") is None and files_of([Row("dc", {"denoiser": "heads"})]) == []
+    assert found.pace(Row("dc")) is None and forecast("x", [Row("dc")], "cpu") is None
+    assert files_of([Row("dc", {"denoiser": "heads"})]) == []
 
 
 def test_missing_files_of_guidance_are_said_with_their_origins(here):

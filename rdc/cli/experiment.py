@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from rdc.cli.forecast import forecast
+from rdc.cli.forecast import forecast, work
 from rdc.cli.options import Device, Quiet, pick_device, writable
 from rdc.experiments import Experiment, experiment, names
 from rdc.quantities import count, number
@@ -85,14 +85,14 @@ def experiment_command(
         execute = partial(on_ray, address=None if ray == "local" else ray, cpus=cpus, gpus=gpus)
     for one in chosen:
         rows = tuple(map(toy, one.rows)) if toy_size else in_blocks(one.rows, block)
-        campaign = Campaign(rows, measure, code_of, weights_of, str(pick_device(device)), shard_of(shard))
+        campaign = Campaign(rows, measure, code_of, weights_of, str(pick_device(device)), shard_of(shard), work)
         if action == "status":
             print_state(one, campaign, files(one.name, out))
             continue
         *known, path = files(one.name, out)
         writable(path)
         known = [] if toy_size else known
-        tell_forecast(one.name, campaign, [*known, path], left_of(minutes, begin))
+        campaign = with_forecast(one.name, campaign, [*known, path], left_of(minutes, begin))
         done, left = run_campaign(campaign, path, known, left_of(minutes, begin), workers, quiet, execute)
         print(f"{one.name}: {done} cells done, {left} left; {path}")
     return None
@@ -103,13 +103,15 @@ def left_of(minutes: float | None, begin: float) -> float | None:
     return None if minutes is None else minutes - (time.monotonic() - begin) / 60
 
 
-def tell_forecast(name: str, campaign: Campaign, paths: Sequence[Path], left: float | None) -> None:
-    """Print what a run costs on this machine, if a cell is missing; of a short time a tenth is for that."""
+def with_forecast(name: str, campaign: Campaign, paths: Sequence[Path], left: float | None) -> Campaign:
+    """Print what a run costs on this machine, if a cell is missing, and return it with its pace, in a tenth of a short time."""
     if (left is not None and left <= 0) or not campaign.missing(Store.read(*paths)):
-        return
-    seconds = FORECAST if left is None else min(FORECAST, 6 * left)
-    if (line := forecast(name, campaign.rows, campaign.device, seconds)) is not None:
-        print(line, flush=True)
+        return campaign
+    found = forecast(name, campaign.rows, campaign.device, FORECAST if left is None else min(FORECAST, 6 * left))
+    if found is None:
+        return campaign
+    print(found.line, flush=True)
+    return replace(campaign, pace=found.pace)
 
 
 def in_blocks(rows: Sequence[Row], block: int | None) -> tuple[Row, ...]:

@@ -1,6 +1,6 @@
 """What a campaign on the papers' data needs, and what it costs on this machine, before it starts."""
 
-__all__ = ["calls", "evaluations", "files_of", "forecast"]
+__all__ = ["Forecast", "calls", "evaluations", "files_of", "forecast", "work"]
 
 import inspect
 import time
@@ -24,6 +24,7 @@ from rdc.train.recipes import RECIPES
 
 #: A forward and a backward pass, in forward passes.
 GRADIENT = 3
+COUNTED = ("attack", "union", "certify", "sampled")  # tasks
 FILES = ("denoiser", "unconditional", "classifier", "reference", "features")
 KINDS = (".safetensors", ".pt", ".npz", ".py")
 #: Attacks of a version of AutoAttack; each starts APGD once (in L1 five times), and ``custom`` five times.
@@ -158,8 +159,31 @@ def autoattack_calls(own: Mapping[str, Any], classes: int) -> tuple[int, int]:
     return LOOKS + sum(asked), sum(climbed)
 
 
-def forecast(name: str, rows: Sequence[Row], device: str | torch.device, seconds: float = 30.0) -> str | None:
-    """Return what the rows of an experiment cost on this machine, in one line; None if they name no file of a denoiser.
+@dataclass(frozen=True)
+class Forecast:
+    """What a campaign costs on this machine.
+
+    Attributes:
+        line: The same in one line.
+        speeds: Network evaluations a second, by the denoiser's file.
+    """
+
+    line: str
+    speeds: Mapping[str, float]
+
+    def pace(self, row: Row) -> float | None:
+        """Return the seconds of a network evaluation of a row, if its denoiser was measured."""
+        speed = self.speeds.get(str(row.options.get("denoiser")))
+        return None if speed is None else 1 / speed
+
+
+def work(row: Row, classes: int = 10) -> float | None:
+    """Return how many network evaluations an image of a row costs at most, roughly; None for tasks whose cost nobody counts."""
+    return evaluations(row, classes) if row.task in COUNTED and not names_user_model(row.model) else None
+
+
+def forecast(name: str, rows: Sequence[Row], device: str | torch.device, seconds: float = 30.0) -> Forecast | None:
+    """Return what the rows of an experiment cost on this machine; None if they name no file of a denoiser.
 
     Arguments:
         name: Of the experiment.
@@ -179,16 +203,16 @@ def forecast(name: str, rows: Sequence[Row], device: str | torch.device, seconds
             where.setdefault(origin(file), []).append(file)
         told = "; ".join(f"{' and '.join(names)} ({origin})" for origin, names in where.items())
         raise ValueError(f"{name} needs {told}, in this folder")
-    total, taken = 0.0, 0.0
+    total, taken, speeds = 0.0, 0.0, dict[str, float]()
     denoisers = dict.fromkeys(str(row.options["denoiser"]) for row in rows if "denoiser" in row.options)
     for file in denoisers:
         denoiser = load_denoiser(file, device)
-        speed = measured(denoiser, torch.device(device), seconds / len(denoisers))
+        speeds[file] = speed = measured(denoiser, torch.device(device), seconds / len(denoisers))
         mine = [row for row in rows if row.options.get("denoiser") == file]
         needed = sum(row.n * evaluations(row, denoiser.num_classes or 10) for row in mine)
         total, taken = total + needed, taken + needed / speed
     hours = f"{taken / 3600:,.0f} hours at {total / taken:,.1f} a second on this machine"
-    return f"{name}: {total:.3g} network evaluations at most, {hours}"
+    return Forecast(f"{name}: {total:.3g} network evaluations at most, {hours}", speeds)
 
 
 def origin(file: str) -> str:

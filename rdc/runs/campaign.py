@@ -25,6 +25,10 @@ from rdc.runs.workers import parallel
 Execute = Callable[[Callable[[Sequence[int]], list[Any]], Iterator[Sequence[int]]], Generator[list[Any], None, None]]
 
 
+def unknown(_: Row) -> None:
+    """Say nothing of a row."""
+
+
 @dataclass(frozen=True)
 class Campaign:
     """Rows, and what makes their cells.
@@ -36,6 +40,8 @@ class Campaign:
         weights: The hashes of the checkpoints that a row uses.
         device: Where to compute.
         shard: ``(i, n)``: of each n cells only number i, for n runs that share the work; their results can be merged.
+        work: The work of an image of a row, in a unit of one's own such as evaluations of a network; None where it is not known.
+        pace: The seconds that a unit of it takes on this device, as far as somebody measured it.
     """
 
     rows: Sequence[Row]
@@ -44,6 +50,8 @@ class Campaign:
     weights: Callable[[Row], Mapping[str, str]]
     device: str = "cpu"
     shard: tuple[int, int] = (0, 1)
+    work: Callable[[Row], float | None] = unknown
+    pace: Callable[[Row], float | None] = unknown
 
     def cells(self) -> list[Cell]:
         """Return all cells: by priority, then by their first image, so that rows can be compared early; none twice."""
@@ -81,11 +89,23 @@ def campaign_state(campaign: Campaign, store: Store) -> list[State]:
 
 @dataclass
 class Clock:
-    """Time that is left, and what a cell is expected to take: as long as those of its row, or of its model, took for an image."""
+    """Time that is left, and what a cell is expected to take on this device.
 
+    An image takes as long as the last one of its row did here. Where there is none, it takes its work times the pace at which
+    the last row of its model went here, or that somebody measured; without either, as long as one of the same model and task.
+    What other devices took says nothing.
+    """
+
+    campaign: Campaign
     minutes: float | None
+    device: str
     _begin: float = field(default_factory=time.monotonic)
     _seconds: dict[str, float] = field(default_factory=dict)
+    _paces: dict[str, float] = field(default_factory=dict)
+    _rows: dict[str, Row] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._rows = {row.key(): row for row in self.campaign.rows}
 
     @property
     def left(self) -> float:
@@ -93,16 +113,23 @@ class Clock:
         return float("inf") if self.minutes is None else 60 * self.minutes - (time.monotonic() - self._begin)
 
     def saw(self, line: Line) -> None:
-        """Learn from a line."""
-        seconds = line.provenance["seconds"]
-        if seconds is not None:
-            each = seconds / (line.images[1] - line.images[0])
-            self._seconds[line.key] = self._seconds[str(line.spec["model"])] = each
+        """Learn from a line, if this device made it."""
+        seconds, row = line.provenance["seconds"], self._rows.get(line.key)
+        if seconds is None or row is None or line.provenance["device"] != self.device:
+            return
+        each = seconds / (line.images[1] - line.images[0])
+        self._seconds[line.key] = self._seconds[kind(row)] = each
+        if work := self.campaign.work(row):
+            self._paces[row.model] = each / work
 
     def expected(self, cell: Cell) -> float:
         """Return the seconds that a cell will take; 0 if nothing is known of it."""
-        known = self._seconds
-        return len(cell) * known.get(cell.row.key(), known.get(cell.row.model, 0.0))
+        row, work = cell.row, self.campaign.work(cell.row)
+        if (each := self._seconds.get(row.key())) is not None:
+            return len(cell) * each
+        pace = self._paces.get(row.model) or self.campaign.pace(row)
+        each = work * pace if work and pace else self._seconds.get(kind(row), 0.0)
+        return len(cell) * each
 
     def fitting(self, cells: Sequence[Cell]) -> Iterator[int]:
         """Yield the positions of the cells that can be expected to end in time, as long as there is any."""
@@ -111,6 +138,11 @@ class Clock:
                 return
             if self.expected(cell) <= self.left:
                 yield position
+
+
+def kind(row: Row) -> str:
+    """Return what rows that take about the same time have in common."""
+    return f"{row.model} {row.task} {row.attack}"
 
 
 def run_campaign(
@@ -138,11 +170,12 @@ def run_campaign(
         OSError: if the file cannot be written, or another run is writing to it.
     """
     with writing(Path(out)):
-        store, clock = Store.read(*known, out), Clock(minutes)
+        store, here = Store.read(*known, out), environment(campaign.device)
+        clock = Clock(campaign, minutes, here["device"])
         for line in store.lines:
             clock.saw(line)
         todo, done = campaign.missing(store), 0
-        work = Work(campaign, tuple(todo), environment(campaign.device))
+        work = Work(campaign, tuple(todo), here)
         order: Iterator[Sequence[int]] = ((i,) for i in clock.fitting(todo))
         if execute is not None:
             parts = execute(work, order)
