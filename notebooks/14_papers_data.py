@@ -43,7 +43,7 @@ import torch
 
 from rdc.classify import DiffusionClassifier
 from rdc.data import load
-from rdc.denoise.checkpoints import load_denoiser
+from rdc.denoise.published import load_denoiser
 from rdc.evaluate import Accuracy
 from rdc.experiments import experiment
 from rdc.experiments.cifar10 import HEADS, MEDIUM, SMALL

@@ -125,7 +125,8 @@ show_table(table, "Files, and the experiments that read them")
 #
 # `paper-ndc` and `paper-guidance` are started in the same way; the latter's denoiser is converted by
 # `rdc convert 128x128_diffusion.pt adm-imagenet-128.safetensors`. Before a campaign starts it measures your GPU for half a minute,
-# and prints evaluations and hours. Killed and started again, it goes on; {ref}`beyond` spreads it over several machines.
+# and prints evaluations and hours. A cell that is not expected to end in the time that is left is passed over: a smaller `--block` lets more
+# of them fit. Killed and started again, it goes on; {ref}`beyond` spreads it over several machines.
 #
 # Try the path first, without any file: `rdc experiment run paper-guidance --toy --out try`.
 #
