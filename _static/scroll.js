@@ -4,7 +4,7 @@
 document.addEventListener("DOMContentLoaded", () => {
   const PLACES = ".table-wide, .pst-scrollable-table-container, .figure-wide, .cell_output, article div.math mjx-container, article pre";
   const SMALL = 440, SHOWN = 560; // pixels of a figure whose type can be read on a telephone, and of one that scrolls there
-  const LEAST = 0.7; // of its size, a formula of the interface
+  const LEAST = 0.6; // of its size, a formula of the interface
 
   function mark(place) {
     const over = place.scrollWidth - place.clientWidth, at = Math.abs(place.scrollLeft);
@@ -18,9 +18,11 @@ document.addEventListener("DOMContentLoaded", () => {
 
   // Docstrings keep a formula on one line, for those who read them in a terminal.
   function fit(formula) {
-    formula.style.fontSize = "";
-    const share = formula.clientWidth / formula.scrollWidth;
-    if (innerWidth > 600 && share < 1 && share >= LEAST) formula.style.fontSize = `${Math.floor(1000 * share) / 10}%`;
+    for (let size = 1; innerWidth > 600 && formula.scrollWidth > formula.clientWidth; ) {
+      size *= Math.min(0.99, formula.clientWidth / formula.scrollWidth);
+      if (size < LEAST) return;
+      formula.style.fontSize = `${100 * size}%`;
+    }
   }
 
   // A figure with type for a desk is put into a box, in which it keeps its size on a telephone.
@@ -49,7 +51,7 @@ document.addEventListener("DOMContentLoaded", () => {
   all().forEach(watch);
   addEventListener("resize", () => all().forEach(mark));
   addEventListener("load", () => window.MathJax?.startup?.promise.then(() => {
-    document.querySelectorAll("article dl.py div.math mjx-container").forEach(fit);
+    document.querySelectorAll("article:has(dl.py) div.math mjx-container").forEach(fit);
     document.querySelectorAll("article div.math mjx-container").forEach(watch);
     all().forEach(mark);
   }));

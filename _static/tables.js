@@ -33,7 +33,7 @@ document.addEventListener("DOMContentLoaded", () => {
   // Put a table into a box that scrolls when it is too wide, unless it is in one.
   function box(table) {
     let outside = table.parentElement;
-    const scrolls = (one) => !one.matches(".cell_output") && ["auto", "scroll"].includes(getComputedStyle(one).overflowX);
+    const scrolls = (one) => !one.matches(".cell_output, .output") && ["auto", "scroll"].includes(getComputedStyle(one).overflowX);
     while (outside && outside !== document.body && !scrolls(outside)) outside = outside.parentElement;
     if (outside && outside !== document.body) return;
     outside = document.createElement("div");
