@@ -58,10 +58,17 @@ def serious(violation: dict[str, Any]) -> bool:
     return violation["impact"] in ("serious", "critical") and bool(ours)
 
 
-def look(page: Page, file: Path) -> list[str]:
-    """Return the problems of one page, in words; print how long it is."""
+def listen(page: Page) -> list[str]:
+    """Return a list, which grows by the errors of scripts and those that they log."""
     found: list[str] = []
     page.on("pageerror", lambda error: found.append(f"a script fails: {error}"))
+    page.on("console", lambda said: found.append(f"a script logs: {said.text}") if said.type == "error" else None)
+    return found
+
+
+def look(page: Page, file: Path) -> list[str]:
+    """Return the problems of one page, in words; print how long it is."""
+    found = listen(page)
     page.set_viewport_size(DESK)
     page.goto(file.as_uri())
     page.evaluate("window.MathJax?.startup?.promise")  # formulas are set after the page is loaded
@@ -87,13 +94,11 @@ def look(page: Page, file: Path) -> list[str]:
 
 def look_up(page: Page, file: Path, word: str = "noise") -> list[str]:
     """Return the problems of a search in the book, opened as a file: it finds pages, and logs no error."""
-    found: list[str] = []
-    page.on("pageerror", lambda error: found.append(f"{file}: a script fails: {error}"))
-    page.on("console", lambda said: found.append(f"{file}: logs {said.text}") if said.type == "error" else None)
+    found = listen(page)
     page.goto(f"{file.as_uri()}?q={word}")
     page.wait_for_function("/[0-9]/.test(document.querySelector('.search-summary')?.textContent)")
     hits = page.locator("ul.search > li").count()
-    return found + [f"{file}: the search for {word} finds nothing"] * (not hits)
+    return [f"{file}: {what}" for what in found + [f"the search for {word} finds nothing"] * (not hits)]
 
 
 def pages(folder: Path, wanted: list[str]) -> list[Path]:
