@@ -93,7 +93,7 @@ class Findings(SphinxDirective):
         table = nodes.table(classes=["findings", "colwidths-given"], ids=["findings-table"])
         group = nodes.tgroup(cols=4)
         table += [nodes.title(text=f"{len(claims)} claims, judged by one rule"), group]
-        group += [nodes.colspec(colwidth=w) for w in (7, 33, 12, 48)]
+        group += [nodes.colspec(colwidth=w) for w in (9, 33, 13, 45)]
         head = nodes.row()
         head += [nodes.entry("", nodes.paragraph(text=t)) for t in ("id", "claim", "verdict", "evidence")]
         group += [nodes.thead("", head), nodes.tbody("", *map(self.row, claims))]

@@ -62,7 +62,7 @@ class Ledger(SphinxDirective):
         self.folder, name = results(self), self.arguments[0]
         found = [entry for entry in entries().values() if entry.id.rpartition("-")[0] == name]
         head = ("entry", "paper", "released code", "here")
-        return parsed(self, table(SECTIONS[name], "16 22 29 33", head, [self.row(e) for e in found]))
+        return parsed(self, table(SECTIONS[name], "20 21 28 31", head, [self.row(e) for e in found]))
 
     def row(self, entry: Entry) -> tuple[str, ...]:
         """The four cells."""

@@ -1,11 +1,17 @@
-// Long tables can be sorted by a click on the head of a column, wide ones scroll within; heads say that they are heads. Nothing is stored, sent or loaded.
+// Long tables can be sorted by a click on the head of a column, wide ones scroll within, those of sentences become blocks on a
+// telephone; heads say that they are heads. Nothing is stored, sent or loaded.
 "use strict";
 
 document.addEventListener("DOMContentLoaded", () => {
-  const LONG = 6, WIDE = 6; // rows that are sorted, columns that need no scrolling
+  const LONG = 6; // rows that are sorted
+  const SENTENCE = 80, WORDS = 28; // characters of a cell that is a sentence, and at most of all cells of a column of words
 
-  // The number with which a cell begins; NaN without one.
-  const number = (text) => parseFloat(text.trim().replace(/[\u2212\u2013]/g, "-").replace(/(\d)[\s\u202f\u00a0](?=\d{3}\b)/g, "$1"));
+  // The number with which a cell begins, that of a share (135/512, 9 of 48) its quotient; NaN without one.
+  function number(text) {
+    const plain = text.trim().replace(/[\u2212\u2013]/g, "-").replace(/(\d)[\s\u202f\u00a0](?=\d{3}\b)/g, "$1");
+    const share = plain.match(/^([-+]?\d+(?:\.\d+)?)\s*(?:\/|of\b)\s*(\d+(?:\.\d+)?)/);
+    return share && Number(share[2]) ? share[1] / share[2] : parseFloat(plain);
+  }
   const cell = (row, column) => row.cells[column].textContent.trim();
   const empty = (text) => ["", "-", "\u2013"].includes(text);
 
@@ -24,24 +30,43 @@ document.addEventListener("DOMContentLoaded", () => {
     body.append(...order.map(([row]) => row));
   }
 
-  // Put a wide table into a box that scrolls, by keyboard too, unless it is in one.
+  // Put a table into a box that scrolls when it is too wide, unless it is in one.
   function box(table) {
     let outside = table.parentElement;
-    while (outside && !["auto", "scroll"].includes(getComputedStyle(outside).overflowX)) outside = outside.parentElement;
-    if (!outside || outside === document.body || outside === document.documentElement) {
-      outside = document.createElement("div");
-      outside.className = "table-wide";
-      table.replaceWith(outside);
-      outside.append(table);
+    const scrolls = (one) => !one.matches(".cell_output, .output") && ["auto", "scroll"].includes(getComputedStyle(one).overflowX);
+    while (outside && outside !== document.body && !scrolls(outside)) outside = outside.parentElement;
+    if (outside && outside !== document.body) return;
+    outside = document.createElement("div");
+    outside.className = "table-wide";
+    table.replaceWith(outside);
+    outside.append(table);
+  }
+
+  // Whether a table is one of sentences; formulas count as a word. Its cells then carry what a block of them shows.
+  function sentences(table, heads) {
+    const rows = [...(table.tBodies[0]?.rows || [])].filter((row) => row.cells.length === heads.length);
+    const size = (c) => c.textContent.replace(/\\\(.*?\\\)/gs, "formula").trim().length;
+    const longest = heads.map((_, column) => Math.max(0, ...rows.map((row) => size(row.cells[column]))));
+    const names = heads.map((head) => head.textContent.trim());
+    if (heads.length < 3 || !(Math.max(...longest) > SENTENCE || names.includes("verdict"))) return;
+    table.classList.add("sentences");
+    for (const [selector, role] of [["thead, tbody", "rowgroup"], ["tr", "row"], ["thead th", "columnheader"], ["td", "cell"], ["tbody th", "rowheader"]]) {
+      for (const one of table.querySelectorAll(selector)) one.setAttribute("role", role);
     }
-    if (outside.scrollWidth <= outside.clientWidth) return;
-    Object.assign(outside, { tabIndex: 0, role: "region", ariaLabel: table.caption?.textContent.trim() || "Wide table" });
+    table.setAttribute("role", "table");
+    for (const row of rows) {
+      [...row.cells].forEach((c, column) => {
+        c.classList.toggle("words", longest[column] <= WORDS);
+        if (column && names[column] && names[column] !== "verdict") c.dataset.head = names[column];
+      });
+    }
   }
 
   for (const table of document.querySelectorAll("article table")) {
     const heads = table.tHead ? [...table.tHead.querySelectorAll("th")] : [];
     for (const head of heads) if (!head.scope) head.scope = "col";
-    if (heads.length > WIDE) box(table);
+    if (!table.closest(".lab")) box(table);
+    sentences(table, heads);
     if (table.tHead?.rows.length !== 1 || !table.tBodies[0] || table.tBodies[0].rows.length < LONG) continue;
     const cells = [...table.tHead.rows[0].cells], even = (row) => row.cells.length === cells.length && [...row.cells].every((c) => c.colSpan * c.rowSpan === 1);
     if (cells.length !== heads.length || ![...table.tBodies[0].rows].every(even)) continue;

@@ -105,8 +105,10 @@ plt.show()
 # Among all measurable functions $h$, the expected square error $\E \norm{h(z_\sigma, \sigma, y) - z}^2$ is smallest for
 # ```{math}
 # :label: eq-optimal-denoiser
-# D(z_\sigma, \sigma, y) = \E[z \mid z_\sigma, y] = \sum_{i=1}^{N_y} s_i\, z_i, \qquad
-# s_i = \frac{\exp\big(-\norm{z_\sigma - z_i}^2 / 2\sigma^2\big)}{\sum_j \exp\big(-\norm{z_\sigma - z_j}^2 / 2\sigma^2\big)} ,
+# \begin{aligned}
+# D(z_\sigma, \sigma, y) &= \E[z \mid z_\sigma, y] = \sum_{i=1}^{N_y} s_i\, z_i, \\
+# s_i &= \frac{\exp\big(-\norm{z_\sigma - z_i}^2 / 2\sigma^2\big)}{\sum_j \exp\big(-\norm{z_\sigma - z_j}^2 / 2\sigma^2\big)} ,
+# \end{aligned}
 # ```
 # and every other minimiser equals it almost everywhere.
 # :::
@@ -142,9 +144,11 @@ plt.show()
 #
 # ```{math}
 # :label: eq-optimal-vp
-# \hat\varepsilon(x_t, t, y) = \sum_i s_i \frac{x_t - \sqrt{\alpha_t}\, z_i}{\sigma_t}, \qquad
-# \norm{\hat\varepsilon - \varepsilon}^2 = \frac{\norm{D - z}^2}{\sigma^2}, \qquad
+# \begin{aligned}
+# \hat\varepsilon(x_t, t, y) &= \sum_i s_i \frac{x_t - \sqrt{\alpha_t}\, z_i}{\sigma_t}, \\
+# \norm{\hat\varepsilon - \varepsilon}^2 &= \frac{\norm{D - z}^2}{\sigma^2}, \qquad
 # \sigma^2 = \frac{1 - \alpha_t}{\alpha_t} .
+# \end{aligned}
 # ```
 #
 # The weights are those of {eq}`eq-optimal-denoiser`, because
@@ -156,9 +160,10 @@ plt.show()
 #
 # ```{math}
 # :label: eq-optimal-score
-# \log p_\sigma(z_\sigma \mid y) = \log \frac1{N_y} \sum_i \frac{e^{-\norm{z_\sigma - z_i}^2 / 2\sigma^2}}{(2\pi\sigma^2)^{D/2}},
-# \qquad
-# \nabla \log p_\sigma(z_\sigma \mid y) = \frac{D(z_\sigma, \sigma, y) - z_\sigma}{\sigma^2} .
+# \begin{aligned}
+# \log p_\sigma(z_\sigma \mid y) &= \log \frac1{N_y} \sum_i \frac{e^{-\norm{z_\sigma - z_i}^2 / 2\sigma^2}}{(2\pi\sigma^2)^{D/2}}, \\
+# \nabla \log p_\sigma(z_\sigma \mid y) &= \frac{D(z_\sigma, \sigma, y) - z_\sigma}{\sigma^2} .
+# \end{aligned}
 # ```
 #
 # Differentiate the first formula: each term gives $(z_i - z_\sigma)/\sigma^2$ with weight $s_i$. This is known as Tweedie's formula.
@@ -278,16 +283,20 @@ for step in (50, 200, 500, 900):
 # With the {term}`optimal denoiser`, the loss at level $t$ for any image $z$ and class $y$ is
 # ```{math}
 # :label: eq-optimal-classifier
-# \norm{\hat\varepsilon(x_t, t, y) - \varepsilon}^2 = \frac{\alpha_t}{\sigma_t^2}\, \Big\| \sum_i s_i\, (z - z_i) \Big\|^2,
-# \qquad x_t = \sqrt{\alpha_t}\, z + \sigma_t \varepsilon .
+# \begin{aligned}
+# \norm{\hat\varepsilon(x_t, t, y) - \varepsilon}^2 &= \frac{\alpha_t}{\sigma_t^2}\, \Big\lVert \sum_i s_i\, (z - z_i) \Big\rVert^2, \\
+# x_t &= \sqrt{\alpha_t}\, z + \sigma_t \varepsilon .
+# \end{aligned}
 # ```
 # :::
 #
 # :::{prf:proof}
 # Put $x_t$ into {eq}`eq-optimal-vp`:
 # ```{math}
-# \hat\varepsilon - \varepsilon = \sum_i s_i \Big( \frac{\sqrt{\alpha_t}}{\sigma_t} (z - z_i) + \varepsilon \Big) - \varepsilon
-# = \frac{\sqrt{\alpha_t}}{\sigma_t} \sum_i s_i (z - z_i) + \Big( \sum_i s_i - 1 \Big) \varepsilon ,
+# \begin{aligned}
+# \hat\varepsilon - \varepsilon &= \sum_i s_i \Big( \frac{\sqrt{\alpha_t}}{\sigma_t} (z - z_i) + \varepsilon \Big) - \varepsilon \\
+# &= \frac{\sqrt{\alpha_t}}{\sigma_t} \sum_i s_i (z - z_i) + \Big( \sum_i s_i - 1 \Big) \varepsilon ,
+# \end{aligned}
 # ```
 # and the weights sum to one, so $\varepsilon$ cancels. (The noise does not vanish from the problem: the $s_i$ depend on it.)
 # :::

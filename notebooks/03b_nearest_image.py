@@ -183,9 +183,11 @@ claim(vote_low > 0.85 and vote_high < 0.85 and one_hot_share[0] > 0.95)
 #
 # ```{math}
 # :label: eq-factorised
-# -\frac{\norm{z + \sigma\varepsilon - z_i}^2}{2\sigma^2} = -\frac{d_i}{2\sigma^2} + \frac{E_i}{\sigma} + \text{const}
-# \quad\Longrightarrow\quad
+# \begin{gathered}
+# -\frac{\norm{z + \sigma\varepsilon - z_i}^2}{2\sigma^2} = -\frac{d_i}{2\sigma^2} + \frac{E_i}{\sigma} + \text{const} \\
+# \Longrightarrow\quad
 # s_i \propto p_i\, u_i, \qquad p_i = e^{-d_i / 2\sigma^2}, \quad u_i = e^{E_i / \sigma} .
+# \end{gathered}
 # ```
 #
 # The factor $p$ knows the image but not the noise. The factor $u$ knows the noise but not the image, so it is computed once for
@@ -197,9 +199,11 @@ claim(vote_low > 0.85 and vote_high < 0.85 and one_hot_share[0] > 0.95)
 #
 # ```{math}
 # :label: eq-stein
-# \norm{z - D}^2 = \sum_i s_i d_i - \sum_i s_i \norm{z_i - D}^2
-# \quad\Longrightarrow\quad
-# \E \norm{z - D}^2 = \E \Big[ \sum_i s_i d_i - \sigma \big( \sum_i s_i E_i - \varepsilon \cdot z \big) \Big] .
+# \begin{aligned}
+# \norm{z - D}^2 &= \sum_i s_i d_i - \sum_i s_i \norm{z_i - D}^2 \\
+# \Longrightarrow\quad
+# \E \norm{z - D}^2 &= \E \Big[ \sum_i s_i d_i - \sigma \big( \sum_i s_i E_i - \varepsilon \cdot z \big) \Big] .
+# \end{aligned}
 # ```
 #
 # The first equation is the decomposition of a second moment into mean and variance. The second replaces the variance

@@ -188,8 +188,10 @@ plt.show()
 # With exact weights in continuous time, $d(z, y) = \log p_{s_0}(z \mid y) - J_y(s_0; z) = \tfrac D2 - G_y(z)$, where
 # ```{math}
 # :label: eq-jensen-gap
-# G_y = \E_\varepsilon\, \operatorname{LSE}_i\Big( -\frac{\norm{z - z_i}^2}{2 s_0^2} - \frac{\varepsilon \cdot (z - z_i)}{s_0} \Big)
-# - \operatorname{LSE}_i\Big( -\frac{\norm{z - z_i}^2}{2 s_0^2} \Big) \ \ge 0
+# \begin{aligned}
+# G_y = {} & \E_\varepsilon\, \operatorname{LSE}_i\Big( -\frac{\norm{z - z_i}^2}{2 s_0^2} - \frac{\varepsilon \cdot (z - z_i)}{s_0} \Big) \\
+# & - \operatorname{LSE}_i\Big( -\frac{\norm{z - z_i}^2}{2 s_0^2} \Big) \ \ge 0
+# \end{aligned}
 # ```
 # and $\operatorname{LSE}$ is log-sum-exp. Hence $d \le D/2$. If the nearest image of class $y$ is unique, $d(z, y) \to D/2$ for
 # $s_0 \to 0$; and $d(z, y) \to D/2$ for $s_0 \to \infty$.

@@ -163,9 +163,11 @@ plt.show()
 #
 # ```{math}
 # :label: eq-dc-released
-# p(\sigma) \propto \frac1\sigma \exp\Big( -\frac{(\ln \sigma - P_\text{mean})^2}{2 P_\text{std}^2} \Big)
-# \qquad\text{became}\qquad
-# \frac1\sigma \exp\Big( -\frac{P_\text{std}^2 (\ln \sigma - P_\text{mean})^2}{2} \Big).
+# \begin{aligned}
+# p(\sigma) &\propto \frac1\sigma \exp\Big( -\frac{(\ln \sigma - P_\text{mean})^2}{2 P_\text{std}^2} \Big) \\
+# \text{became}\quad
+# p(\sigma) &\propto \frac1\sigma \exp\Big( -\frac{P_\text{std}^2 (\ln \sigma - P_\text{mean})^2}{2} \Big).
+# \end{aligned}
 # ```
 #
 # That is a log-normal of standard deviation $1 / P_\text{std}$ and of total mass $1 / P_\text{std}^2$. The mass does not

@@ -225,7 +225,10 @@ for n in purify_steps:
 #
 # ```{math}
 # :label: eq-lagrange
-# \ell(f(x), y) - l \cdot P(x), \qquad P(x) = \norm{z - D(z; \sigma)}^2 \text{ or another diffusion loss},
+# \begin{gathered}
+# \ell(f(x), y) - l \cdot P(x), \\
+# P(x) = \norm{z - D(z; \sigma)}^2 \text{ or another diffusion loss},
+# \end{gathered}
 # ```
 #
 # for several weights $l$, and an image counts as broken if any weight breaks it. The union matters: the weight $l = 0$ is the plain

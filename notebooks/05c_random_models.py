@@ -181,8 +181,10 @@ claim(
 #
 # ```{math}
 # :label: eq-eot
-# L(x) = \E_\omega\, \ell(f_\omega(x)), \qquad
-# \hat g_R(x) = \frac1R \sum_{r=1}^R \nabla_x \ell(f_{\omega_r}(x)), \quad \omega_r \text{ independent}.
+# \begin{aligned}
+# L(x) &= \E_\omega\, \ell(f_\omega(x)), \\
+# \hat g_R(x) &= \frac1R \sum_{r=1}^R \nabla_x \ell(f_{\omega_r}(x)), \quad \omega_r \text{ independent}.
+# \end{aligned}
 # ```
 #
 # :::{prf:proposition} Expectation over transformation is unbiased

@@ -174,8 +174,10 @@ claim(float(log_odds_rate(optimal, z, y, sigma)) < 0 < float(log_odds_rate(optim
 # Let $0 < \theta < 1$ with
 # ```{math}
 # :label: eq-why-cell
-# g_i(z) \ge \theta d_i^2 \text{ for all } i \ne k, \qquad
+# \begin{gathered}
+# g_i(z) \ge \theta d_i^2 \text{ for all } i \ne k, \\
 # \sum_{i \ne k} d_i\, e^{-\theta d_i^2 / 2 \sigma^2} \le \tfrac12 (1 - \theta) \min_{i \ne k} d_i .
+# \end{gathered}
 # ```
 # Then every step $z + \eta (D(z) - z)$ with $0 \le \eta \le 1$, and every further one, keeps the first
 # condition. So $z_k$ stays the nearest image, and each class but its own has $p(y \mid z) < \tfrac12$.

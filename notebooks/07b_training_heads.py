@@ -256,8 +256,10 @@ claim(judged["distilled"]["test"].value > 0.4)
 #
 # ```{math}
 # :label: eq-mh-weight
-# L_\text{direct} = \frac1K \sum_k \E_{p_\sigma(z_\sigma \mid k)} \norm{D_\phi(z_\sigma, k) - D_\theta(z_\sigma, k)}^2, \qquad
-# L_\text{distil} = \sum_k \E_{p_\sigma(z_\sigma)} \norm{D_\phi(z_\sigma, k) - D_\theta(z_\sigma, k)}^2 .
+# \begin{aligned}
+# L_\text{direct} &= \frac1K \sum_k \E_{p_\sigma(z_\sigma \mid k)} \norm{D_\phi(z_\sigma, k) - D_\theta(z_\sigma, k)}^2, \\
+# L_\text{distil} &= \sum_k \E_{p_\sigma(z_\sigma)} \norm{D_\phi(z_\sigma, k) - D_\theta(z_\sigma, k)}^2 .
+# \end{aligned}
 # ```
 #
 # Both have the minimum $D_\phi = D_\theta$ almost everywhere. The weight of an input in the first, relative to the second, is

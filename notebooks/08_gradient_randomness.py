@@ -266,8 +266,11 @@ glue("gradients-fair-share", f"{1 / repeats:.2f}")
 #
 # ```{math}
 # :label: eq-gradients-cosine
-# \rho(m) := \frac{\E\, \bar g \cdot \bar g'}{\E \norm{\bar g}^2} = \frac{\norm{s}^2}{\norm{s}^2 + \operatorname{tr}(C) / m}
-#     = \frac{1}{1 + h / m}, \qquad h = \frac{\operatorname{tr} C}{\norm{s}^2}.
+# \begin{aligned}
+# \rho(m) &:= \frac{\E\, \bar g \cdot \bar g'}{\E \norm{\bar g}^2} = \frac{\norm{s}^2}{\norm{s}^2 + \operatorname{tr}(C) / m}
+#     = \frac{1}{1 + h / m}, \\
+# h &\phantom{:}= \frac{\operatorname{tr} C}{\norm{s}^2}.
+# \end{aligned}
 # ```
 # :::
 #

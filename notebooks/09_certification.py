@@ -190,7 +190,7 @@ claim(
 #
 # ```{math}
 # :label: eq-cert-promise
-# P\big( R(x) > 0 \text{ and } c \ne g(x), \text{ or } R(x) > R^*(x) \big) \le \alpha \qquad \text{for every image } x ,
+# P\big( R(x) > 0 \text{ and } c \ne g(x), \text{ or } R(x) > R^*(x) \big) \le \alpha \ \text{ for every image } x ,
 # ```
 #
 # with $c$ the class that is named, $R^*$ the true radius, and the probability over the draws of the run that made the certificate. Among $N$ images up to $\alpha N$ false certificates are
@@ -319,8 +319,10 @@ plt.show()
 #
 # ```{math}
 # :label: eq-cert-cp
-# P(\mathrm{Bin}(n, \underline p) \ge k) = \alpha, \qquad
+# \begin{gathered}
+# P(\mathrm{Bin}(n, \underline p) \ge k) = \alpha, \\
 # \underline p = \text{the } \alpha \text{ quantile of } \mathrm{Beta}(k, n - k + 1), \qquad \underline p = \alpha^{1/n} \text{ for } k = n .
+# \end{gathered}
 # ```
 #
 # Why it holds: the bound grows with $k$. Let $k^*$ be the smallest count whose bound is above the true $p$. The bound is too high exactly if $k^*$ or more

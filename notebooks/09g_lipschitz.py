@@ -198,8 +198,10 @@ claim(
 # every difference of two, have the Lipschitz constants
 #
 # $$
-# L = 8 d \sum_t w_t \Big( \frac{1}{\sqrt{2 \pi}\, \sigma_t} + \frac{1}{\sqrt d} \Big), \qquad
-# L_\Delta = 8 d \sum_t w_t \Big( \sqrt{\frac2\pi}\, \frac{1}{\sigma_t} + \frac{1}{\sqrt d} \Big) \le 2 L .
+# \begin{aligned}
+# L &= 8 d \sum_t w_t \Big( \frac{1}{\sqrt{2 \pi}\, \sigma_t} + \frac{1}{\sqrt d} \Big), \\
+# L_\Delta &= 8 d \sum_t w_t \Big( \sqrt{\frac2\pi}\, \frac{1}{\sigma_t} + \frac{1}{\sqrt d} \Big) \le 2 L .
+# \end{aligned}
 # $$
 # :::
 #
@@ -267,7 +269,10 @@ for difference, values in slopes.items():
 #
 # ```{math}
 # :label: eq-cert-local
-# \Big( \sqrt{\Phi(\Phi^{-1}(m_t(z)) - \tfrac{r}{\sigma_t})} - \tfrac{r}{2 \sqrt d} \Big)_+^2 \;\le\; m_t(z') \;\le\; \min\Big(1, \Big( \sqrt{\Phi(\Phi^{-1}(m_t(z)) + \tfrac{r}{\sigma_t})} + \tfrac{r}{2 \sqrt d} \Big)^2\Big) ,
+# \begin{aligned}
+# m_t(z') &\ge \Big( \sqrt{\Phi(\Phi^{-1}(m_t(z)) - \tfrac{r}{\sigma_t})} - \tfrac{r}{2 \sqrt d} \Big)_+^2 , \\
+# m_t(z') &\le \min\Big(1, \Big( \sqrt{\Phi(\Phi^{-1}(m_t(z)) + \tfrac{r}{\sigma_t})} + \tfrac{r}{2 \sqrt d} \Big)^2\Big) ,
+# \end{aligned}
 # ```
 #
 # and the {term}`certified radius` is the largest at which the weighted lower ends of every rival still exceed the upper ends of the class

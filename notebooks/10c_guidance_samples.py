@@ -148,7 +148,7 @@ plt.show()
 #
 # What does the denoiser make of the guided image on its way (Figure 5)? We take the pair in which the two guides disagree most.
 
-# %% mystnb={"figure": {"caption": "The denoised image at every level of the path, noise falling from left to right, for the pair with the largest difference. Rows: unguided, vanilla, robust.", "name": "fig-guide-path"}, "image": {"alt": "Three rows of pictures that start as a grey blur and become sharp clothes"}} tags=["hide-input", "wrap"]
+# %% mystnb={"figure": {"caption": "The denoised image at every level of the path, noise falling from left to right, for the pair with the largest difference. Rows: unguided, vanilla, robust.", "name": "fig-guide-path"}, "image": {"alt": "Three rows of pictures that start as a grey blur and become sharp clothes"}} tags=["hide-input"]
 most = int(
     (made["vanilla"].z - made["robust"].z).flatten(1).norm(dim=1).argmax()
 )
@@ -173,7 +173,7 @@ plt.show()
 # Figure 6 of the paper shows cases in which the vanilla guide did better, and does not say how they were found. Ours are chosen by a rule that was fixed
 # beforehand: the pairs in which the judge sees the wanted class in the vanilla image and another one in the robust image. The opposite pairs are counted too.
 
-# %% tags=["wrap"]
+# %%
 verdict = decide(agrees["robust"].tolist(), agrees["vanilla"].tolist())
 print(f"{len(y_made)} pairs, seen as asked for, robust less vanilla: {verdict}")
 worse = (agrees["vanilla"] & ~agrees["robust"]).nonzero()[:10, 0].tolist()

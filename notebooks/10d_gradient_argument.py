@@ -178,7 +178,7 @@ plt.show()
 # The function $q$ cancels, in the gradient as in the loss. And if the loss is the same *at every point*, so is its gradient, every step of the attack, and
 # the adversarial loss. Here is the check, with a $q$ that is a large wave.
 
-# %% tags=["wrap"]
+# %%
 wave = randn((size,), seed, "guide", "wave").to(x_rip)
 wave = wave / wave.norm()
 

@@ -122,7 +122,7 @@ plt.show()
 # without an attack, and the test images are not among its own. It hints at how much the classes overlap within the reach of
 # an attack. Everything on this page is read from its record.
 
-# %% tags=["hide-input", "wrap"]
+# %% tags=["hide-input"]
 outcomes = ("holds", "does not hold", "not decided")
 by_level = {}
 for far, sigma in itertools.product((1, 4), levels):
@@ -188,7 +188,7 @@ for name in ("vanilla", "robust", "exact posterior"):
 # {ref}`nb-adaptive`: a larger radius must reach 0 %, more steps must not matter much, gradients must not be masked. It also attacks with
 # four times the radius, which no longer is the attack of the training.
 
-# %% tags=["hide-input", "wrap"]
+# %% tags=["hide-input"]
 print("at four times the radius the robust one keeps more:", said(4))
 for found in pick(audits, measure="audit"):
     about, line = found.row.about, next(iter(found.lines.values()))

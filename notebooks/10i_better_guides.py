@@ -161,7 +161,7 @@ differences_table(short)
 # the score form moves it, less than 1 by something of the order of a step. So in the limit of many steps $s$ means the same at any number of steps, and with
 # few steps the same $s$ guides less. At the scales that were chosen with 25 steps, on the same seeds:
 
-# %% tags=["hide-input", "wrap"]
+# %% tags=["hide-input"]
 levels = (0.1, 0.3, 1.0, 3.0, 10.0)
 for name in ("ddpm", "ddpm250"):
     steps = len(PLANS[name].path) - 1
@@ -189,7 +189,7 @@ samples_table(long_rows)
 # The *wide* guide was trained at six times the radius ({ref}`sec-guide-wide`), and {numref}`fig-guide-wide-pairs` shows what it makes.
 # Does it guide better? The same differences:
 
-# %% tags=["hide-input", "wrap"]
+# %% tags=["hide-input"]
 beside_wide = {"plan": "heun", "images": 200, "dtype": "fast"}
 pairs_wide = [
     pair

@@ -146,7 +146,7 @@ plt.show()
 # Standard deviations of cells and of seeds, their ratio with its interval, and the F test, one-sided both ways. The seeds have few
 # degrees of freedom, so that the interval of the ratio is wide:
 
-# %% tags=["hide-input", "wrap"]
+# %% tags=["hide-input"]
 for c, name in BOTH.items():
     ratio = ratio_of_spreads([v for line in grid[c] for v in line], again[c])
     low, high = ratio.interval.low, ratio.interval.high

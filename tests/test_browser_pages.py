@@ -24,7 +24,16 @@ document.addEventListener("DOMContentLoaded", () => {
 @needs_chromium
 def test_long_tables_sort_by_number_or_word(tmp_path):
     found = json.loads(in_browser(tmp_path, ["tables.js"], CLICKS, TABLE))
-    assert found == ["dfabec", "ebafdc", "abcdef", [["col", "ascending"], ["col", None]]]
+    assert found == ["dabfec", "efbadc", "abcdef", [["col", "ascending"], ["col", None]]]
+
+
+@needs_chromium
+def test_shares_sort_by_their_quotient(tmp_path):
+    """Percentages and numbers with a sign by the number with which they begin."""
+    values = ["135/512 = 26.4 %", "64/64", "9 of 48", "+0.30 [-0.1, 0.7]", "43.8 % [30, 58], 42.2", "-2/4"]
+    rows = "".join(f"<tr><td>{name}</td><td>{value}</td></tr>" for name, value in zip("abcdef", values, strict=True))
+    table = f"<article><table><thead><tr><th>name</th><th>value</th></tr></thead><tbody>{rows}</tbody></table></article>"
+    assert json.loads(in_browser(tmp_path, ["tables.js"], CLICKS, table))[0] == "fcadbe"
 
 
 @needs_chromium
@@ -32,8 +41,20 @@ def test_a_wide_table_scrolls_in_a_box_of_its_own(tmp_path):
     cells = "".join(f"<th>a&nbsp;rather&nbsp;long&nbsp;head&nbsp;number&nbsp;{i}</th>" for i in range(12))
     wide = f"<article><table><caption>Counts</caption><thead><tr>{cells}</tr></thead></table></article>"
     style = f'<link rel="stylesheet" href="{(STATIC / "book.css").as_uri()}">'
-    seen = in_browser(tmp_path, ["tables.js"], "", style + wide)
-    assert '<div class="table-wide" tabindex="0" role="region" aria-label="Counts"><table>' in seen
+    seen = in_browser(tmp_path, ["tables.js", "scroll.js"], "", style + wide)
+    assert '<div class="table-wide more-right" tabindex="0" role="region" aria-label="Counts"><table>' in seen
+
+
+@needs_chromium
+def test_rows_of_sentences_carry_what_a_telephone_shows(tmp_path):
+    heads, cells = ("id", "claim", "verdict", "evidence"), ("A1", "It is so.", "holds", "word " * 30)
+    head, row = "".join(f"<th>{one}</th>" for one in heads), "".join(f"<td>{one}</td>" for one in cells)
+    table = f"<article><table><thead><tr>{head}</tr></thead><tbody><tr>{row}</tr></tbody></table></article>"
+    seen = in_browser(tmp_path, ["tables.js"], "", table)
+    assert '<table class="sentences" role="table">' in seen
+    assert 'data-head="evidence"' in seen and 'data-head="verdict"' not in seen
+    numbers = table.replace("word " * 30, "0.5").replace("verdict", "rate")
+    assert "sentences" not in in_browser(tmp_path, ["tables.js"], "", numbers)
 
 
 @needs_chromium

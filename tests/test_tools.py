@@ -16,6 +16,8 @@ import pytest
 import run_notebooks
 import student_edition
 import yaml
+from browser import needs_chromium
+from pybtex.database import parse_string
 
 from rdc import notebook
 from rdc.runs.code import Program
@@ -200,6 +202,52 @@ def test_a_page_that_forwards_is_not_looked_at(tmp_path):
     (tmp_path / "index.html").write_text('<meta http-equiv="Refresh" content="0; url=page.html" />')
     (tmp_path / "page.html").write_text("<p>stays</p>")
     assert check_access.pages(tmp_path, []) == [tmp_path / "page.html"]
+
+
+FAULTS = {
+    "a script fails": "<script>const a = 1</script><script>const a = 2</script>",
+    "is 300 pixels wider than its place": """<div class="math" id="equation-a"><span class="eqno">(1.1)#</span>
+        <mjx-container display="true" style="display: block; width: 200px; overflow: auto">
+        <div style="width: 500px">x</div></mjx-container></div>""",
+    "a printed line runs out of its box: printed": """<div class="cell_output" style="width: 9em; overflow: auto"><pre>
+printed and very_long_without_a_place_to_break_it_____________________________</pre></div>""",
+    "the word maximisation of a table is cut": """<table><caption>c</caption><tr>
+        <td style="max-width: 3em; overflow-wrap: anywhere">maximisation</td></tr></table>""",
+    "a figure of 1000 pixels is shown at 390": """<figure style="margin: 0"><img alt="Curves" style="width: 100%"
+        src="data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' width='1000' height='9'/%3E"></figure>""",
+    "pixels wider than a telephone": '<div style="width: 700px">x</div>',
+}
+
+
+@needs_chromium
+@pytest.mark.parametrize("what", ["", *FAULTS])
+def test_check_access_names_what_is_cut_or_too_small(tmp_path, what):
+    head = '<!doctype html><html lang="en"><meta name="viewport" content="width=device-width"><title>t</title>'
+    text = f'{head}<body style="margin: 0"><article>{FAULTS.get(what, "plain")}</article>'
+    (tmp_path / "page.html").write_text(text, encoding="utf8")
+    found = check_access.check(tmp_path, [])
+    assert found == [] if not what else found and all(what in line for line in found)
+
+
+def test_citations_that_would_be_alike_get_letters(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "_ext")
+    import citation_years
+
+    def years(text):
+        entries = parse_string(text, "bibtex").entries
+        citation_years.letter(entries.values())
+        citation_years.letter(entries.values())  # a list that was kept
+        return [one.fields["year"] for one in entries.values()]
+
+    def work(key, authors, year):
+        return f"@misc{{{key}, author = {{{authors}}}, year = {{{year}}}}}"
+
+    many, other = "Chen, A and Dong, B and Su, C", "Chen, A and Shao, D and Zhu, E"
+    assert years(work("a", many, 2024) + work("b", "Chen, A", 2024) + work("c", other, 2024)) == ["2024a", "2024", "2024b"]
+    assert years(work("a", many, 2024) + work("b", other, 2023)) == ["2024", "2023"]
+    listed = parse_string((ROOT / "references.bib").read_text(encoding="utf8"), "bibtex").entries
+    citation_years.letter(listed.values())
+    assert len({citation_years.cited(one) for one in listed.values()}) == len(listed)
 
 
 def test_a_missing_executed_notebook_is_named(tmp_path):
