@@ -84,7 +84,8 @@ def ascent(optimal: OptimalDenoiser, z: Tensor, sigma: float) -> Tensor:
     return torch.cat(path)
 
 
-starts = {"in a cell without an exit": at(-0.45, 0.65), "near the other class": at(0.09, 0.0)}
+starts = {"in a cell without an exit": at(-0.45, 0.65)}
+starts["near the other class"] = at(0.09, 0.0)
 paths = {name: ascent(optimal, z, sigma) for name, z in starts.items()}
 odds = {
     name: log_odds(optimal, path, y.expand(len(path)), sigma)

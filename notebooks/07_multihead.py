@@ -164,7 +164,7 @@ for name, net in (("teacher", teacher), ("multi-head", heads)):
 # :label: eq-multihead
 # \begin{aligned}
 # D(z_\sigma, \sigma, k) &= c_\text{skip}\, z_\sigma + c_\text{out}\, F_k\big(c_\text{in} z_\sigma, \tfrac14 \ln \sigma\big), \\
-# k &= 1, \dots, K + 1 .
+# k &= 1, \dots, K+1.
 # \end{aligned}
 # ```
 #
