@@ -97,12 +97,12 @@ plt.show()
 #
 # :::{table} Four readings of likelihood maximisation
 #
-# | | in `READINGS` | loss of a step | step | budget | noise |
-# |---|---|---|---|---|---|
-# | Eq. 8, and the text of 3.4 | `expectation` | all $T$ levels, weight $w_t$ | "gradient-based" | Linf, $\eta = 8/255$ | not said |
-# | Algorithm 1 as printed | `printed` | one random level | $m \leftarrow \mu m - g / \norm{g}_1$, then $x \leftarrow x + \gamma m$; $\gamma = 0.1$, $\mu = 1$, $N = 5$ | Linf, $\eta$ | fresh |
-# | Algorithm 1 read as MI-FGSM | `mi-fgsm` | one random level | $\pm \eta / N$ along $\operatorname{sign}(m)$ | Linf, $\eta$ | fresh |
-# | released code, commit 8a82504 | `released` | one level $\sigma \sim U(0.4, 0.6)$, weight 1, mean over pixels | Adam with rate 0.1 on $z$, $N = 5$; clamped to $[-1, 1]$ once, at the end | an L2 ball larger than the cube of all images | the same at every call |
+# | name in the code, and source | loss of a step | step | budget | noise |
+# |---|---|---|---|---|
+# | **expectation**: Eq. 8, and the text of 3.4 | all $T$ levels, weight $w_t$ | "gradient-based" | Linf, $\eta = 8/255$ | not said |
+# | **printed**: Algorithm 1 as printed | one random level | $m \leftarrow \mu m - g / \norm{g}_1$, then $x \leftarrow x + \gamma m$; $\gamma = 0.1$, $\mu = 1$, $N = 5$ | Linf, $\eta$ | fresh |
+# | **mi-fgsm**: Algorithm 1 read as MI-FGSM | one random level | $\pm \eta / N$ along $\operatorname{sign}(m)$ | Linf, $\eta$ | fresh |
+# | **released**: the code, commit 8a82504 | one level $\sigma \sim U(0.4, 0.6)$, weight 1, mean over pixels | Adam with rate 0.1 on $z$, $N = 5$; clamped to $[-1, 1]$ once, at the end | an L2 ball larger than the cube of all images | the same at every call |
 #
 # :::
 #
