@@ -1,7 +1,7 @@
 """``{nb-provenance}``: a table of when, where and in how long the stored outputs were made.
 
 It is read from the notebooks' own metadata, which tools/run_notebooks.py writes. Each notebook page also gets a
-one-line note under its title.
+one-line note under its title, with the number of the notebook, which is not that of the page, and the command that runs it.
 """
 
 import json
@@ -42,13 +42,15 @@ class Provenance(SphinxDirective):
 
 
 def note(app: Sphinx, doctree: nodes.document) -> None:
-    """Say under the title of a notebook page where its outputs come from."""
+    """Say under the title of a notebook page which notebook it is, and where its outputs come from."""
     f = Path(app.env.doc2path(app.env.docname))
     r = record(f) if f.suffix == ".ipynb" else {}
     title = next(iter(doctree.findall(nodes.title)), None)
     if r and title is not None:
-        text = f"Outputs stored {r['date']} on {r['device']} in {r['seconds']:.0f} s (torch {r['versions'].get('torch', '?')})."
-        paragraph = nodes.paragraph("", "", nodes.emphasis(text=text), classes=["nb-provenance"])
+        number = f.stem.partition("_")[0]
+        text = f". Outputs stored {r['date']} on {r['device']} in {r['seconds']:.0f} s (torch {r['versions'].get('torch', '?')})."
+        name, command = nodes.emphasis(text=f"Notebook {number} \u00b7 "), nodes.literal(text=f"rdc run {number}")
+        paragraph = nodes.paragraph("", "", name, command, nodes.emphasis(text=text), classes=["nb-provenance"])
         title.parent.insert(title.parent.index(title) + 1, paragraph)
 
 

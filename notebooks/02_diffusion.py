@@ -467,20 +467,26 @@ claim(half_sigma == 1 and half_step == 260)
 # :::{exercise-start}
 # :label: ex-diffusion-memory
 # :::
-# **A sampler with a perfect memory** (10 minutes, medium). Feed the {term}`optimal denoiser` of the digits to `sample`, with 40 steps and one sample a class. What do you get? Measure the largest distance of a sample to its nearest training image.
+# **A sampler with a perfect memory** (10 minutes, medium). Feed the {term}`optimal denoiser` of the digits to `sample`, with 40 steps and one sample a class. What do you get? Which training image is the nearest to each sample, and how far away is the farthest of the ten?
 #
 # :::{hint}
 # :class: dropdown
-# `exact` takes the place of `denoiser`, and `exact.distances` gives squared distances to the stored images. The start has the type of `exact`: `randn((10, 1, 8, 8), seed, "memory").double()`.
+# `exact` takes the place of `denoiser`, and `exact.distances` gives squared distances to the stored images, a column for each. The start has the type of `exact`: `randn((10, 1, 8, 8), seed, "memory").double()`.
 # :::
 
 # %%
 # your code here
-farthest = None  # of ten samples, in model units
+nearest = None  # ten places of stored images, one a class
+farthest = None  # distance of ten samples, in model units
 
 # %%
 # check
-fine = farthest is not None and 0 <= farthest < 0.1
+begin = randn((10, 1, 8, 8), seed, "memory").double()
+again = exact.distances(sample(exact, torch.arange(10), begin, 40))
+wanted_far, wanted_at = float(again.min(1).values.max().sqrt()), again.argmin(1)
+fine = None not in (nearest, farthest)
+fine = fine and [int(i) for i in nearest] == wanted_at.tolist()
+fine = fine and abs(farthest - wanted_far) < 1e-3
 print("right" if fine else "not yet")
 
 # %% [markdown]
@@ -499,7 +505,8 @@ test_digits = load("digits", "test")
 copies = sample(
     exact, wanted, randn((10, 1, 8, 8), seed, "memory").double(), 40
 )
-farthest = float(exact.distances(copies).min(dim=1).values.sqrt().max())
+apart = exact.distances(copies).min(dim=1)
+nearest, farthest = apart.indices, float(apart.values.sqrt().max())
 between = (
     exact.distances(to_model(test_digits.x[:10].double()))
     .min(dim=1)

@@ -237,7 +237,7 @@ claims_table("A17", "A20", "A21", "A29")
 # (sec-lm-audit)=
 # ## Which of the attacks is to be believed?
 #
-# {ref}`nb-adaptive` audits an attack: does its gradient raise the loss as it forecasts, does it find
+# {ref}`nb-adaptive-audit` audits an attack: does its gradient raise the loss as it forecasts, does it find
 # adversarial examples that were planted, does a larger radius break everything? The same audit, of the attack
 # on RDC with each gradient, from the record:
 
@@ -250,7 +250,13 @@ show_table(
     f"images, {row.arguments['norm']} {row.arguments['eps']}, LM released, N = 5",
 )
 doubted = [line["attack on"] for line in lines if line["to be believed"] == "no"]
-glue("lm-audit", f"The audit rejects: {', '.join(doubted)}." if doubted else "The audit rejects none of them.")
+by_model: dict[str, list[str]] = {}
+for name in doubted:
+    model, _, gradient = name.partition(", ")
+    word = "BPDA" if gradient == "bpda" else (gradient or "own").split()[0]
+    by_model.setdefault(model, []).append(f"the {word}")
+said = [f"{m} with {' and '.join([', '.join(w[:-1])] * (len(w) > 1) + w[-1:])} gradient" for m, w in by_model.items()]
+glue("lm-audit", f"The audit rejects the attack on {', on '.join(said)}." if said else "The audit rejects none of them.")
 
 # %% [markdown]
 # {glue:text}`lm-audit` An attack that the audit rejects may still break images, but what it leaves standing is no evidence. For

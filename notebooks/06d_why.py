@@ -84,14 +84,15 @@ def ascent(optimal: OptimalDenoiser, z: Tensor, sigma: float) -> Tensor:
     return torch.cat(path)
 
 
-starts = {"far from a border": at(-0.45, 0.65), "near a border": at(0.09, 0.0)}
+starts = {"in a cell without an exit": at(-0.45, 0.65)}
+starts["near the other class"] = at(0.09, 0.0)
 paths = {name: ascent(optimal, z, sigma) for name, z in starts.items()}
 odds = {
     name: log_odds(optimal, path, y.expand(len(path)), sigma)
     for name, path in paths.items()
 }
 
-# %% mystnb={"figure": {"caption": "Left: images of the right class (square) and of another one (dots); the class of the nearest image by colour, dark where exact ascent provably never leaves the cell; the paths of two wrong images. Right: log-odds of the right class along them; above zero the image is right.", "name": "fig-why"}, "image": {"alt": "One path runs to a dot, and its log-odds fall; the other one, from near the border, runs to the square, and its log-odds rise through zero", "width": "95%"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Left: images of the right class (square) and of another one (dots); red where the nearest image is of the right class, blue where it is of the other one; strong where exact ascent provably never leaves the cell (a cell without an exit), pale where the proof says nothing; the paths of two wrong images, from the triangles. Right: log-odds of the right class along them; above zero the image is right.", "name": "fig-why"}, "image": {"alt": "One path, in a strong blue cell, runs to a dot, and its log-odds fall; the other one, from the pale region near the red one, runs to the square, and its log-odds rise through zero", "width": "95%"}} tags=["hide-input"]
 fig, (left, right) = plt.subplots(1, 2, figsize=(8, 3.7), layout="constrained")
 side = torch.linspace(-1.1, 1.1, 111, dtype=torch.float64)
 grid = torch.stack(torch.meshgrid(side, side, indexing="xy"), dim=-1)
@@ -112,11 +113,11 @@ right.legend()
 plt.show()
 
 # %% tags=["remove-cell"]
-claim(float(odds["far from a border"][-1]) < float(odds["far from a border"][0]) < 0)
-claim(float(odds["near a border"][0]) < 0 < float(odds["near a border"][-1]))
+claim(float(odds["in a cell without an exit"][-1]) < float(odds["in a cell without an exit"][0]) < 0)
+claim(float(odds["near the other class"][0]) < 0 < float(odds["near the other class"][-1]))
 held = {name: captured(optimal, z, sigma) for name, z in starts.items()}
 claim(all(int(h.label) == 1 for h in held.values()))
-claim(bool(held["far from a border"].holds) and not bool(held["near a border"].holds))
+claim(bool(held["in a cell without an exit"].holds) and not bool(held["near the other class"].holds))
 
 # %% [markdown]
 # Both images are nearest to a wrong one. One is lost for good, the other one is repaired. What decides?
@@ -158,8 +159,8 @@ claim(bool(held["far from a border"].holds) and not bool(held["near a border"].h
 # **A sure hit**, $\pi \to 1$: $\dot L = s_y \cdot (s_y - s_r)$. It falls where the image lies behind its own.
 
 # %% tags=["remove-cell"]
-z = starts["far from a border"]
-claim(float(log_odds_rate(optimal, z, y, sigma)) < 0 < float(log_odds_rate(optimal, starts["near a border"], y, sigma)))
+z = starts["in a cell without an exit"]
+claim(float(log_odds_rate(optimal, z, y, sigma)) < 0 < float(log_odds_rate(optimal, starts["near the other class"], y, sigma)))
 
 # %% [markdown]
 # ## Cells without an exit
@@ -392,7 +393,7 @@ for k, z in starts.items():
     print(f"{k}: {measured[k]:+.3f} nats per unit of time")
 
 # %% tags=["remove-cell"]
-claim(measured["far from a border"] < 0 < measured["near a border"])
+claim(measured["in a cell without an exit"] < 0 < measured["near the other class"])
 
 # %% [markdown]
 # :::{solution-end}

@@ -71,7 +71,7 @@ if device == "auto":
 train, test = load(data, "train"), load(data, "test")
 x, y = test.x[:n_lab].to(device), test.y[:n_lab].to(device)
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "Share of images whose exact likelihood, likelihood of the true class and log-odds of the true class rise by likelihood maximisation, the lowest of four noise levels of the density. The likelihoods rise nearly always; for adversarial images the log-odds, which decide, mostly fall.", "name": "fig-lm-laboratory"}, "image": {"alt": "Three panels with shares of images for clean, border and adversarial images; in the first two nearly all lines lie at 100 percent, in the third they fall to below 30 percent for adversarial images"}}
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Share of images whose exact likelihood, likelihood of the true class and log-odds of the true class rise by likelihood maximisation: the smallest share over the four noise levels of the density. The likelihoods rise nearly always; for adversarial images the log-odds, which decide, mostly fall.", "name": "fig-lm-laboratory"}, "image": {"alt": "Three panels with shares of images for clean, border and adversarial images; in the first two nearly all lines lie at 100 percent, in the third they fall to below 30 percent for adversarial images"}}
 cells = stored_cells("laboratory")
 readings = list(dict.fromkeys(cell.row.about["LM"] for cell in cells))
 kinds, at = ("clean", "border", "adversarial"), (0.1, 0.2, 0.5, 1.0)
@@ -120,9 +120,12 @@ print("images:", ", ".join(f"{n} {kind}" for kind, n in counted.items()))
 # identity is $\E\, \varepsilon \cdot s = \sigma\, \E \operatorname{div} s$. Together
 #
 # $$
-# \frac{d}{d\sigma} \E \log p_\sigma(u) = \E \big[ \sigma \operatorname{div} s + \sigma \norm{s}^2 + \varepsilon \cdot s \big]
-# = \E \big[ 2\, \varepsilon \cdot s + \sigma \norm{s}^2 \big] = \frac1\sigma\, \E \norm{\sigma s + \varepsilon}^2 - \frac
-# n\sigma ,
+# \begin{aligned}
+# \frac{d}{d\sigma} \E \log p_\sigma(u)
+# &= \E \big[ \sigma \operatorname{div} s + \sigma \norm{s}^2 + \varepsilon \cdot s \big] \\
+# &= \E \big[ 2\, \varepsilon \cdot s + \sigma \norm{s}^2 \big]
+# = \frac1\sigma\, \E \norm{\sigma s + \varepsilon}^2 - \frac n\sigma ,
+# \end{aligned}
 # $$
 #
 # and $\sigma s + \varepsilon = (D - u) / \sigma + (u - z) / \sigma = (D - z) / \sigma$.

@@ -202,8 +202,8 @@ claim(abs(alike["adam", 5]) < 0.5)
 # ## Treads and stairs
 #
 # That the derivative is the identity does not mean that LM *acts* like the identity. A step of a sign is a
-# staircase: flat almost everywhere, with jumps of $2 \gamma$. A derivative sees the treads, an attack climbs
-# the stairs. If the image moves by $\delta$, the loss's gradient moves by about $H \delta$, and pixels with
+# staircase whose treads have slope one: where a pixel's $g$ rises through zero, it jumps by $2 \gamma$ *down*. A derivative sees
+# the treads, an attack climbs the stairs. If the image moves by $\delta$, the loss's gradient moves by about $H \delta$, and pixels with
 # $|g| < |H \delta|$ may change sign, and then move by $2 \gamma$ in the direction opposite to $\delta$. On
 # average over pixels with density $\rho(0)$ of $g$ at zero, the step acts like
 #

@@ -118,7 +118,7 @@ for name, process in processes.items():
                 (arrived / norm_of(there - xp, "L2")).mean()
             ),
             "passed on, τ": transmission(process, xp, along, 8 / 255),
-            "right after it": kept,
+            "right after it": f"{kept}/{len(yp)}",
         }
     )
 show_table(
@@ -148,7 +148,7 @@ for row in suite:
     if row["gradient"] in ("plain", "union"):
         threat = "StAdv" if row["attack"] == "stadv" else row["norm"]
         kept = row["robust"]
-        line = best.setdefault(row["model"], {"defence": row["model"], "clean": row["clean"]["correct"]})
+        line = best.setdefault(row["model"], {"defence": row["model"], "clean": f"{row['clean']['correct']}/{row['clean']['n']}"})
         line[threat] = f"{kept['correct']}/{kept['n']}"
 show_table(
     list(best.values()),

@@ -330,9 +330,10 @@ ways = [None, None, None]  # conditional, unconditional, without a classifier
 
 # %%
 # check
-fine = all(w is not None for w in ways)
-fine = fine and all(bool((w - ways[0]).abs().max() < 1e-6) for w in ways)
-fine = fine and bool((ways[0] - d_own).abs().max() > 1e-3)
+guided_twice = d_own + s_twice * (d_own - d_free)
+fine = all(
+    w is not None and bool((w - guided_twice).abs().max() < 1e-6) for w in ways
+)
 print("right" if fine else "not yet")
 
 # %% [markdown]

@@ -129,9 +129,9 @@ def test_a_setting_has_a_line_and_each_gradient_a_column(monkeypatch):
     monkeypatch.setattr(rdc.notebook.stored, "show_table", lambda lines, caption: shown.extend(lines))
     gradients_table(rows, "a caption", "N")
     assert shown == [
-        {"N": "1", "clean": "9", "bpda": "9/10", "exact": "7/10", "all": "6/10"},
-        {"N": "5", "clean": "9", "bpda": "8/10", "exact": None, "all": None},
-        {"N": "-", "clean": "9", "bpda": None, "exact": None, "all": "3/10"},
+        {"N": "1", "clean": "9/10", "bpda": "9/10", "exact": "7/10", "all": "6/10"},
+        {"N": "5", "clean": "9/10", "bpda": "8/10", "exact": None, "all": None},
+        {"N": "-", "clean": "9/10", "bpda": None, "exact": None, "all": "3/10"},
     ]
 
 

@@ -48,9 +48,9 @@
   const digit = (k) => `${k === 8 ? "an" : "a"} ${k}`;
   const shorten = (v) => (Math.abs(v) >= 100 || v === 0 ? v.toFixed(0) : v.toPrecision(3)).replace("-", "\u2212");
 
-  // A line chart by step: series are {name, key, values, dashed}; their colours are classes of lab.css.
+  // A line chart in nats by step: series are {name, key, values, dashed}; their colours are classes of lab.css.
   function chart(host, title, series, step, zero) {
-    const [w, h, left, right, top, bottom] = [300, 160, 52, 8, 8, 24];
+    const [w, h, left, right, top, bottom] = [300, 190, 62, 8, 8, 40];
     const all = series.flatMap((s) => s.values).concat(zero ? [0] : []);
     const low = Math.min(...all), high = Math.max(...all), span = high - low || 1;
     const px = (i) => left + ((w - left - right) * i) / STEPS, py = (v) => top + (h - top - bottom) * (1 - (v - low) / span);
@@ -60,7 +60,10 @@
     parts.push(label(left - 4, py(high) + 8, shorten(high)), label(left - 4, py(low) + 1, shorten(low)));
     if (zero && low < 0 && high > 0) parts.push(line(left, py(0), w - right, py(0), "zero"));
     if (zero && (py(0) - py(high) > 14 && py(low) - py(0) > 14)) parts.push(label(left - 4, py(0) + 4, "0"));
-    for (let i = 0; i <= STEPS; i += 5) parts.push(label(px(i), h - 8, String(i), "middle"));
+    for (let i = 0; i <= STEPS; i += 5) parts.push(label(px(i), h - bottom + 16, String(i), "middle"));
+    parts.push(label((left + w - right) / 2, h - 5, "step of the attack", "middle"));
+    const middle = (top + h - bottom) / 2, turned = { x: 12, y: middle, transform: `rotate(-90 12 ${middle})` };
+    parts.push(drawing("text", { ...turned, "text-anchor": "middle" }, "nats"));
     parts.push(line(px(step), top, px(step), h - bottom, "now"));
     for (const s of series) {
       const points = s.values.map((v, i) => `${px(i).toFixed(1)},${py(v).toFixed(1)}`).join(" ");
@@ -68,7 +71,7 @@
       if (s.values.length === 1) parts.push(drawing("circle", { cx: px(0), cy: py(s.values[0]), r: 3, class: `dot ${s.key}` }));
     }
     const words = series.map((s) => `${s.name}: from ${shorten(s.values[0])} to ${shorten(s.values.at(-1))}`).join("; ");
-    const said = `${title} by step of the attack. ${words}`;
+    const said = `${title}, in nats, by step of the attack. ${words}`;
     const picture = drawing("svg", { viewBox: `0 0 ${w} ${h}`, role: "img", "aria-label": said }, ...parts);
     host.replaceChildren(element("figcaption", {}, title), picture);
   }

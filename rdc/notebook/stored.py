@@ -125,7 +125,7 @@ def in_words(row: Entry) -> dict[str, str]:
         "attack": row["attack"],
         "threat": threat(row),
         "moved, L2": f"{moved['L2']:.2f}" if moved else "-",
-        "clean": str(Accuracy(**row["clean"]).correct),
+        "clean": f"{row['clean']['correct']}/{row['clean']['n']}",
         "robust": str(Accuracy(**row["robust"])),
     }
 
