@@ -274,7 +274,8 @@ plt.show()
 # `released` clamps once, at the end, as the code does), with the same noise at every call: the computations of this
 # chapter, the laboratory, and the tables on the parts of RDC ({ref}`nb-lm-parts`) that do not say otherwise were made with it.
 # Rows and tables that say *RDC as released* or *LM as released* (the headline, the union of attacks, more steps, other seeds,
-# CIFAR-10), and the audit, clamp once. The released reading is the one behind the paper's headline number, and noise that
+# CIFAR-10), and the audit, clamp once. The classifier behind it has the weights of the bound unless a table says
+# otherwise. The released reading is the one behind the paper's headline number, and noise that
 # is the same at every call is noise that the attacker knows.
 #
 # What LM does to the likelihood is the question of {ref}`sec-lm-laboratory`. {ref}`nb-lm-attacks` attacks what is built here,

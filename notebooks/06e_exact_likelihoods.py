@@ -201,7 +201,7 @@ claim(len(yb) >= 5)
 # the first misclassified one on the straight line to the adversarial image). The claims, and what it says of them:
 
 # %% tags=["hide-input"]
-claims_table("A11", "A11a", "A27")
+claims_table("A11", "A11a", "A27", "A30", "A30a")
 
 # %% [markdown]
 # That $\log p(z \mid y)$ rises says little about the class, because the likelihood of the *wrong* class can rise as much

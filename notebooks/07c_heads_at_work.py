@@ -419,7 +419,8 @@ claim(
 #
 # First what the few images of this page say of robustness and of samples, then the claims, from the record. They ask different things. The
 # first claim ({claim}`A25`) is about the accuracy on *clean* images, and allows the heads five points less; with two points less, above,
-# the same images decide nothing. The robustness of the heads is not part of it, and the few attacked images decide nothing about that.
+# the same images decide nothing. The robustness
+# of heads is another claim ({claim}`A25a`), decided on the digits; the few attacked images of this page decide nothing about it.
 # For the samples ({claim}`A26`) there is no record.
 
 # %% tags=["hide-input"]
@@ -450,7 +451,7 @@ lines.append(
 
 _, parts = decide_all([c for _, c in lines])
 show_verdicts(dict(zip([statement for statement, _ in lines], parts, strict=True)), "On this page")
-claims_table("A25", "A26")
+claims_table("A25", "A25a", "A26")
 
 # %% [markdown]
 # ## What to remember

@@ -357,7 +357,7 @@ for key, values in lip_radii.items():
 
 # %% tags=["hide-input"]
 met = int((lip_radii["radius local"] >= 0.25).sum())
-words = "B1 the Lipschitz bound certifies most images at R = 0.25"
+words = "B1b the Lipschitz bound certifies most images at R = 0.25"
 show_verdicts({words: decide((met, lip.n), bound=0.5)})
 print(f"steepest slope met on this page: {worst_slope:.2f} of the proved bound")
 

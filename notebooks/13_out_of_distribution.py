@@ -307,7 +307,8 @@ show_table(
 )
 
 # %% [markdown]
-# The likelihood of the flow falls first: {claim}`A6b`. An energy-based model is another matter ({claim}`A6`,
+# With all levels the likelihood of the flow falls first, with those from 0.5 on both keep nearly all, so that the comparison is not
+# decided: {claim}`A6b`. An energy-based model is another matter ({claim}`A6`,
 # {doc}`11_baselines`). Five steps are a weak attack, so each count is an upper bound.
 #
 # ## What this does not say
