@@ -14,10 +14,12 @@ PAGE, SCALE = "notebooks/14_papers_data", "CIFAR-10, 32x32, networks of ours, tr
 BOTH = (SMALL, MEDIUM)
 
 
-def colour(model: str = "RDC", gradient: Any = THREE, network: str = SMALL, N: int = 5, eps: str = "8/255") -> Side:
-    """A defence under PGD with 20 steps, Linf; RDC (LM as released), under the union of its gradients."""
+def colour(
+    model: str = "RDC", gradient: Any = THREE, network: str = SMALL, N: int = 5, eps: str = "8/255", lm: str = "released"
+) -> Side:
+    """A defence under PGD with 20 steps, Linf; RDC with a reading of LM, under the union of its gradients."""
     words = {"model": model, "what": "attacked", "eps": eps}
-    words |= {"gradient": gradient, "N": N} if model == "RDC" else {"gradient": "plain"}
+    words |= {"gradient": gradient, "N": N, "lm": lm} if model == "RDC" else {"gradient": "plain"}
     return Side("cifar10" if network == SMALL else "cifar10-medium", words)
 
 
