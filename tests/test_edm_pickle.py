@@ -131,7 +131,7 @@ def test_a_file_arrives_to_the_bit_and_its_source_is_not_run(tmp_path, network, 
     pickle.loads(path.read_bytes())  # our own file: this is what an unpickler does
     assert flag.exists()
     flag.unlink()
-    out = convert(path, tmp_path / "x.safetensors")
+    out = convert(path, tmp_path / "x.safetensors", "cifar10")
     tensors, meta = read_checkpoint(out, "denoiser")
     assert not flag.exists() and tensors.keys() == network.model.state_dict().keys()
     assert all(torch.equal(tensors[name], value) for name, value in network.model.state_dict().items())
@@ -145,7 +145,7 @@ def test_a_file_is_the_denoiser_of_a_model_and_its_source_is_not_run(tmp_path, n
     path, flag = written(tmp_path / "x.pkl", network, edm, tmp_path / "flag"), tmp_path / "flag"
     options = {"levels": 2, "sigma_min": 0.1, "sigma_max": 2.0}
     x = randn((2, 3, 8, 8), "z").sigmoid()
-    wanted = build("dc", "cifar10", denoiser=str(convert(path, tmp_path / "x.safetensors")), **options)(x)
+    wanted = build("dc", "cifar10", denoiser=str(convert(path, tmp_path / "x.safetensors", "cifar10")), **options)(x)
     assert torch.equal(build("dc", "cifar10", denoiser=str(path), **options)(x), wanted)
     assert torch.equal(build(str(path), "cifar10", **options)(x), wanted) and not flag.exists()
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from tyro.conf import UseAppendAction, arg
 
+from rdc.cli.images import trained_on
 from rdc.quantities import count
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def build_model(model: str, data: str, flags: ModelFlags, seed: int, device: tor
     """The model of a name with the options of the command line, and the seed of the command if it takes one."""
     from rdc.models import build
 
-    return build(model, data, device, **options_for(model, flags.given(), seed=seed))
+    return build(model, trained_on(data), device, **options_for(model, flags.given(), seed=seed))
 
 
 def source_of(model: str) -> dict[str, str]:
