@@ -25,6 +25,7 @@ from rdc.denoise.edm import EDM, EDMConfig, build
 from rdc.denoise.edm_pickle import read_edm_pickle
 from rdc.denoise.multihead import MultiHead
 from rdc.denoise.parameterisation import Reparameterised
+from rdc.denoise.pickle_limits import check_cost
 from rdc.denoise.published_unet import PublishedUNet
 from rdc.denoise.unet import UNetConfig
 
@@ -205,6 +206,7 @@ def convert(path: Path, out: Path, data: str | None = None) -> Path:
     Raises:
         CheckpointError: if the file is refused or damaged, its network is not known, or its data set must be named, in one line.
     """
+    check_cost(path)
     try:
         config, tensors = read_published(path, data or "")
     except CheckpointError as error:
