@@ -484,9 +484,9 @@ def test_the_network_of_a_denoiser_fits_its_data(monkeypatch, capsys, tmp_path, 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["multihead", "--data", "digits", "--recipe", "fashion-mini"], "does not fit digits (1 x 8 x 8, 10 classes); of fashion-"),
-        (["multihead", "--data", "fashion-mini", "--recipe", "cifar10-small", "--teacher", "x"], "10 classes); --recipe fashion-"),
-        (["classifier", "--data", "fashion-mini", "--recipe", "digits"], "the recipe digits does not fit fashion-mini (1 x 28 x 28"),
+        (["multihead", "--data", "digits", "--recipe", "fashion-mini"], "not fit digits (1 x 8 x 8, 10 classes); of fashion-"),
+        (["multihead", "--data", "fashion-mini", "--recipe", "cifar10-small", "--teacher", "x"], "classes); --recipe fash"),
+        (["classifier", "--data", "fashion-mini", "--recipe", "digits"], "recipe digits does not fit fashion-mini (1 x 28 x 28"),
     ],
 )
 def test_a_recipe_whose_network_is_fixed_names_one_that_fits(monkeypatch, capsys, tmp_path, arguments, says):
