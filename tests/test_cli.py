@@ -27,7 +27,7 @@ from rdc.denoise.unet import UNetConfig
 from rdc.quantities import number
 from rdc.train import TrainConfig
 from rdc.train.heads import DistilConfig
-from rdc.train.recipes import MULTIHEAD, SMALLER
+from rdc.train.recipes import MULTIHEAD, RECIPES, SMALLER
 
 TINY = EDMConfig(UNetConfig(8, 1, 10, 16, (1,), 1, ()), sigma_data=0.7, data="digits")
 
@@ -450,6 +450,74 @@ def test_a_training_is_named_after_its_folder_and_never_replaces_one_of_other_da
         common = ["--model", "runs/a.safetensors", "--data", f"folder:{name}", "--n", "1", "--levels", "2", "-q"]
         for command in (["accuracy"], ["attack", "--steps", "1"]):
             assert run(monkeypatch, capsys, *command, *common)[0::2] == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("data", "recipe", "shape"),
+    [
+        ("fashion-mini", "cifar10-medium", (1, 28, 10)),
+        ("fashion-mini", "digits", (1, 28, 10)),
+        ("digits", None, (1, 8, 10)),
+        ("cifar10", None, (3, 32, 10)),
+        ("cifar100", None, (3, 32, 100)),
+    ],
+)
+def test_the_network_of_a_denoiser_fits_its_data(monkeypatch, capsys, tmp_path, data, recipe, shape):
+    from rdc.train import denoiser as train
+
+    monkeypatch.setenv("RDC_DATA", str(tmp_path))
+    for name, labels in (("data_batch_1.bin", 1), ("train.bin", 2)):
+        (tmp_path / name).write_bytes(bytes((labels + 3072) * 4))
+    made = []
+    monkeypatch.setattr(train, "fit", lambda run, out, images, *_: made.append((run.config, images)) or out)
+    named = [] if recipe is None else ["--recipe", recipe]
+    code, out, err = run(monkeypatch, capsys, "train", "denoiser", "--data", data, *named, "--out", tmp_path / "x.safetensors")
+    assert (code, err) == (0, "")
+    ((config, images),) = made
+    unet = config.denoiser.unet
+    assert (unet.channels, unet.resolution, unet.label_dim) == shape and config.denoiser.data == data
+    assert images.x.shape[1:] == (shape[0], shape[1], shape[1])
+    if recipe is None and shape[0] == 3:
+        assert config.batch == RECIPES["cifar10-medium"].batch
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["multihead", "--data", "digits", "--recipe", "fashion-mini"], "not fit digits (1 x 8 x 8, 10 classes); of fashion-"),
+        (["multihead", "--data", "fashion-mini", "--recipe", "cifar10-small", "--teacher", "x"], "classes); --recipe fash"),
+        (["classifier", "--data", "fashion-mini", "--recipe", "digits"], "recipe digits does not fit fashion-mini (1 x 28 x 28"),
+    ],
+)
+def test_a_recipe_whose_network_is_fixed_names_one_that_fits(monkeypatch, capsys, tmp_path, arguments, says):
+    code, _, err = run(monkeypatch, capsys, "train", *arguments, "--out", tmp_path / "x.safetensors", "-q")
+    assert code == 2 and says in err and err.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_convert_writes_a_safetensors_file_and_nothing_over_its_source(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name in ("x.pkl", "x.safetensors"):
+        (tmp_path / name).write_bytes(b"source")
+    (tmp_path / "folder").mkdir()
+    os.link("x.pkl", "linked.safetensors")
+    for source, out, says in (
+        ("x.pkl", "x.pkl", "OUT x.pkl must end in .safetensors"),
+        ("x.pkl", "out.bin", "OUT out.bin must end in .safetensors"),
+        ("x.pkl", "folder", "cannot write folder (it is a folder); give another OUT"),
+        ("x.safetensors", "x.safetensors", "x.safetensors would be replaced by what is made of it; give another OUT"),
+        ("x.pkl", "linked.safetensors", "x.pkl would be replaced by what is made of it; give another OUT"),
+    ):
+        assert run(monkeypatch, capsys, "convert", source, out) == (2, "", f"rdc: {says}\n")
+    assert (tmp_path / "x.pkl").read_bytes() == (tmp_path / "x.safetensors").read_bytes() == b"source"
+    code, _, err = run(monkeypatch, capsys, "convert", "x.pkl", "new.safetensors")
+    assert code == 2 and err.startswith("rdc: x.pkl is no checkpoint of EDM: ") and not (tmp_path / "new.safetensors").exists()
+
+
+def test_a_costly_model_is_refused_before_it_is_read(monkeypatch, capsys, tmp_path):
+    (tmp_path / "x.pkl").write_bytes(b"\x80\x02]r\x00\x00\x00\x40.")
+    for model in (["--model", tmp_path / "x.pkl"], ["--model", "dc", "--denoiser", tmp_path / "x.pkl"]):
+        code, _, err = run(monkeypatch, capsys, "accuracy", *model, "--data", "digits", "--n", "1", "-q")
+        assert code == 2 and "x.pkl is refused, and nothing of it was run: it asks for 1,073,741,824 places" in err
 
 
 def test_a_folder_has_one_name():

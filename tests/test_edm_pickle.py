@@ -19,7 +19,7 @@ from torch import nn
 from rdc.denoise.checkpoints import CheckpointError, load_denoiser, read_checkpoint
 from rdc.denoise.edm import EDMConfig
 from rdc.denoise.edm_pickle import read_edm_pickle
-from rdc.denoise.published import PublishedConfig, build_published, convert
+from rdc.denoise.published import PublishedConfig, build_published, convert, data_for
 from rdc.denoise.published import load_denoiser as load_any
 from rdc.denoise.unet import UNetConfig
 from rdc.models import build
@@ -131,7 +131,7 @@ def test_a_file_arrives_to_the_bit_and_its_source_is_not_run(tmp_path, network, 
     pickle.loads(path.read_bytes())  # our own file: this is what an unpickler does
     assert flag.exists()
     flag.unlink()
-    out = convert(path, tmp_path / "x.safetensors")
+    out = convert(path, tmp_path / "x.safetensors", "cifar10")
     tensors, meta = read_checkpoint(out, "denoiser")
     assert not flag.exists() and tensors.keys() == network.model.state_dict().keys()
     assert all(torch.equal(tensors[name], value) for name, value in network.model.state_dict().items())
@@ -145,7 +145,7 @@ def test_a_file_is_the_denoiser_of_a_model_and_its_source_is_not_run(tmp_path, n
     path, flag = written(tmp_path / "x.pkl", network, edm, tmp_path / "flag"), tmp_path / "flag"
     options = {"levels": 2, "sigma_min": 0.1, "sigma_max": 2.0}
     x = randn((2, 3, 8, 8), "z").sigmoid()
-    wanted = build("dc", "cifar10", denoiser=str(convert(path, tmp_path / "x.safetensors")), **options)(x)
+    wanted = build("dc", "cifar10", denoiser=str(convert(path, tmp_path / "x.safetensors", "cifar10")), **options)(x)
     assert torch.equal(build("dc", "cifar10", denoiser=str(path), **options)(x), wanted)
     assert torch.equal(build(str(path), "cifar10", **options)(x), wanted) and not flag.exists()
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
@@ -273,6 +273,29 @@ def test_a_hostile_file_is_refused_in_one_line_and_runs_nothing(tmp_path, case):
             read(path)
         assert str(path) in str(error.value) and "\n" not in str(error.value)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.pkl"]
+
+
+def test_a_file_that_is_not_for_cifar10_needs_a_name(tmp_path, network, edm):
+    path = written(tmp_path / "x.pkl", network, edm)
+    says = r"x\.pkl is not for cifar10 \(images of 3 x 8 x 8, 4 classes\); name its data set with --data"
+    with pytest.raises(CheckpointError, match=says):
+        convert(path, tmp_path / "x.safetensors")
+    assert read_checkpoint(convert(path, tmp_path / "x.safetensors", "mine"), "denoiser")[1]["config"]["data"] == "mine"
+    for classes, channels, side, data in ((10, 3, 32, True), (0, 3, 32, True), (100, 3, 32, False), (10, 1, 32, False)):
+        unet = replace(CONFIG.unet, label_dim=classes, channels=channels, resolution=side)
+        if data:
+            assert data_for(unet, path) == "cifar10"
+        else:
+            with pytest.raises(CheckpointError, match="name its data set"):
+                data_for(unet, path)
+
+
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
+def test_what_a_storage_asks_for_is_named(tmp_path):
+    path = tmp_path / "x.pkl"
+    path.write_bytes(HOSTILE["storage of hostile bytes"](str(tmp_path / "flag")))
+    with pytest.raises(CheckpointError, match=r"is refused, and nothing of it was run: .*unsupported GLOBAL (posix|nt)\.system"):
+        convert(path, tmp_path / "x.safetensors", "mine")
 
 
 def test_what_is_refused_is_named(tmp_path):

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rdc.notebook import cells, check_parameters, claim, needs, run_notebook
+from rdc.notebook.execute import from_here
 from rdc.notebook.parameters import check_values, declared, profile_values
 
 CHAPTERS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.py"))
@@ -170,3 +171,25 @@ def test_the_command_line_says_what_is_wrong(given_: list[str], says: str, tmp_p
     ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and says in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_a_file_of_the_callers_folder_is_given_with_its_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.safetensors").write_bytes(b"")
+    (tmp_path / "fashion").write_bytes(b"")
+    (tmp_path / "imgs").mkdir()
+    assert from_here("net.safetensors") == str(tmp_path / "net.safetensors")
+    assert from_here("folder:imgs") == f"folder:{tmp_path / 'imgs'}"
+    for value in ("absent.safetensors", "fashion", "folder:absent", "8/255", 3, 0.5, None, ["net.safetensors"], 5000 * "x"):
+        assert from_here(value) == value
+
+
+def test_a_chapter_reads_a_file_of_the_callers_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "book").mkdir()
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "a.txt").write_text("found")
+    page = '# %% tags=["parameters"]\nname: str = "b.txt"\n\n# %%\nprint(open(name).read())\n'
+    (tmp_path / "book" / "nb.py").write_text(page)
+    monkeypatch.chdir(tmp_path / "here")
+    done = run_notebook(tmp_path / "book" / "nb.py", None, {"name": "a.txt"})
+    assert any("found" in str(cell.get("outputs")) for cell in done.cells)

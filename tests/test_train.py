@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ from rdc.train.denoiser import (
     schedule,
     state_path,
     stratified_sigma,
+    train_counted,
     train_denoiser,
 )
 
@@ -323,3 +325,19 @@ def test_a_run_without_a_step_is_an_error_and_writes_nothing(tmp_path):
     with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
         train_denoiser(replace(SMALL, steps=0), tmp_path / "none.safetensors", quiet=True)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("counted", [True, False], ids=["a new state", "a state from before"])
+def test_a_run_goes_on_with_as_many_images_only(tmp_path, monkeypatch, digits, counted):
+    out = tmp_path / "a.safetensors"
+    begin = partial(train_counted, SMALL, out, digits) if counted else partial(train_denoiser, SMALL, out, images=digits)
+    with monkeypatch.context() as patch:
+        interrupt(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            begin(save_seconds=0.0, quiet=True)
+    if counted:
+        with pytest.raises(CheckpointError, match=rf"images: {len(digits)} -> {len(digits) - 1}"):
+            train_counted(SMALL, out, digits[:-1], quiet=True)
+    train_counted(SMALL, out, digits, quiet=True)
+    whole = train_denoiser(SMALL, tmp_path / "b.safetensors", images=digits, quiet=True)
+    assert same(weights(out), weights(whole))

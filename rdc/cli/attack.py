@@ -15,6 +15,7 @@ from torch import nn
 from tyro.conf import arg
 
 from rdc.cli.flags import ModelFlags, build_model, source_of, takes
+from rdc.cli.images import order_of
 from rdc.cli.options import Count, Data, Device, Model, Quiet, Start, first_images, pick_device, radius_of, tidy
 from rdc.quantities import count
 
@@ -125,7 +126,7 @@ def attack_command(
     began, index = time.perf_counter(), torch.arange(start, start + n, device="cpu")
     with tempfile.TemporaryDirectory() as folder, takes(model, data, x):
         path = rows or Path(folder, "rows.jsonl")
-        config = {"model": model, "data": data, **source_of(model)}
+        config = {"model": model, "data": data, **order_of(data), **source_of(model)}
         robust_accuracy(
             classifier, x.to(place), y.to(place), {attack: chosen}, verdicts, rows=path, workers=workers, seed=seed,
             block=size, index=index, config=config, quiet=quiet,

@@ -56,10 +56,12 @@ def audit_command(
 
 def other_images(data: str, device: torch.device, n: int = 8) -> tuple[torch.Tensor, torch.Tensor] | None:
     """The last ``n`` training images and their labels; None if the data have no training images."""
-    from rdc.data import DataError, load
+    from rdc.cli.images import in_turns, read, takes_turns, trained_on
+    from rdc.data import DataError
 
     try:
-        images = load(data, "train")
+        images = read(trained_on(data), "train")
     except DataError:
         return None
+    images = in_turns(images) if takes_turns(data) else images
     return images.x[-n:].to(device), images.y[-n:].to(device)

@@ -14,7 +14,8 @@ from torch import nn
 from tyro.conf import arg
 
 from rdc.cli.flags import ModelFlags, left_out, options_for, source_of
-from rdc.cli.options import Block, Data, Start, first_images, pick_device, tidy
+from rdc.cli.images import order_of, trained_on
+from rdc.cli.options import HOW_MANY, Block, Data, Start, first_images, pick_device, tidy
 from rdc.quantities import count as whole_number
 from rdc.quantities import number
 
@@ -43,7 +44,7 @@ def certify_command(
         Literal["sequence", "split"] | None,
         arg(help="With a target, what keeps the guarantee: a confidence sequence (by default), or a split alpha."),
     ] = None,
-    count: Annotated[int, arg(help="How many test images.")] = 10,
+    count: Annotated[int, arg(help=HOW_MANY)] = 10,
     start: Start = 0,
     block: Block = 8,
     defence: ModelFlags = ModelFlags(),  # noqa: B008
@@ -93,7 +94,7 @@ def certify_command(
             base, x.to(place), y.to(place), path, sigma=noise, n0=n0, n=n, alpha=level, seed=seed,
             target=asked, stopping=stopping or "sequence", batch=size, block=block, workers=workers,
             index=torch.arange(start, start + count, device="cpu"),
-            config={"model": model, "data": data, **source_of(model)}, quiet=quiet,
+            config={"model": model, "data": data, **order_of(data), **source_of(model)}, quiet=quiet,
         )  # fmt: skip
     text = f"{model}, sigma {noise:g}, n0 {n0}, n {n}, alpha {level:g}"
     limit = reach(n, noise, level)
@@ -141,7 +142,7 @@ def find_base(
     if model in ANY:
         given = left_out(model, given, SHARED)
     noise = {"sigma": sigma} if is_noisy(model) else {}
-    return base_classifier(model, data, device, **options_for(model, given, seed=seed, quiet=quiet, **noise))
+    return base_classifier(model, trained_on(data), device, **options_for(model, given, seed=seed, quiet=quiet, **noise))
 
 
 def noise_of(model: str, given: dict[str, Any]) -> float | None:

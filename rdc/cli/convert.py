@@ -7,6 +7,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from rdc.cli.options import writable
 from rdc.denoise.unet import UNetConfig
 
 #: The sizes of 128x128_diffusion.pt, which a state dict does not say.
@@ -19,12 +20,12 @@ def convert_command(
     ],
     out: Annotated[Positional[Path], arg(help="The .safetensors file to write.")],
     data: Annotated[
-        str | None, arg(help="Name of the data set that it is for; by default cifar10, and imagenet-128 for the second.")
+        str | None, arg(help="Name of its data set; by default cifar10 if that fits, and imagenet-128 for the second.")
     ] = None,
 ) -> None:
     """Write the network of a published checkpoint as a file of this package.
 
-    DDPM++ becomes one that every other command reads; NCSN++ and ADM are read by rdc.checkpoints.load_denoiser.
+    Every other command reads it: rdc accuracy --model cifar10.safetensors --data cifar10.
 
     For example:
       rdc convert edm-cifar10-32x32-cond-vp.pkl cifar10.safetensors
@@ -35,8 +36,11 @@ def convert_command(
 
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
+    out = writable(out, ".safetensors", "OUT")
+    if out.exists() and out.samefile(path):
+        raise ValueError(f"{path} would be replaced by what is made of it; give another OUT")
     if path.suffix == ".pt":
         wrote = convert_guided_diffusion(path, out, ADM_128, heads=4, data=data or "imagenet-128")
     else:
-        wrote = convert(path, out, data or "cifar10")
+        wrote = convert(path, out, data)
     print(f"wrote {wrote}")

@@ -15,6 +15,8 @@ import torch
 from torch import nn
 from tyro.conf import UseAppendAction, arg
 
+from rdc.cli.images import trained_on
+from rdc.denoise.pickle_limits import check_cost
 from rdc.quantities import count
 
 if TYPE_CHECKING:
@@ -78,7 +80,7 @@ def build_model(model: str, data: str, flags: ModelFlags, seed: int, device: tor
     """The model of a name with the options of the command line, and the seed of the command if it takes one."""
     from rdc.models import build
 
-    return build(model, data, device, **options_for(model, flags.given(), seed=seed))
+    return build(model, trained_on(data), device, **options_for(model, flags.given(), seed=seed))
 
 
 def source_of(model: str) -> dict[str, str]:
@@ -114,13 +116,16 @@ def options_for(model: str, given: dict[str, Any], **standard: Any) -> dict[str,
 
     Raises:
         ValueError: if the model is a file and no module, a count is too small, there are too few or too many numbers, or a range
-            is given to levels without one.
+            is given to levels without one; if a published file cannot be read in time and memory that fit its size.
     """
     from rdc.models import names_user_model, options_of
 
     file, colon, made = model.partition(":")
     if colon and file.endswith(".py"):
         raise ValueError(f"--model {model} names a file; name its module, as Python imports it: {Path(file).stem}:{made}")
+    for path in (str(value) for value in (model, *given.values()) if str(value).endswith(".pkl")):
+        if Path(path).is_file():
+            check_cost(Path(path))
     known = options_of(model)
     given = left_out(model, given, ("levels", "draws")) if names_user_model(model) else given
     kept = {k: v for k, v in given.items() if k in known or (k, v) != ("noise", "shared")}

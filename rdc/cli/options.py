@@ -1,6 +1,7 @@
 """What the commands share: options, and what they stand for."""
 
 __all__ = [
+    "HOW_MANY",
     "Block",
     "Count",
     "Data",
@@ -35,8 +36,15 @@ Model = Annotated[
         "logits."
     ),
 ]
-Data = Annotated[str, arg(help="digits, fashion-mini, fashion, cifar10-20, cifar10, ..., or folder:PATH (rdc.data.load).")]
-Count = Annotated[int, arg(aliases=["--count"], help="How many test images.")]
+Data = Annotated[
+    str,
+    arg(
+        help="digits, fashion-mini, fashion, cifar10-20, cifar10, ..., cifar10-c:CORRUPTION:SEVERITY (for the models of "
+        "cifar10), or folder:PATH (rdc.data.load)."
+    ),
+]
+HOW_MANY = "How many test images; of folder:PATH and restricted-imagenet by class in turns."
+Count = Annotated[int, arg(aliases=["--count"], help=HOW_MANY)]
 Start = Annotated[int, arg(help="The first of them.")]
 Block = Annotated[int, arg(help="Images taken together; a kill loses the blocks in flight.")]
 Device = Annotated[str, arg(help="auto, cpu, cuda, ...")]
@@ -53,6 +61,7 @@ def tidy(data: str) -> str:
         raise ValueError(f"--data {data} is a folder of images; write folder:{data}")
     if kind != "folder" or not path:
         return data
+    path = os.path.expanduser(path)
     inside = os.path.relpath(path)
     return kind + colon + (os.path.normpath(path) if inside.startswith(os.pardir) else inside)
 
@@ -77,10 +86,14 @@ def writable(path: Path, ending: str = "", option: str = "--out") -> Path:
 
 
 def first_images(data: str, n: int, start: int = 0, option: str = "--n") -> tuple[torch.Tensor, torch.Tensor]:
-    """Return ``n`` test images and their labels, from the image ``start`` on."""
-    from rdc.data import load
+    """Return ``n`` test images and their labels, from the image ``start`` on.
 
-    images = load(data, "test")
+    Images that lie class after class are taken by class in turns (:func:`rdc.cli.images.in_turns`), and counted in that order.
+    """
+    from rdc.cli.images import in_turns, read, takes_turns
+
+    images = read(data, "test")
+    images = in_turns(images) if takes_turns(data) else images
     if not 0 <= start < len(images):
         raise ValueError(f"--start must lie in 0...{len(images) - 1}, got {start}")
     if not 1 <= n <= len(images) - start:

@@ -4,6 +4,7 @@ __all__ = ["train_command"]
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,7 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import torch
 from tyro.conf import Positional, arg
 
+from rdc.cli.images import read
 from rdc.cli.options import Device, Quiet, pick_device, tidy, writable
+from rdc.data import Images, check_name
+from rdc.denoise.unet import UNetConfig
 from rdc.quantities import count, number
 
 if TYPE_CHECKING:
@@ -36,7 +40,7 @@ def train_command(
         str | None,
         arg(
             help="fashion-mini or, for denoiser and classifier, digits; by default the one for the data, else fashion-mini. "
-            "For denoiser also cifar10-medium, for denoiser and multihead cifar10-small. "
+            "For denoiser also cifar10-medium, that for cifar10 and cifar100; for denoiser and multihead cifar10-small. "
             "For classifier also the reference networks cnn, at-linf and at-l2, and the baselines " + ", ".join(MORE) + "."
         ),
     ] = None,
@@ -79,6 +83,8 @@ def train_command(
     if threads is not None:
         torch.set_num_threads(count(threads, "--threads"))
     data = None if data is None else tidy(data)
+    if data is not None:
+        check_name(data)
     if what != "denoiser" and data is not None and data.startswith("folder:"):
         own = f"for images of your own: rdc train denoiser --data {data}"
         raise ValueError(f"rdc train {what} has recipes for its own data only; {own}")
@@ -98,30 +104,41 @@ def train_command(
         if threat == "none" and size != 0.5:
             print("without a threat the training makes nothing of --eps; left out")
         return train_guide_command(data, recipe, out, threat, size, steps, seed, device, save_seconds, quiet)
-    from rdc.train import train_denoiser
+    from rdc.train.denoiser import train_counted
     from rdc.train.heads import distil
     from rdc.train.recipes import MULTIHEAD, RECIPES, SMALLER
 
     heads = what == "multihead"
     distilled = MULTIHEAD if heads else SMALLER
-    name = recipe or ("digits" if data == "digits" else "fashion-mini")
+    name = recipe or standard_recipe(what, data)
     if name not in (known := [*({} if heads else RECIPES), *distilled]):
         raise ValueError(f"unknown recipe {name!r}; there are {', '.join(known)}")
     refuse(f"the {what} {name}", attacked | ({} if name in distilled else taught))
     config = distilled[name].train if name in distilled else RECIPES[name]
-    if data is not None:
-        config = replace(config, denoiser=fitting(config.denoiser, data))
     config = replace(config, seed=seed, steps=config.steps if steps is None else count(steps, "steps"))
     taught_by = teacher or distilled[name].teacher if name in distilled else ""
     if name in distilled and not taught_by:
         raise ValueError(f"the recipe {name} needs --teacher: the denoiser that it follows")
-    path, place = target(out, f"{name}{'-multihead' * heads}", config.denoiser.data), pick_device(device)
+    named = data or config.denoiser.data
+    path, place = target(out, f"{name}{'-multihead' * heads}", named), pick_device(device)
+    images = read(named, "train")
+    if heads:
+        fixed(name, {each: one.train.denoiser.unet for each, one in distilled.items()}, named, images)
+    elif data is not None:
+        config = replace(config, denoiser=fitting(config.denoiser, images))
+    config = replace(config, denoiser=replace(config.denoiser, data=named))
     if name in distilled:
         whole = replace(distilled[name], train=config, teacher=taught_by)
-        path = distil(whole, path, place, None, save_seconds, quiet, compile=compile, minutes=minutes)
+        path = distil(whole, path, place, images, save_seconds, quiet, compile=compile, minutes=minutes)
     else:
-        path = train_denoiser(config, path, place, None, save_seconds, quiet, compile, minutes)
+        path = train_counted(config, path, images, place, save_seconds, quiet, compile, minutes)
     print(f"wrote {path}")
+
+
+def standard_recipe(what: str, data: str | None) -> str:
+    """The recipe of a denoiser or a classifier for guidance that goes with a data set, if none is named."""
+    kind, colour = (data or "").partition(":")[0], "cifar10-small" if what == "multihead" else "cifar10-medium"
+    return {"digits": "digits", "cifar10": colour, "cifar100": colour}.get(kind, "fashion-mini")
 
 
 def target(out: Path | None, name: str, data: str) -> Path:
@@ -155,16 +172,29 @@ def refuse(what: str, given: dict[str, bool]) -> None:
         raise ValueError(f"the training of {what} makes nothing of {', '.join(unused)}; leave that out")
 
 
-def fitting(denoiser: "EDMConfig", data: str) -> "EDMConfig":
-    """The configuration for other data; a reader's own images decide the size of an image, its channels and the classes."""
-    if not data.startswith("folder:"):
-        return replace(denoiser, data=data)
-    from rdc.data import load
+def fitting(denoiser: "EDMConfig", images: Images) -> "EDMConfig":
+    """The configuration for other images: they decide the size of one, its channels and the classes."""
+    channels, size, classes = shape_of(images)
+    return replace(denoiser, unet=replace(denoiser.unet, channels=channels, resolution=size, label_dim=classes))
 
-    images = load(data, "train")
-    _, channels, size, _ = images.x.shape
-    unet = replace(denoiser.unet, channels=channels, resolution=size, label_dim=len(images.classes))
-    return replace(denoiser, data=data, unet=unet)
+
+def fixed(name: str, known: Mapping[str, UNetConfig], data: str, images: Images, classes: int = 10) -> None:
+    """Check that a recipe, whose network stays as it is, is for some images.
+
+    Raises:
+        ValueError: if it is not, with a recipe among ``known`` that is.
+    """
+    size = shape_of(images)
+    there = [each for each, unet in known.items() if size == (unet.channels, unet.resolution, classes)]
+    if name not in there:
+        what = f"{size[0]} x {size[1]} x {size[1]}, {size[2]} classes"
+        better = f"--recipe {there[0]} does" if there else f"of {', '.join(known)} none does"
+        raise ValueError(f"the recipe {name} does not fit {data} ({what}); {better}")
+
+
+def shape_of(images: Images) -> tuple[int, int, int]:
+    """Channels, size and classes of images."""
+    return images.x.shape[1], images.x.shape[3], len(images.classes)
 
 
 def train_reference_command(
@@ -223,9 +253,10 @@ def train_guide_command(
     if name not in GUIDES:
         raise ValueError(f"unknown recipe {name!r}; there are {', '.join(GUIDES)}")
     config = GUIDES[name][which]
-    if data is not None:
-        config = replace(config, classifier=replace(config.classifier, data=data))
     config = replace(config, seed=seed, steps=config.steps if steps is None else count(steps, "steps"))
     config = config if which == "vanilla" else replace(config, threat=Threat(radius=threat, eps=eps))
-    path = target(out, f"{name}-{which}", config.classifier.data)
-    print(f"wrote {train_guide(config, path, pick_device(device), None, None, save_seconds, quiet)}")
+    named = data or config.classifier.data
+    path, images = target(out, f"{name}-{which}", named), read(named, "train")
+    fixed(name, {each: kinds[which].classifier.encoder for each, kinds in GUIDES.items()}, named, images)
+    config = replace(config, classifier=replace(config.classifier, data=named))
+    print(f"wrote {train_guide(config, path, pick_device(device), images, None, save_seconds, quiet)}")

@@ -12,6 +12,7 @@ References:
 __all__ = ["convert_guided_diffusion", "from_diffusers", "load_diffusers"]
 
 import hashlib
+import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from rdc.denoise.checkpoints import CheckpointError, one_line
 from rdc.denoise.edm import EDM, EDMConfig
 from rdc.denoise.parameterisation import Reparameterised
-from rdc.denoise.published import PublishedConfig, save_published
+from rdc.denoise.published import PublishedConfig, save_published, why
 from rdc.denoise.published_unet import PublishedBlock, PublishedUNet
 from rdc.denoise.unet import UNetConfig
 
@@ -70,10 +71,12 @@ def convert_guided_diffusion(
     if min(unet.channel_mult) * unet.model_channels < 4 * GROUPS:
         raise ValueError(f"norms of guided-diffusion have {GROUPS} groups, here of at least 4 channels; too narrow is {unet}")
     try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it may be an archive of TorchScript, which is an error, too
+            stored = torch.load(path, map_location="cpu", weights_only=True)
         given = {str(name): value.detach() for name, value in stored.items()}
     except Exception as error:  # whatever a made-up file can lead to
-        raise CheckpointError(f"{path} is no state dict: {type(error).__name__}, {one_line(error)}"[:400]) from error
+        raise CheckpointError(f"{path} is no state dict: {type(error).__name__}, {why(error)}"[:400]) from error
     with torch.device("meta"):
         network = PublishedUNet(unet, form)
     names = guided_names(network.state_dict())

@@ -9,7 +9,7 @@ __all__ = ["PublishedConfig", "build_published", "convert", "load_denoiser", "sa
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,13 @@ from rdc.denoise.edm import EDM, EDMConfig, build
 from rdc.denoise.edm_pickle import read_edm_pickle
 from rdc.denoise.multihead import MultiHead
 from rdc.denoise.parameterisation import Reparameterised
+from rdc.denoise.pickle_limits import check_cost
 from rdc.denoise.published_unet import PublishedUNet
+from rdc.denoise.unet import UNetConfig
 
 KIND = "published denoiser"
+#: What ``torch.load`` tells its caller to do about a file that it refuses; here nobody shall do that.
+TORCH = "In PyTorch 2.6"
 #: Parameterisations by the names of EDM's classes, with the only values that their constants may have.
 PARAMETERISATIONS: Mapping[str, tuple[str, Mapping[str, float]]] = {
     "EDMPrecond": ("edm", {}),
@@ -191,17 +195,44 @@ def save_published(path: Path, config: PublishedConfig, tensors: dict[str, Tenso
         checkpoints.write_checkpoint(path, tensors, kind=KIND, config=asdict(config), **info)
 
 
-def convert(path: Path, out: Path, data: str = "cifar10") -> Path:
+def convert(path: Path, out: Path, data: str | None = None) -> Path:
     """Write the network of an EDM checkpoint as a checkpoint of this package, with the hash of the file.
 
     Arguments:
         path: The ``.pkl`` file.
         out: The ``.safetensors`` file.
-        data: Name of the data set that it is for.
+        data: Name of the data set that it is for; by default ``cifar10``, if its images and classes are of that kind.
 
     Raises:
-        CheckpointError: if the file is refused or damaged, or its network is not known, in one line.
+        CheckpointError: if the file is refused or damaged, its network is not known, or its data set must be named, in one line.
     """
-    config, tensors = read_published(path, data)
+    check_cost(path)
+    try:
+        config, tensors = read_published(path, data or "")
+    except CheckpointError as error:
+        if isinstance(error.__cause__, Exception) and TORCH in str(error.__cause__):
+            raise CheckpointError(f"{path} is refused, and nothing of it was run: {why(error.__cause__)}") from error
+        raise
+    if data is None:
+        config = replace(config, edm=replace(config.edm, data=data_for(config.edm.unet, path)))
     save_published(out, config, tensors, source=path.name, source_sha256=hashlib.sha256(path.read_bytes()).hexdigest())
     return out
+
+
+def data_for(unet: UNetConfig, path: Path) -> str:
+    """Return the data set of a published network of EDM, as far as sizes and classes tell.
+
+    Raises:
+        CheckpointError: if they do not, with one line.
+    """
+    if (unet.channels, unet.resolution) == (3, 32) and unet.label_dim in (0, 10):
+        return "cifar10"
+    kind = f"images of {unet.channels} x {unet.resolution} x {unet.resolution}, {unet.label_dim or 'no'} classes"
+    raise CheckpointError(f"{path} is not for cifar10 ({kind}); name its data set with --data")
+
+
+def why(error: BaseException) -> str:
+    """Return the line of a message of ``torch.load`` that says what is not supported; of another message the first."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    found = next((line for line in lines if "unsupported" in line.lower()), lines[0])
+    return found.partition(TORCH)[0].strip()

@@ -18,6 +18,8 @@ def run_notebook(notebook: str | Path, out: str | Path | None, parameters: Mappi
                  profile: str | None = None, progress: bool = False) -> Any:  # fmt: skip
     """Execute ``notebook`` (``.py`` or ``.ipynb``) in its own folder, write it to ``out`` if given, and return it.
 
+    A parameter that names a file of the folder of the caller, or ``folder:`` and a folder there, is given with its whole path.
+
     ``profile`` names a file of ``profiles/``; its keys that this notebook lacks are skipped, and ``parameters`` win over it.
 
     Raises:
@@ -36,6 +38,7 @@ def run_notebook(notebook: str | Path, out: str | Path | None, parameters: Mappi
     nb = jupytext.read(notebook)
     known = declared("\n".join(c.source for c in nb.cells if "parameters" in c.metadata.get("tags", [])))
     values = check_values({k: v for k, v in profile_values(profile).items() if k in known} | dict(parameters or {}), known)
+    values = {name: from_here(value) for name, value in values.items()}
     if out is not None:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         if not os.access(Path(out).parent, os.W_OK):
@@ -53,6 +56,16 @@ def run_notebook(notebook: str | Path, out: str | Path | None, parameters: Mappi
     if out is not None:
         write_notebook(done, Path(out))
     return done
+
+
+def from_here(value: Any) -> Any:
+    """Return the whole path of a file, with an ending, that lies where the caller is, and of ``folder:PATH``; else the value."""
+    if not isinstance(value, str):
+        return value
+    kind, _, path = value.partition(":")
+    if kind == "folder" and os.path.isdir(os.path.expanduser(path)):
+        return f"folder:{os.path.abspath(os.path.expanduser(path))}"
+    return os.path.abspath(value) if os.path.splitext(value)[1] and os.path.isfile(value) else value
 
 
 def write_notebook(nb: Any, out: Path) -> None:

@@ -19,7 +19,7 @@ References:
     | https://arxiv.org/abs/2206.00364
 """
 
-__all__ = ["TrainConfig", "edm_loss", "fit", "train_denoiser"]
+__all__ = ["TrainConfig", "edm_loss", "fit", "train_counted", "train_denoiser"]
 
 import math
 from collections.abc import Callable
@@ -33,11 +33,11 @@ from torch import Tensor
 
 from rdc.data import Images, load
 from rdc.denoise.base import compiled, to_model
-from rdc.denoise.checkpoints import save_denoiser
+from rdc.denoise.checkpoints import read_checkpoint, save_denoiser
 from rdc.denoise.edm import EDM, EDMConfig, build, coefficients
 from rdc.denoise.multihead import MultiHead
 from rdc.rng import generator, rand, randn, randperm
-from rdc.train.loop import begin, state_path, train_to
+from rdc.train.loop import KIND, begin, state_path, train_to
 from rdc.train.loop import difference as difference
 
 #: ``loss(denoiser, z, label, sigma, eps, step) -> (N,)``: what a step minimises, image by image; label -1 hides the class.
@@ -93,6 +93,28 @@ def train_denoiser(
     images = load(config.denoiser.data, "train") if images is None else images
     network = replace(config.denoiser, unlabelled=config.denoiser.unet.label_dim == 0 or config.label_dropout > 0)
     run = Run(config, asdict(config), build(network, config.seed).to(device), edm_objective)
+    return fit(run, out, images, save_seconds, quiet, compile, minutes)
+
+
+def train_counted(
+    config: TrainConfig,
+    out: Path,
+    images: Images,
+    device: str | torch.device = "cpu",
+    save_seconds: float = 60.0,
+    quiet: bool = False,
+    compile: bool = False,
+    minutes: float | None = None,
+) -> Path:
+    """As :func:`train_denoiser`, and the number of images counts as part of the recipe: with another one a run does not go on.
+
+    A state from before it was kept says nothing of it, and is believed.
+    """
+    network = replace(config.denoiser, unlabelled=config.denoiser.unet.label_dim == 0 or config.label_dropout > 0)
+    recipe = {**asdict(config), "images": len(images)}
+    if state_path(out).exists() and "images" not in read_checkpoint(state_path(out), KIND)[1]["config"]:
+        del recipe["images"]
+    run = Run(config, recipe, build(network, config.seed).to(device), edm_objective)
     return fit(run, out, images, save_seconds, quiet, compile, minutes)
 
 
