@@ -97,7 +97,7 @@ def audits(name: str, folder: str | Path | None = None) -> list[dict[str, str]]:
     lines = []
     for found in stored_cells(name, folder):
         for words in {id(line): line.words for line in found.lines.values()}.values():
-            ran = {check: said for check, said in words.items() if not said.startswith("not run")}
+            ran = {check: said for check, said in words.items() if not said.startswith("warn: not run")}
             odd = {check: said for check, said in ran.items() if not said.startswith("pass")}
             lines.append({
                 "attack on": found.row.about["attack on"],
