@@ -2,7 +2,7 @@
 
 ``PATH/train/<class>/*.png`` and ``PATH/test/<class>/*.png``, PNG or JPEG (``.jpg``, ``.jpeg``), all of one size and square. The
 classes are the names of the folders, sorted; images come class after class, sorted by name. They have one channel
-if all of the split are grey. Commands look at both splits and take the classes in turns (:mod:`rdc.cli.images`).
+if all of the split are grey. Commands look at both splits and take the classes in turns (``rdc.cli.images``).
 
 Restricted ImageNet joins 9 runs of the 1 000 classes of ImageNet, whose folders ``train/<wnid>`` and ``val/<wnid>`` count in
 sorted order.
