@@ -220,7 +220,7 @@ claims_table("C3a1", "C3a2", "C3a3", "C3d1", "C3f", "C4a")
 # The others: against no guide, at every scale, with other features, and those of guides that are denoisers.
 
 # %% tags=["hide-cell"]
-groups = {"C3": "abcdegh", "C4": "b", "C8": "", "C9": "abc", "C10": "abcd"}
+groups = {"C3": "abcdegh", "C4": "bc", "C8": "", "C9": "abc", "C10": "abcd"}
 ids = [
     f"{group}{letter}"
     for group, letters in groups.items()

@@ -1,6 +1,6 @@
 """Does a guide make better images, and a robust one better images than a vanilla one?
 
-Eight repetitions of 200 images on fresh seeds, each guide at the scale that the sweep chose for it; smaller ones beside the slow
+Sixteen repetitions of 200 images on fresh seeds, each guide at the scale that the sweep chose for it; fewer beside the slow
 diffusion classifier and in 32 bits; real images in the place of generated ones; and the chain of the paper with its 250 steps.
 """
 
@@ -12,7 +12,7 @@ DDPM = {guide: scale for (guide, *how), scale in CHOSEN.items() if how == ["ddpm
 REAL = {"images": 200, "judges": "fashion"}
 
 ROWS = (
-    *(made(guide, scale, plan, conditional) for (guide, plan, conditional), scale in CHOSEN.items()),
+    *(made(guide, scale, plan, conditional, n=16) for (guide, plan, conditional), scale in CHOSEN.items()),
     *(made(guide, scale, images=100) for guide, scale in HEUN.items()),
     made("diffusion classifier", CHOSEN["robust", "heun", True], images=100),
     *(made(guide, HEUN[guide], images=100, dtype="float32") for guide in ("vanilla", "robust")),

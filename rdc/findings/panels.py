@@ -89,7 +89,7 @@ def certificates(ax: Any, folder: Folder, color: str) -> None:
 
 
 def guides(ax: Any, folder: Folder, color: str) -> None:
-    """Draw the Frechet distances of eight repetitions with each guide, and their means."""
+    """Draw the Frechet distances of the repetitions with each guide, and their means."""
     for i, guide in enumerate(("robust", "vanilla", "none")):
         values = list(numbers(made(guide, "frechet", "heun", True), folder).values())
         if not values:
@@ -122,6 +122,6 @@ PANELS = {
     ),
     "guides": Panel(
         guides, ("C3b1",),
-        "Dots of eight repetitions and their means: those of both guides lie below no guide, and close to each other."
+        "Dots of repetitions and their means: those of both guides lie below no guide, and close to each other."
     ),
 }  # fmt: skip
