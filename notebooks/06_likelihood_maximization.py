@@ -67,8 +67,9 @@ moved: dict[str, Tensor] = {name: LikelihoodMaximization(heads, seed=seed, **cas
 
 # %% mystnb={"figure": {"caption": "Four test images: as they are, and after LM as printed, as MI-FGSM with a budget of 8/255, and as released (the names are those of READINGS).", "name": "fig-lm-images"}, "image": {"alt": "Four rows of four garments; the printed reading looks unchanged, the released one has visible changes", "width": "60%"}} tags=["hide-input"]
 shown = {"test image": x} | {name: moved[name] for name in ("printed", "mi-fgsm", "released")}
-fig = image_grid(torch.cat([pictures[:4] for pictures in shown.values()]), columns=4, size=0.7)
-for name, ax in zip(shown, fig.axes[::4], strict=True):
+few = min(4, len(x))
+fig = image_grid(torch.cat([pictures[:few] for pictures in shown.values()]), columns=few, size=0.7)
+for name, ax in zip(shown, fig.axes[::few], strict=True):
     ax.text(-0.1, 0.5, name, transform=ax.transAxes, ha="right", va="center", fontsize=11)
 plt.show()
 

@@ -160,8 +160,8 @@ show_table(
 # ## The record
 #
 # `clamped` is the released reading with a clamp after every step, `released` clamps once, at the end, as the code does. The
-# classifier behind it has the weights of the bound, and in the last row the levels and weights of the released code, which leave DC
-# alone with nothing.
+# classifier behind it has the weights of the bound, and in the last row the weights of the released code, on eight levels spread
+# evenly, as there, but from 0.1 on; they leave DC alone with nothing.
 
 # %% tags=["hide-input"]
 seen = ("bpda", "exact", "smoothed 0.3")

@@ -86,8 +86,10 @@ ALL = {
 def title(row: Row, size: str) -> str:
     """What a bar is."""
     about = row.about
-    behind = about["gradient"] if about["model"] == "RDC" else "its own"
-    return f"{about['model']}, {size}, {behind} gradient"
+    if about["model"] != "RDC":
+        return f"{about['model']}, {size}, its own gradient"
+    behind = {"bpda": "BPDA"}.get(about["gradient"], f"{about['gradient']} gradient")
+    return f"RDC, {size}, {behind}"
 
 
 bars = {

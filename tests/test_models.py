@@ -128,7 +128,8 @@ def by_hand(row):
         return reference_network(model, "digits", CPU)
     fresh, gradient = options.get("noise") == "fresh", options.get("gradient", "exact")
     coupling = options.get("noise", "shared")
-    dc = DiffusionClassifier(denoiser, levels("elbo", 8, sigma_min=0.1), noise=coupling, draws=options.get("draws", 1))
+    grid = levels(options.get("kind", "elbo"), 8, sigma_min=0.1)
+    dc = DiffusionClassifier(denoiser, grid, noise=coupling, draws=options.get("draws", 1))
     if model == "dc":
         return dc
     back = cnn if model in ("lm-cnn", "diffpure") else dc

@@ -1,8 +1,8 @@
 """How many images does RDC keep, as the attacker's gradient sees more of its likelihood maximisation?
 
 Fashion-MNIST, the first test images, 512 in the main rows. "clamped" is the reading of this book's first edition, "released" that
-of the released code. The classifier has the weights of the bound; in the rows of the table "weights" it has those and the levels
-of the released code, too.
+of the released code. The classifier has the weights of the bound; in the rows of the table "weights" it has those of
+the released code, on levels that are spread evenly, as there, but from 0.1 on.
 """
 
 from itertools import product

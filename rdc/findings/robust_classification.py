@@ -40,7 +40,7 @@ def strongest(model: str, outcome: str = "robust", **words: Any) -> Side:
 
 
 def released(model: str, gradient: Any) -> Side:
-    """The diffusion classifier with levels and weights of the released code, alone or behind LM as released; PGD-20."""
+    """The diffusion classifier with the weights of the released code, alone or behind LM as released; PGD with 20 steps."""
     return Side("rdc-gradient", {"table": "weights", "model": model, "gradient": gradient})
 
 
@@ -265,8 +265,8 @@ CLAIMS = (
         (Evidence(rdc(), rdc(gradient="bpda"), bound=MARGIN),), page=ATTACKS,
     ),
     Claim(
-        "A16e", "Released code", "… with the levels and weights of the released code, too.",
-        "the same; DC keeps hardly an image with them, LM as released before it",
+        "A16e", "Released code", "… with the weights of the released code, too.",
+        "the same, LM as released; eight levels spread evenly, as there, but from 0.1 on",
         (Evidence(released("RDC", THREE), released("RDC", "bpda"), bound=MARGIN),), page=ATTACKS,
     ),
     Claim(
