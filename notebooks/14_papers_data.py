@@ -230,7 +230,7 @@ claims_table("A7c", "A9c", "A10c", "A22c")
 # with the root of the number of pixels; so does the length of the noise of a level. Their ratio is the same for both data
 # sets. What differs is where the noise hides the *class*.
 
-# %%
+# %% tags=["hide-input"]
 sets = {
     "clothes": ("fashion-mini", "fashion-mini-multihead"),
     "colour": (colour, denoiser),
