@@ -21,7 +21,7 @@
 # - Read counts on another data set, and compare two of them on the images that both share.
 # :::
 #
-# **Time** 25 minutes · **Needs** {ref}`nb-floor` and {ref}`nb-lm`. Covers the data of {cite:t}`chen2024rdc`.
+# **Time** 20 minutes · **Needs** {ref}`nb-floor` and {ref}`nb-lm`. Covers the data of {cite:t}`chen2024rdc`.
 #
 # All three papers are about colour photographs, and most of this book is about clothes in grey. Does its main finding survive the
 # change of data? Here it is asked on the images that the papers attack, the first of the test split of CIFAR-10, with a denoiser that
