@@ -17,6 +17,7 @@ from benchmarks.gradient import gradient
 from benchmarks.lm_memory import lm_memory
 from benchmarks.measure import alternate, merge, row
 from benchmarks.throughput import throughput
+from benchmarks.training import training
 from rdc.attack.losses import margin
 from rdc.classify import DiffusionClassifier, OptimalClassifier
 from rdc.data import DataError, Images, load
@@ -26,7 +27,7 @@ from rdc.rng import generator, randn
 from rdc.schedule import Levels, levels
 
 RESULTS = Path(__file__).parents[1] / "results"
-PARTS = ("trained", "naive", "optimal", "gradient", "lm", "throughput")
+PARTS = ("trained", "naive", "optimal", "gradient", "lm", "throughput", "training")
 
 
 def sixty_thousand(device: torch.device) -> tuple[Images, str]:
@@ -184,6 +185,7 @@ def main() -> None:
         "gradient": lambda: gradient(args.rounds, device, args.checkpoint),
         "lm": lambda: lm_memory(args.checkpoint),
         "throughput": lambda: throughput(args.rounds, device, args.checkpoint),
+        "training": lambda: training(args.rounds, device),
     }
     for name in args.only or PARTS:
         found[name] = runs[name]()
