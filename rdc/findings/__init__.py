@@ -17,9 +17,10 @@ from rdc.runs.record import write_atomic
 
 def claims() -> dict[str, Claim]:
     """Return all claims by their id, in order."""
-    from rdc.findings import certified, colour, guidance, robust_classification
+    from rdc.findings import certified, colour, guidance, robust_classification, robust_evaluation
 
-    return {claim.id: claim for claim in (*robust_classification.CLAIMS, *colour.CLAIMS, *certified.CLAIMS, *guidance.CLAIMS)}
+    parts = (robust_classification, robust_evaluation, colour, certified, guidance)
+    return {claim.id: claim for part in parts for claim in part.CLAIMS}
 
 
 def write_claims(path: str | Path, folder: str | Path | None = None) -> list[Finding]:

@@ -13,7 +13,8 @@ from typing import Literal
 from rdc.experiments import experiment
 from rdc.findings.certified import CERTIFIED, FACTORS, INNER, LIPSCHITZ, NOISED, SIFT
 from rdc.findings.guidance import ALIGNED, GRADIENTS, METHODS, SAMPLES, TRAININGS
-from rdc.findings.robust_classification import (
+from rdc.findings.side import stored
+from rdc.findings.sides import (
     AT_WORK,
     ATTACKS,
     BESIDE,
@@ -26,7 +27,6 @@ from rdc.findings.robust_classification import (
     SIZE,
     TAUGHT,
 )
-from rdc.findings.side import stored
 from rdc.runs.record import book_folder
 
 State = Literal["done here", "at our size", "needs files", "absent"]

@@ -7,18 +7,19 @@ from typing import Any
 from rdc.experiments.cifar10 import MEDIUM, SMALL
 from rdc.findings.claim import Claim
 from rdc.findings.evidence import Evidence
-from rdc.findings.robust_classification import MARGIN, THREE
 from rdc.findings.side import Side
+from rdc.findings.sides import MARGIN, THREE
 
 PAGE, SCALE = "notebooks/14_papers_data", "CIFAR-10, 32x32, networks of ours, trained mostly on JPEG copies"
 BOTH = (SMALL, MEDIUM)
 
 
 def colour(
-    model: str = "RDC", gradient: Any = THREE, network: str = SMALL, N: int = 5, eps: str = "8/255", lm: str = "released"
-) -> Side:
+    model: str = "RDC", gradient: Any = THREE, network: str = SMALL, N: int = 5, eps: str = "8/255", lm: str = "released",
+    noise: str = "fixed",
+) -> Side:  # fmt: skip
     """A defence under PGD with 20 steps, Linf; RDC with a reading of LM, under the union of its gradients."""
-    words = {"model": model, "what": "attacked", "eps": eps}
+    words = {"model": model, "what": "attacked", "eps": eps, "noise": noise}
     words |= {"gradient": gradient, "N": N, "lm": lm} if model == "RDC" else {"gradient": "plain"}
     return Side("cifar10" if network == SMALL else "cifar10-medium", words)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rdc.findings.colour import colour, defence
-from rdc.findings.robust_classification import alone, rdc, trained
 from rdc.findings.side import Side, outcomes
+from rdc.findings.sides import alone, rdc, trained
 from rdc.runs.statistics import Accuracy
 
 BARS: dict[str, tuple[str, Side]] = {

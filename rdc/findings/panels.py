@@ -12,8 +12,8 @@ import numpy as np
 from rdc.findings.certified import certified
 from rdc.findings.figure import BLUE, GREY, ORANGE, draw_headline
 from rdc.findings.guidance import made
-from rdc.findings.robust_classification import LEVELS
 from rdc.findings.side import Side, numbers, rate
+from rdc.findings.sides import LEVELS
 
 Folder = str | Path | None
 STYLES = (("o", ORANGE), ("s", BLUE), ("D", GREY))

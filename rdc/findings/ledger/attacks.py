@@ -5,7 +5,8 @@ __all__ = ["ENTRIES"]
 from typing import Any
 
 from rdc.findings.ledger import Effect, Entry
-from rdc.findings.robust_classification import (
+from rdc.findings.side import Side
+from rdc.findings.sides import (
     AT_WORK,
     ATTACKS,
     BESIDE,
@@ -19,7 +20,6 @@ from rdc.findings.robust_classification import (
     suite,
     trained,
 )
-from rdc.findings.side import Side
 
 AUDITED = "notebooks/05e_audit"
 

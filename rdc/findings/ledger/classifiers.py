@@ -3,8 +3,8 @@
 __all__ = ["ENTRIES"]
 
 from rdc.findings.ledger import Effect, Entry, pair
-from rdc.findings.robust_classification import DC, LM, OPTIMAL
 from rdc.findings.side import Side
+from rdc.findings.sides import DC, LM, OPTIMAL
 
 
 def weighting(name: str) -> tuple[str, Side]:

@@ -3,8 +3,8 @@
 __all__ = ["ENTRIES"]
 
 from rdc.findings.ledger import Effect, Entry, pair
-from rdc.findings.robust_classification import LM, PARTS, THREE, rdc, setting
 from rdc.findings.side import Side
+from rdc.findings.sides import LM, PARTS, THREE, rdc, setting
 
 
 def optimiser(title: str) -> Side:
