@@ -1,15 +1,17 @@
 """The findings of the book in its pages, out of the stored results.
 
 ``{kept}`rdc-bpda` `` is how many images a defence of the headline keeps; ``{claim}`A8` `` the verdict of a claim, with a link to
-it; ``{finding} likelihood`` a picture of :mod:`rdc.findings.panels` for both themes, with its claims; ``{findings}`` is the table
-of all claims, which _static/findings.js filters.
+it; ``{finding} likelihood`` a picture of :mod:`rdc.findings.panels` for both themes and for telephones, with its claims unless it
+is ``:bare:``; ``{findings}`` is the table of all claims, which _static/findings.js filters.
 """
 
 import json
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from docutils import nodes
+from docutils.parsers.rst import directives
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
@@ -19,6 +21,7 @@ from rdc.findings.figure import headline, save_figure
 from rdc.findings.panels import PANELS
 
 THEMES = {"light": "#222222", "dark": "#dddddd"}
+SHAPES = ("wide", "narrow")  # book.css shows the one that fits
 PAPERS = {"A": "rdc", "B": "ndc", "C": "guidance"}
 
 
@@ -34,10 +37,10 @@ class Kept(SphinxRole):
 
 
 def figures(app: Sphinx) -> None:
-    """Draw the pictures for the light and the dark theme, transparent, before the pages are read."""
-    for theme, color in THEMES.items():
-        for name, panel in PANELS.items():
-            save_figure(Path(app.srcdir, "_static", f"{name}-{theme}.svg"), panel.draw, Path(app.srcdir, "results"), color)
+    """Draw the pictures for the light and the dark theme, wide and narrow, transparent, before the pages are read."""
+    for (theme, color), shape, (name, panel) in product(THEMES.items(), SHAPES, PANELS.items()):
+        path = Path(app.srcdir, "_static", f"{name}-{theme}-{shape}.svg")
+        save_figure(path, panel.draw, Path(app.srcdir, "results"), color, narrow=shape == "narrow")
 
 
 def published(env: BuildEnvironment) -> dict[str, dict[str, Any]]:
@@ -67,18 +70,19 @@ class Claimed(SphinxRole):
 
 
 class Finding(SphinxDirective):
-    """A picture, light and dark, and under it the claims that it shows."""
+    """A picture, light and dark, wide and narrow, and under it the claims that it shows."""
 
     required_arguments = 1
+    option_spec: ClassVar[Any] = {"bare": directives.flag}
 
     def run(self) -> list[nodes.Node]:
         """Make the images and the line below them."""
         name, known = self.arguments[0], published(self.env)
         panel, box = PANELS[name], nodes.container(classes=["finding"])
-        for theme in THEMES:
-            image = nodes.image(uri=f"/_static/{name}-{theme}.svg", alt=panel.alt, classes=[f"only-{theme}"], candidates={})
-            box += image
-        for claim in (known[one] for one in panel.claims):
+        for theme, shape in product(THEMES, SHAPES):
+            classes = [f"only-{theme}", f"only-{shape}"]
+            box += nodes.image(uri=f"/_static/{name}-{theme}-{shape}.svg", alt=panel.alt, classes=classes, candidates={})
+        for claim in () if "bare" in self.options else [known[one] for one in panel.claims]:
             link = reference(claim["id"], f"{claim['id']}: {claim['verdict']}", self.env.docname)
             box += nodes.paragraph("", "", link, nodes.Text(f". {claim['sentence']}"), classes=["finding-claim"])
         return [box]

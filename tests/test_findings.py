@@ -186,6 +186,18 @@ def test_a_panel_shows_decided_claims_and_needs_their_results(tmp_path, name):
         save_figure(tmp_path / "none.svg", panel.draw, tmp_path)
 
 
+@pytest.mark.parametrize("name", PANELS)
+def test_a_panel_for_a_telephone_says_the_same_and_needs_no_scrolling(tmp_path, name):
+    """Pictures of up to 440 pixels are shown whole (_static/scroll.js)."""
+    files = {narrow: tmp_path / f"{narrow}.svg" for narrow in (False, True)}
+    for narrow, file in files.items():
+        save_figure(file, PANELS[name].draw, narrow=narrow)
+    small, wide = (files[narrow].read_text(encoding="utf8") for narrow in (True, False))
+    said = [{word.strip() for word in re.findall(r"<text[^>]*>([^<]+)</text>", text)} for text in (small, wide)]
+    words = [{word for word in each if word[0].isalpha()} for each in said]
+    assert words[0] == words[1] and float(re.search(r'width="([\d.]+)pt"', small)[1]) * 4 / 3 <= 440
+
+
 def test_a_verdict_has_its_evidence_at_hand():
     for entry in json.loads((book_folder("results") / "claims.json").read_text()):
         paths = [name.partition("::")[0] for name in entry["record"].split(", ") if name]

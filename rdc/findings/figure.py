@@ -105,6 +105,7 @@ def save_figure(
     folder: str | Path | None = None,
     color: str = "black",
     ground: str = "none",
+    narrow: bool = False,
 ) -> None:
     """Write a figure as SVG, the same bytes for the same results; its words stay text.
 
@@ -114,6 +115,7 @@ def save_figure(
         folder: Where the results are; by default those of the book.
         color: Of text and intervals.
         ground: Colour behind it; ``none`` is transparent.
+        narrow: Whether it is for a telephone: words that stood beside the data stand above or below them.
     """
     import matplotlib
 
@@ -124,7 +126,25 @@ def save_figure(
     style |= {"svg.hashsalt": "rdc", "svg.fonttype": "none", "font.size": 11}
     style |= {"axes.spines.top": False, "axes.spines.right": False, "axes.facecolor": "none"}
     with plt.rc_context(style):
-        fig, ax = plt.subplots(figsize=(7.2, 3.6), layout="constrained")
+        fig, ax = plt.subplots(figsize=(4.2 if narrow else 7.2, 3.6), layout="constrained")
         draw(ax, folder, color)
+        if narrow:
+            stack(ax)
         fig.savefig(path, facecolor=ground, metadata={"Date": None})
         plt.close(fig)
+
+
+def stack(ax: Any) -> None:
+    """Put the words beside bars or points above them, and a legend below the axes."""
+    words = {at: label.get_text() for at, label in zip(ax.get_yticks(), ax.get_yticklabels(), strict=True)}
+    if any(word[:1].isalpha() for word in words.values()):
+        for bar in ax.patches:
+            bar.set(y=bar.get_y() + bar.get_height() / 4, height=bar.get_height() / 2)
+        gap = 0.24 if ax.patches else 0.32
+        for at, word in words.items():
+            ax.text(ax.get_xlim()[0], at + gap, f" {word}", va="bottom")
+        ax.set(yticks=[], ylim=(min(words) - 0.5, max(words) + 0.9))
+        ax.figure.set_figheight(0.5 * len(words) + 0.9)
+    if ax.get_legend():
+        ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2))
+        ax.figure.set_figheight(4.4)

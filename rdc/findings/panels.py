@@ -104,8 +104,9 @@ def guides(ax: Any, folder: Folder, color: str) -> None:
 PANELS = {
     "headline": Panel(
         draw_headline, ("A16b", "A8"),
-        "Bars of images kept under attack. Under BPDA RDC keeps about as many as adversarial training, under the smoothed one "
-        "far fewer, fewer than the nearest neighbour has proved. Below, bars of the same defences on CIFAR-10.",
+        "Bars of images kept under attack. Under BPDA RDC keeps about as many as adversarial training, under the smoothed "
+        "gradient far fewer, fewer than the nearest neighbour has proved. Below, on CIFAR-10, RDC keeps some under BPDA and next "
+        "to none under the exact gradient.",
     ),
     "likelihood": Panel(
         likelihood, ("A27", "A11a"),
