@@ -6,6 +6,8 @@ document.addEventListener("DOMContentLoaded", () => {
   const LONG = 6; // rows that are sorted
   const SENTENCE = 80, WORDS = 28; // characters of a cell that is a sentence, and at most of all cells of a column of words
 
+  const RATE = /\d\/\d+ = [\d.]+ % \[/; // counts, their share and its interval
+
   // The number with which a cell begins, that of a share (135/512, 9 of 48) its quotient; NaN without one.
   function number(text) {
     const plain = text.trim().replace(/[\u2212\u2013]/g, "-").replace(/(\d)[\s\u202f\u00a0](?=\d{3}\b)/g, "$1");
@@ -66,6 +68,7 @@ document.addEventListener("DOMContentLoaded", () => {
     const heads = table.tHead ? [...table.tHead.querySelectorAll("th")] : [];
     for (const head of heads) if (!head.scope) head.scope = "col";
     if (!table.closest(".lab")) box(table);
+    for (const one of table.tBodies[0]?.querySelectorAll("td") || []) one.classList.toggle("rate", RATE.test(one.textContent));
     sentences(table, heads);
     if (table.tHead?.rows.length !== 1 || !table.tBodies[0] || table.tBodies[0].rows.length < LONG) continue;
     const cells = [...table.tHead.rows[0].cells], even = (row) => row.cells.length === cells.length && [...row.cells].every((c) => c.colSpan * c.rowSpan === 1);

@@ -57,7 +57,7 @@ from rdc.evaluate import accuracy, predict, robust_accuracy
 from rdc.experiments import experiment
 from rdc.findings import rate
 from rdc.findings.figure import draw_headline, headline
-from rdc.findings.robust_classification import (
+from rdc.findings.sides import (
     FIVE,
     alone,
     rdc,
