@@ -158,7 +158,7 @@ def asked(size: str, network: str) -> dict[str, Evidence]:
         f"{size}: under BPDA, RDC keeps more than DC": Evidence(
             bpda, rdc("DC")
         ),
-        f"{size}: under BPDA and the exact one together, too": Evidence(rdc(), rdc("DC")),
+        f"{size}: under all gradients that were run, too": Evidence(rdc(), rdc("DC")),
         f"{size}: as many under the exact gradient as under BPDA": Evidence(
             exact, bpda, **few
         ),
