@@ -64,7 +64,7 @@ CLAIMS = (
     ),
     Claim(
         "A16d", "Section 4.4", "BPDA suffices for evaluating RDC, on CIFAR-10.",
-        "all gradients that were run keep together as many images as BPDA alone, less five points, with two of our denoisers",
+        "RDC keeps as many images under all gradients that were run as under BPDA alone, less five points; two of our denoisers",
         tuple(Evidence(colour(network=n), colour(gradient="bpda", network=n), bound=MARGIN) for n in BOTH),
         page=PAGE, scale=SCALE,
     ),
