@@ -233,8 +233,8 @@ def test_options_of_a_model_of_ones_own_are_not_ours_to_set(monkeypatch, capsys,
 @pytest.mark.parametrize(
     ("name", "code", "says"),
     [
-        ("Broken", 2, "rdc: the model raised AttributeError: no layer\n"),
-        ("Silent", 2, "rdc: the model raised ZeroDivisionError\n"),
+        ("Broken", 2, "rdc: the model raised AttributeError: no layer (at "),
+        ("Silent", 2, "rdc: the model raised ZeroDivisionError (at "),
         ("Interrupted", 130, "rdc: interrupted; experiment run, and attack and certify with --rows, continue"),
     ],
 )
@@ -242,6 +242,16 @@ def test_what_a_model_of_ones_own_raises_is_one_line(monkeypatch, capsys, own, n
     for command in (["accuracy"], ["attack", "--steps", "1"]):
         found, _, err = run(monkeypatch, capsys, command[0], "--model", f"{own}:{name}", *ON_OWN, *command[1:])
         assert found == code and err.startswith(says) and err.count("\n") == 1
+        assert code == 130 or re.search(r"models_of_mine\.py:\d+\)\n$", err), "it says where"
+
+
+@pytest.mark.parametrize("ends", ["sys.exit('no weights')", "argparse.ArgumentParser().parse_args()"])
+def test_a_module_that_ends_the_program_is_a_mistake_in_one_line(monkeypatch, capsys, own, tmp_path, ends):
+    """For an audit, code 1 would mean that a check failed."""
+    (tmp_path / f"{own}.py").write_text(f"import argparse, sys\n{ends}\n")
+    code, _, err = run(monkeypatch, capsys, "audit", "--model", f"{own}:make", *ON_OWN)
+    last = err.splitlines()[-1]
+    assert code == 2 and last.startswith("rdc: ") and f"{own}.py:2 ended the program" in last
 
 
 @pytest.mark.parametrize("command", [["attack", "--steps", "1"], ["certify", "--count", "1", "--n", "20", "--n0", "5"]])

@@ -18,11 +18,11 @@ from rdc.cli import main
 from rdc.cli.experiment import in_blocks, merge_folders
 from rdc.cli.findings import findings_command
 from rdc.cli.forecast import Forecast
-from rdc.cli.report import others, verify_command
+from rdc.cli.report import line_of, others, verify_command, words
 from rdc.data import load
 from rdc.defend.likelihood import READINGS
 from rdc.denoise import checkpoints
-from rdc.experiments import experiment, names
+from rdc.experiments import Experiment, experiment, names
 from rdc.guide.named import load_guide
 from rdc.models import build, entry
 from rdc.models.weights import checkpoints_of
@@ -284,6 +284,31 @@ def test_the_command_runs_reports_and_merges(tmp_path, capsys, monkeypatch, narr
         assert "--shard must be I/N" in capsys.readouterr().err
 
 
+def test_a_folder_of_ones_own_can_leave_the_results_of_the_book_alone(tmp_path, capsys, monkeypatch):
+    """What the book has is said, and not written as an empty file; --anew computes it."""
+
+    def command(*words: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["rdc", "experiment", *words])
+        main()
+        return capsys.readouterr().out
+
+    (tmp_path / "book").mkdir()
+    row = replace(SMALL, n=2)
+    monkeypatch.setattr("rdc.cli.experiment.book_folder", lambda name: tmp_path / "book")
+    monkeypatch.setattr("rdc.cli.experiment.experiment", lambda name: Experiment("nearest", "Is it?", (row,)))
+    monkeypatch.setattr("rdc.cli.experiment.measure", lambda cell, device: Outcome({"clean": [True] * (cell.stop - cell.start)}))
+    monkeypatch.setattr("rdc.cli.experiment.with_forecast", lambda name, campaign, paths, left: campaign)
+    mine, words = tmp_path / "mine", ("run", "nearest", "-q", "--device", "cpu")
+    assert "1 cells done, 0 left" in command(*words)
+    said = command(*words, "--out", str(mine))
+    assert "the book has 2 images of today's code" in said and "0 cells done, 0 left" in said and not [*mine.iterdir()]
+    said = command(*words, "--out", str(mine), "--anew")
+    assert "the book has" not in said and "1 cells done, 0 left" in said and (mine / "nearest.jsonl").stat().st_size
+    with pytest.raises(SystemExit):
+        command(*words, "--anew")
+    assert "--anew leaves the results of the book as they are; give --out" in capsys.readouterr().err
+
+
 @pytest.fixture
 def refused(capsys, monkeypatch):
     """What a command that is refused with code 2 says, and prints nothing else."""
@@ -477,6 +502,17 @@ def test_reports_hold_every_row_that_was_run(capsys, monkeypatch, tmp_path):
     command("report", "dc-noise", "--format", "figure", "--out", str(tmp_path / "a.svg"))
     assert "<svg" in (tmp_path / "a.svg").read_text()
     assert "no results yet" in command("report", "dc-noise", "--folder", str(tmp_path))
+
+
+def test_a_report_tells_data_sets_apart_and_calls_nothing_robust_that_nobody_attacked():
+    rows = [replace(SMALL, n=2, data=data, attack=attack) for data in ("digits", "fashion-mini") for attack in ("pgd", None)]
+    store = Store()
+    for row in rows:
+        store.add(Line.of(Cell(row, 0, 2), Outcome({"clean": [True] * 2, "robust": [True] * 2}), "", {}, {"seconds": 1}))
+    lines = [line_of("nearest", row, store.of(row), store) for row in rows]
+    assert len({(line["data"], line["attack"]) for line in lines}) == 4
+    assert [line["robust"] for line in lines] == [2, "", 2, ""] and {line["clean"] for line in lines} == {2}
+    assert words({"a": [{"name": "x", "steps": 3}, {"name": "y"}], "b": {"c": 1}, "d": [1, 2]}) == "a=(x, y) b=(c=1) d=(1, 2)"
 
 
 def test_states_count_images():

@@ -9,9 +9,12 @@ import itertools
 import os
 import re
 import sys
+import sysconfig
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
 from typing import Any, NoReturn
 
 from tqdm import tqdm
@@ -72,13 +75,26 @@ def main() -> None:
         sys.exit(141)
     except KeyboardInterrupt:
         stop(INTERRUPTED, 130)
+    except SystemExit as ended:
+        if place := foreign(ended):
+            stop(f"{place} ended the program ({ended.code}); a module of a model must not, when it is imported or called", 2)
+        raise
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
         if package not in EXTRAS:
             raise
         stop(f'this needs the package {package}; install it with: pip install "rdc[{EXTRAS[package]}]"', 2)
     except (ValueError, OSError, RuntimeError) as error:
-        stop(str(error).strip() or type(error).__name__, 2)
+        place = foreign(error.__cause__ or error)
+        stop((str(error).strip() or type(error).__name__) + (f" (at {place})" if place else ""), 2)
+
+
+def foreign(error: BaseException) -> str:
+    """Return file and line of the innermost place of an error outside libraries, if it is not in this package, else nothing."""
+    libraries = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
+    places = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((*libraries, "<"))]
+    ours = str(Path(__file__).parents[1])
+    return f"{places[-1].filename}:{places[-1].lineno}" if places and not places[-1].filename.startswith(ours) else ""
 
 
 def stop(text: str, code: int) -> NoReturn:

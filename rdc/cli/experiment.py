@@ -39,7 +39,10 @@ def experiment_command(
     ] = None,
     cpus: Annotated[float, arg(help="Cores of a task on Ray.")] = 1,
     gpus: Annotated[float, arg(help="GPUs of a task on Ray; 0.25 lets four share one.")] = 0,
-    out: Annotated[Path | None, arg(help="Folder of the results; by default that of the book.")] = None,
+    out: Annotated[
+        Path | None, arg(help="Folder of the results; by default that of the book, whose cells are not computed again elsewhere.")
+    ] = None,
+    anew: Annotated[bool, arg(help="Compute the cells that the book has, too, as if it had none; needs --out.")] = False,
     block: Annotated[
         int | None,
         arg(
@@ -61,6 +64,7 @@ def experiment_command(
       rdc experiment status rdc-gradient
       rdc experiment run rdc-gradient --minutes 9 --device cuda --block 128 --out run1
       rdc experiment merge run1 run2
+      rdc experiment run nearest --anew --out mine
 
     The experiments paper-... need published denoisers, and say which; before they start they print what they cost here.
     """
@@ -74,6 +78,8 @@ def experiment_command(
         return print("\n".join(f"{one.name:<16}{len(one.rows):>4} rows  {one.question}" for one in chosen))
     if toy_size and (out is None or action == "status"):
         raise ValueError("--toy is for runs into a folder of their own; give --out")
+    if anew and out is None:
+        raise ValueError("--anew leaves the results of the book as they are; give --out, a folder for the others")
     if toy_size and block is not None:
         raise ValueError("--toy sets the size of a cell; leave out --block")
     if action == "status" and out is not None and not out.is_dir():
@@ -86,14 +92,17 @@ def experiment_command(
     for one in chosen:
         rows = tuple(map(toy, one.rows)) if toy_size else in_blocks(one.rows, block)
         campaign = Campaign(rows, measure, code_of, weights_of, str(pick_device(device)), shard_of(shard), work)
+        *known, path = files(one.name, out, anew or toy_size)
         if action == "status":
-            print_state(one, campaign, files(one.name, out))
+            print_state(one, campaign, [*known, path])
             continue
-        *known, path = files(one.name, out)
         writable(path)
-        known = [] if toy_size else known
+        if known and (there := sum(state.done for state in campaign_state(campaign, Store.read(*known)))):
+            print(f"{one.name}: the book has {there} images of today's code, which are not computed again (--anew does)")
         campaign = with_forecast(one.name, campaign, [*known, path], left_of(minutes, begin))
         done, left = run_campaign(campaign, path, known, left_of(minutes, begin), workers, quiet, execute)
+        if not done + left and path.exists() and not path.stat().st_size:
+            path.unlink()
         print(f"{one.name}: {done} cells done, {left} left; {path}")
     return None
 
@@ -138,10 +147,10 @@ def shard_of(text: str) -> tuple[int, int]:
     return int(first), int(total)
 
 
-def files(name: str, out: Path | None) -> list[Path]:
-    """Return the files of an experiment: that of the book, and the one that a run writes."""
+def files(name: str, out: Path | None, alone: bool) -> list[Path]:
+    """Return the files of an experiment: that of the book, unless a run is for itself alone, and the one that the run writes."""
     book = book_folder("results") / f"{name}.jsonl"
-    return [book] if out is None else [book, out / f"{name}.jsonl"]
+    return [book] if out is None else [out / f"{name}.jsonl"] if alone else [book, out / f"{name}.jsonl"]
 
 
 def print_state(one: Experiment, campaign: Campaign, paths: Sequence[Path]) -> None:
@@ -152,7 +161,7 @@ def print_state(one: Experiment, campaign: Campaign, paths: Sequence[Path]) -> N
     for state in states:
         row = state.row
         words = " ".join(f"{k}={v}" for k, v in [*row.options.items(), *row.arguments.items()] if k not in ("attacks", "penalty"))
-        print(f"  {state.done:>4} {state.stale:>4} {state.missing:>4}  {row.model} {row.attack or ''} {words}")
+        print(f"  {state.done:>4} {state.stale:>4} {state.missing:>4}  {row.data} {row.model} {row.attack or ''} {words}")
 
 
 def merge_folders(folders: Sequence[Path], out: Path | None) -> None:

@@ -96,8 +96,9 @@ def first_images(data: str, n: int, start: int = 0, option: str = "--n") -> tupl
     images = in_turns(images) if takes_turns(data) else images
     if not 0 <= start < len(images):
         raise ValueError(f"--start must lie in 0...{len(images) - 1}, got {start}")
-    if not 1 <= n <= len(images) - start:
-        raise ValueError(f"{option} must lie in 1...{len(images) - start}, got {n}")
+    most = len(images) - start
+    if not 1 <= n <= most:
+        raise ValueError(f"{option} must lie in 1...{most}, got {n}; {option} {most} takes all that there are")
     return images.x[start : start + n], images.y[start : start + n]
 
 

@@ -57,18 +57,22 @@ def results_folder(folder: Path | None) -> Path:
 
 
 def table(name: str, folder: Path) -> list[dict[str, Any]]:
-    """Return the lines of an experiment that have results."""
-    rows, store = experiment(name).rows, Store.read(folder / f"{name}.jsonl")
-    return [line_of(name, row, store.of(row), store) for row in rows if store.of(row).n]
+    """Return the lines of an experiment that have results; what stands in several of its tables is one line."""
+    rows, store = {row.key(): row for row in experiment(name).rows}, Store.read(folder / f"{name}.jsonl")
+    return [line_of(name, row, store.of(row), store) for row in rows.values() if store.of(row).n]
 
 
 def line_of(name: str, row: Row, found: Found, store: Store) -> dict[str, Any]:
-    """Return the line of a row: clean and robust images with the interval of these, and whatever else was measured in words."""
-    clean, robust = counted(found, "clean"), counted(found, "robust")
+    """Return the line of a row: clean and robust images with the interval of these, and whatever else was measured in words.
+
+    Images that nobody attacked are not called robust.
+    """
+    clean, robust = counted(found, "clean"), counted(found, "robust") if row.attack else None
     current = store.of(row, code_of(row), weights_of(row)).n
     return {
-        "experiment": name, "model": row.model, "options": words(row.options), "attack": row.attack or row.task,
-        "arguments": words(row.arguments), "n": found.n, "clean": clean.correct if clean else "",
+        "experiment": name, "data": row.data, "model": row.model, "options": words(row.options), "task": row.task,
+        "attack": row.attack or "", "arguments": words(row.arguments), "seed": row.seed, "first": row.start, "n": found.n,
+        "clean": clean.correct if clean else "",
         "robust": robust.correct if robust else "", "low": round(robust.low, 4) if robust else "",
         "high": round(robust.high, 4) if robust else "", "other": others(found), "of today's code": current,
     }  # fmt: skip
@@ -91,8 +95,17 @@ def others(found: Found) -> str:
 
 
 def words(options: Any) -> str:
-    """Return options in a few words."""
-    return " ".join(f"{k}={v}" for k, v in options.items() if not isinstance(v, (dict, list)))
+    """Return options in a few words: of a list its entries, of an attack in a list its name."""
+    return " ".join(f"{k}={word(v)}" for k, v in options.items())
+
+
+def word(value: Any) -> str:
+    """Return a value of an option as a word; a list or a dictionary within brackets."""
+    if isinstance(value, dict):
+        return str(value["name"]) if "name" in value else f"({words(value)})"
+    if isinstance(value, (list, tuple)):
+        return f"({', '.join(map(word, value))})"
+    return str(value)
 
 
 def as_csv(lines: list[dict[str, Any]]) -> str:
@@ -133,7 +146,7 @@ def draw(lines: list[dict[str, Any]], out: Path) -> None:
     below = [v - line["low"] for v, line in zip(value, lines, strict=True)]
     above = [line["high"] - v for v, line in zip(value, lines, strict=True)]
     ax.errorbar(value, range(len(lines)), xerr=[below, above], fmt="o", color="#0072b2", capsize=2)
-    titles = [f"{one['model']} {one['options']} | {one['attack']} {one['arguments']}" for one in lines]
+    titles = [f"{one['data']}: {one['model']} {one['options']} | {one['attack']} {one['arguments']}" for one in lines]
     ax.set(xlim=(0, 1), xlabel="robust accuracy (fraction of images), 95 % interval")
     ax.set_yticks(range(len(lines)), titles)
     ax.invert_yaxis()
