@@ -100,7 +100,10 @@ legend_below(fig, 2)
 plt.show()
 
 # %% [markdown]
-# TEXT1
+# Five steps of likelihood maximisation, in either reading, cost images before anybody attacks, and BPDA leaves some of the rest. The
+# gradient that sees the steps takes those: nothing or nearly nothing is left. With one step more images are right beforehand, and BPDA
+# itself leaves nearly none. So the images that BPDA leaves come with the steps, and go with the gradient. Levels from 1 on give back
+# what the steps have cost, not what the attack takes.
 #
 # Does BPDA overstate the defence in every setting? Both gradients meet the same images of a setting:
 
@@ -153,7 +156,8 @@ show_table(
 )
 
 # %% [markdown]
-# TEXT2
+# The first three columns judge one and the same attack. Of an image whose answers all are right most are right; the other way round that
+# need not hold. The last column is an attack of its own, by one who knows the noise, and need not be the strongest.
 #
 # (sec-colour-floor)=
 # ## A floor for colour
