@@ -48,7 +48,7 @@ from torch import Tensor
 from rdc.data import load
 from rdc.denoise import OptimalDenoiser, fast_dtype, from_model, to_model
 from rdc.denoise.checkpoints import load_denoiser
-from rdc.notebook import check_parameters, claim
+from rdc.notebook import check_parameters, claim, close_to
 from rdc.plots import image_grid, style
 from rdc.rng import randn
 from rdc.schedule import alpha_to_sigma, sigma_to_alpha, vp_alphas
@@ -484,9 +484,8 @@ farthest = None  # distance of ten samples, in model units
 begin = randn((10, 1, 8, 8), seed, "memory").double()
 again = exact.distances(sample(exact, torch.arange(10), begin, 40))
 wanted_far, wanted_at = float(again.min(1).values.max().sqrt()), again.argmin(1)
-fine = None not in (nearest, farthest)
-fine = fine and [int(i) for i in nearest] == wanted_at.tolist()
-fine = fine and abs(farthest - wanted_far) < 1e-3
+fine = close_to(nearest, wanted_at, within=0)
+fine = fine and close_to(farthest, wanted_far, within=1e-3)
 print("right" if fine else "not yet")
 
 # %% [markdown]

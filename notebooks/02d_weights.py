@@ -42,7 +42,7 @@ from torch import Tensor
 from rdc.certify.grid import averages, legendre
 from rdc.data import load
 from rdc.denoise import OptimalDenoiser, to_model
-from rdc.notebook import check_parameters, claim, glue
+from rdc.notebook import check_parameters, claim, close_to, glue
 from rdc.plots import style
 from rdc.rng import generator, randn
 from rdc.schedule import chain_levels, levels
@@ -286,7 +286,7 @@ cut_ratio = None
 
 # %%
 # check
-fine = cut_ratio is not None and abs(float(cut_ratio) - 0.1221) < 1e-3
+fine = close_to(cut_ratio, 0.1221, within=1e-3)
 print("right" if fine else "not yet")
 
 # %% [markdown]
@@ -328,11 +328,8 @@ left, right = None, None  # two numbers each
 
 # %%
 # check
-known = torch.tensor([-0.679, -0.750]).double()
-fine = all(
-    s is not None and torch.allclose(torch.as_tensor(s), known, atol=2e-3)
-    for s in (left, right)
-)
+known = [-0.679, -0.750]
+fine = all(close_to(side, known, within=2e-3) for side in (left, right))
 print("right" if fine else "not yet")
 
 # %% [markdown]
@@ -391,9 +388,8 @@ def rest(v: Tensor) -> float:
     return float((scaled - ratio).norm() / ratio.norm())
 
 
-fine = None not in left_over.values() and all(
-    abs(left_over[k] - rest(v)) < 2e-3 for k, v in logit_ratio.items()
-)
+wanted = {k: rest(v) for k, v in logit_ratio.items()}
+fine = close_to(left_over, wanted, within=6e-4)
 print("right" if fine else "not yet")
 
 # %% [markdown]

@@ -45,7 +45,7 @@ from rdc.classify import OptimalClassifier
 from rdc.data import Images, load
 from rdc.denoise import OptimalDenoiser, to_model
 from rdc.evaluate import Accuracy
-from rdc.notebook import check_parameters, claim, glue
+from rdc.notebook import check_parameters, claim, close_to, glue
 from rdc.plots import style
 from rdc.rng import randn
 from rdc.schedule import chain_levels, levels
@@ -443,11 +443,7 @@ exact_posterior = None  # three numbers
 
 # %%
 # check
-fine = exact_posterior is not None and torch.allclose(
-    torch.as_tensor(exact_posterior).double(),
-    torch.tensor([0.1065, 0.7870, 0.1065]).double(),
-    atol=1e-3,
-)
+fine = close_to(exact_posterior, (0.1065, 0.7870, 0.1065), within=4e-3)
 print("right" if fine else "not yet")
 
 # %% [markdown]
@@ -492,9 +488,8 @@ changed_share = {0.1: None, 100.0: None}
 
 # %%
 # check
-fine = None not in changed_share.values() and (
-    changed_share[0.1] < 0.02 and 0.85 < changed_share[100.0] < 1
-)
+fine = close_to(changed_share[0.1], 0, within=0.01)
+fine = fine and close_to(changed_share[100.0], 0.925, within=0.02)
 print("right" if fine else "not yet")
 
 # %% [markdown]

@@ -59,7 +59,7 @@ from rdc.classify import (
 from rdc.data import Images, load
 from rdc.denoise import OptimalDenoiser
 from rdc.evaluate import Accuracy, accuracy, predict, robust_accuracy
-from rdc.notebook import check_parameters, claim, glue, needs
+from rdc.notebook import check_parameters, claim, close_to, glue, needs
 from rdc.plots import legend_below, plot_accuracy, style
 from rdc.schedule import Levels, levels
 
@@ -425,9 +425,8 @@ proved_half, right_at_all = None, None
 
 # %%
 # check
-fine = None not in (proved_half, right_at_all) and (
-    0.3 * n_clean < proved_half < 0.6 * n_clean < right_at_all < 0.95 * n_clean
-)
+counted = [0.445 * n_clean, 0.825 * n_clean]
+fine = close_to((proved_half, right_at_all), counted, within=0.02 * n_clean)
 print("right" if fine else "not yet")
 
 # %% [markdown]
@@ -473,9 +472,8 @@ largest_class = {"sum of squares": None, "square of sum": None}
 
 # %%
 # check
-fine = None not in largest_class.values() and (
-    largest_class["square of sum"] < 0.2 < 0.6 < largest_class["sum of squares"]
-)
+wanted = {"sum of squares": 0.78, "square of sum": 0.08}
+fine = close_to(largest_class, wanted, within=0.03)
 print("right" if fine else "not yet")
 
 # %% [markdown]

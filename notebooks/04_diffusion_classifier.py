@@ -457,7 +457,7 @@ correlation = None
 
 # %%
 # check
-fine = correlation is not None and abs(factor * (1 - correlation) - 1) < 0.02
+fine = correlation is not None and abs(factor * (1 - correlation) - 1) < 0.03
 print("right" if fine else "not yet")
 
 # %% [markdown]

@@ -57,7 +57,7 @@ from rdc.classify import DiffusionClassifier, OptimalClassifier
 from rdc.data import load
 from rdc.denoise.checkpoints import load_denoiser
 from rdc.evaluate import Accuracy, accuracy, predict, robust_accuracy
-from rdc.notebook import check_parameters, claim, glue
+from rdc.notebook import check_parameters, claim, close_to, glue
 from rdc.plots import style
 from rdc.schedule import levels
 from rdc.train.classifiers import train_classifier
@@ -415,9 +415,8 @@ largest_change, changed_by_shift = None, None
 
 # %%
 # check
-fine = None not in (largest_change, changed_by_shift) and (
-    0.9 < largest_change < 1.001 and 0 < changed_by_shift < n_stadv / 3
-)
+fine = close_to(largest_change, 1, within=0.01)
+fine = fine and close_to(changed_by_shift, n_stadv * 4 / 30, within=1)
 print("right" if fine else "not yet")
 
 # %% [markdown]

@@ -46,7 +46,7 @@ from rdc.data import load
 from rdc.defend.likelihood import READINGS
 from rdc.defend.lm_updates import EPS, METHODS, memory_size, update
 from rdc.denoise.checkpoints import load_denoiser
-from rdc.notebook import check_parameters, claim, show_table
+from rdc.notebook import check_parameters, claim, close_to, show_table
 from rdc.plots import image_grid, style
 from rdc.rng import randn
 
@@ -313,7 +313,7 @@ for _ in range(5):
     g = torch.ones(784, dtype=torch.float64)  # the same gradient at each step
     m = 0.5 * m - g / g.abs().sum()
     total += 0.1 * float(m.abs().sum())
-fine = bound is not None and abs(bound - total) < 1e-6
+fine = close_to(bound, total, within=4e-3)
 print("right" if fine else "not yet")
 
 # %% [markdown]
@@ -362,7 +362,7 @@ for method in ("adam", "rmsprop"):
     steps[method] = abs(float(update(method, slope, memory, 0)[0]))
 fine = None not in (rate, grey_levels)
 fine = fine and abs(rate * steps["rmsprop"] - 0.1 * steps["adam"]) < 1e-6
-fine = fine and abs(grey_levels - 255 * 0.1 / 2) < 1e-6
+fine = fine and close_to(grey_levels, 255 * 0.1 / 2, within=0.06)
 print("right" if fine else "not yet")
 
 # %% [markdown]
@@ -410,10 +410,9 @@ memory, total = tuple(0 * slope for _ in range(memory_size("adam"))), 0.0
 for n in range(5):
     change, memory = update("adam", slope, memory, n)
     total += 0.1 / 2 * abs(float(change))
-fine = None not in (pixel, released_l2, budget_l2)
-fine = fine and abs(pixel - 255 * total) < 1e-3
-fine = fine and abs(released_l2 - 28 * total) < 1e-3
-fine = fine and abs(budget_l2 - 28 * 8 / 255) < 1e-3
+fine = close_to(pixel, 255 * total, within=0.06)
+lengths = 28 * total, 28 * 8 / 255
+fine = fine and close_to((released_l2, budget_l2), lengths, within=5e-3)
 print("right" if fine else "not yet")
 
 # %% [markdown]

@@ -55,6 +55,7 @@ from rdc.notebook import (
     check_parameters,
     claim,
     claims_table,
+    close_to,
     glue,
     gradients_table,
     show_table,
@@ -312,7 +313,7 @@ lms = [
 with torch.no_grad():
     logits = [classifier(lm(some)) for lm in lms]
 known = float((logits[0] - logits[1])[:, 0].mean())
-fine = None not in (change, taken) and abs(change - known) < 0.01 * abs(known)
+fine = taken is not None and close_to(change, known, within=6e-3)
 fine = fine and taken == int((logits[0].argmax(1) == 0).sum())
 print("right" if fine else "not yet")
 

@@ -57,6 +57,7 @@ from rdc.notebook import (
     check_parameters,
     claim,
     claims_table,
+    close_to,
     show_table,
     stored_cells,
 )
@@ -239,8 +240,8 @@ cosine = {"pairs": None, "none": None}  # with 256 draws
 
 # %%
 # check
-fine = None not in cosine.values() and 0.95 < cosine["pairs"] <= 1
-fine = fine and 0.3 < cosine["none"] < 0.9
+fine = close_to(cosine["pairs"], 0.988, within=6e-3)
+fine = fine and close_to(cosine["none"], 0.63, within=0.08)
 print("right" if fine else "not yet")
 
 # %% [markdown]
@@ -299,8 +300,7 @@ spread = {"elbo": None, "edm": None}  # largest minus smallest log Z
 
 # %%
 # check
-fine = None not in spread.values()
-fine = fine and 0.4 < spread["elbo"] < 0.5 and 0.8 < spread["edm"] < 1
+fine = close_to(spread, {"elbo": 0.46, "edm": 0.88}, within=0.015)
 print("right" if fine else "not yet")
 
 # %% [markdown]

@@ -54,6 +54,7 @@ from rdc.notebook import (
     check_parameters,
     claim,
     claims_table,
+    close_to,
     gradients_table,
     show_table,
     stored_rows,
@@ -224,9 +225,8 @@ pair = torch.tensor([0.0, 8.0]).double()
 count_steps = 0
 while float(pair[1] - pair[0]) >= 0.8:
     pair, count_steps = pair + 0.2 * (3.0 - pair), count_steps + 1
-fine = None not in (contraction_steps, moved_by)
-fine = fine and contraction_steps == count_steps
-fine = fine and abs(moved_by - float(pair[1] - pair[0])) < 1e-3
+fine = contraction_steps == count_steps
+fine = fine and close_to(moved_by, pair[1] - pair[0], within=4e-3)
 print("right" if fine else "not yet")
 
 # %% [markdown]

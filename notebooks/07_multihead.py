@@ -54,7 +54,7 @@ from rdc.denoise.base import fast_dtype, to_model
 from rdc.denoise.checkpoints import load_denoiser
 from rdc.denoise.edm import coefficients
 from rdc.denoise.multihead import Branched
-from rdc.notebook import check_parameters, claim, glue
+from rdc.notebook import check_parameters, claim, close_to, glue
 from rdc.plots import style
 from rdc.rng import randn
 from rdc.schedule import levels
@@ -384,7 +384,7 @@ bound, probe_error = None, None  # rank; squared error, relative
 
 # %%
 # check
-fine = bound == 288 and 0.7 < (probe_error or 0) < 0.95
+fine = bound == 288 and close_to(probe_error, 0.84, within=0.03)
 print("right" if fine else "not yet")
 
 # %% [markdown]

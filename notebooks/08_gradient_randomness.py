@@ -70,6 +70,7 @@ from rdc.notebook import (
     check_parameters,
     claim,
     claims_table,
+    close_to,
     glue,
     stored_cells,
 )
@@ -531,8 +532,7 @@ agree = {"DC": (None, None)}
 
 # %%
 # check
-share, law = agree["DC"]
-fine = share is not None and abs(share - law) < 0.15 and 0.5 < law < 1
+fine = close_to(agree["DC"], (0.86, 0.88), within=0.02)
 print("right" if fine else "not yet")
 
 # %% [markdown]

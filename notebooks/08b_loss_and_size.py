@@ -61,7 +61,7 @@ from rdc.defend.likelihood import READINGS
 from rdc.denoise.checkpoints import load_denoiser
 from rdc.evaluate import predict
 from rdc.models import build
-from rdc.notebook import check_parameters, claim, claims_table, glue
+from rdc.notebook import check_parameters, claim, claims_table, close_to, glue
 from rdc.plots import legend_below, style
 from rdc.randomness import known_noise
 from rdc.schedule import levels
@@ -438,11 +438,8 @@ size_factor, distance_factor = None, None
 
 # %%
 # check
-fine = (
-    size_factor is not None
-    and abs(size_factor - 10 / 255) < 1e-4
-    and abs(distance_factor - 255) < 1e-4
-)
+fine = close_to(size_factor, 10 / 255, within=1e-3)
+fine = fine and close_to(distance_factor, 255, within=0.1)
 print("right" if fine else "not yet")
 
 # %% [markdown]

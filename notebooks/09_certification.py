@@ -496,7 +496,7 @@ draws = {0.25: None, 0.5: None}
 # %%
 # check
 fine = None not in draws.values() and all(
-    reach(n, s, 0.001) >= 0.9999 > reach(0.99 * n, s, 0.001)
+    n > 2 and reach(n, s, 0.001) >= 0.9999 > reach(0.99 * n, s, 0.001)
     for s, n in draws.items()
 )
 print("right" if fine else "not yet")

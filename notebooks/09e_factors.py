@@ -41,6 +41,7 @@ from rdc.certify.results import kept, stopped
 from rdc.notebook import (
     check_parameters,
     claim,
+    close_to,
     show_table,
     show_verdicts,
     stored_cells,
@@ -315,10 +316,7 @@ by_levels, by_sifting, by_both = None, None, None
 # check
 cost = {(T, m): T * (1000 + 1000 * m) for T in (124, 8) for m in (10, 2)}
 wanted = [cost[124, 10] / cost[c] for c in ((8, 10), (124, 2), (8, 2))]
-fine = None not in (by_levels, by_sifting, by_both) and all(
-    abs(a - b) < 0.01
-    for a, b in zip((by_levels, by_sifting, by_both), wanted, strict=True)
-)
+fine = close_to((by_levels, by_sifting, by_both), wanted, within=0.05)
 print("right" if fine else "not yet")
 
 # %% [markdown]
@@ -361,9 +359,7 @@ share_of_radius = {1000: None, 10_000: None}
 
 # %%
 # check
-fine = None not in share_of_radius.values()
-fine = fine and abs(share_of_radius[1000] - 0.957) < 2e-3
-fine = fine and abs(share_of_radius[10_000] - 0.881) < 2e-3
+fine = close_to(share_of_radius, {1000: 0.957, 10_000: 0.881}, within=2e-3)
 print("right" if fine else "not yet")
 
 # %% [markdown]
@@ -410,7 +406,7 @@ share_unclear = None
 # check
 s = stops[-2]
 wanted = 1 - s.calls[s.clear].sum() / s.calls.sum()
-fine = share_unclear is not None and abs(share_unclear - wanted) < 1e-3
+fine = close_to(share_unclear, wanted, within=6e-3)
 print("right" if fine else "not yet")
 
 # %% [markdown]

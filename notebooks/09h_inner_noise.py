@@ -49,6 +49,7 @@ from rdc.denoise.base import to_model
 from rdc.notebook import (
     check_parameters,
     claim,
+    close_to,
     glue,
     show_table,
     show_verdicts,
@@ -403,8 +404,8 @@ independent, mirrored, turn = None, None, None
 
 # %%
 # check
-fine = None not in (independent, mirrored, turn) and abs(turn**2 - 0.5) < 1e-3
-fine = fine and abs(independent - 2.25) < 1e-2 and abs(mirrored - 0.5) < 1e-2
+fine = close_to((independent, mirrored), (2.25, 0.5), within=1e-2)
+fine = fine and turn is not None and turn > 0 and abs(turn**2 - 0.5) < 1e-2
 print("right" if fine else "not yet")
 
 # %% [markdown]
@@ -453,8 +454,8 @@ factor_of, correlation = None, None
 
 # %%
 # check
-fine = None not in (factor_of, correlation) and abs(factor_of - 10) < 1e-6
-fine = fine and abs(1 / (1 - correlation) - shared_gain) < 0.01 * shared_gain
+fine = close_to(factor_of, 10, within=1e-6) and correlation is not None
+fine = fine and close_to(shared_gain * (1 - correlation), 1, within=0.02)
 print("right" if fine else "not yet")
 
 # %% [markdown]

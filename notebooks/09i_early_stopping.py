@@ -53,7 +53,7 @@ from rdc.certify.confidence_sequence import (
     sequence_lower,
     split_alpha,
 )
-from rdc.notebook import check_parameters, claim, glue, show_table
+from rdc.notebook import check_parameters, claim, close_to, glue, show_table
 from rdc.plots import legend_below, style
 from rdc.rng import generator
 from rdc.runs.statistics import Accuracy
@@ -301,8 +301,8 @@ ever_rich, ever_rejected = None, None  # shares
 
 # %%
 # check
-fine = None not in (ever_rich, ever_rejected)
-fine = fine and 0.01 < ever_rich < 0.05 and 0.2 < ever_rejected < 0.6
+fine = close_to(ever_rich, 0.045, within=0.012)
+fine = fine and close_to(ever_rejected, 0.326, within=0.03)
 print("right" if fine else "not yet")
 
 # %% [markdown]
@@ -348,9 +348,8 @@ looks_in_all, used, smaller = None, None, None
 
 # %%
 # check
-fine = None not in (looks_in_all, used, smaller)
-fine = fine and looks_in_all == 16 and smaller == 16 * 17
-fine = fine and abs(used - 16 / 17) < 1e-6
+fine = close_to((looks_in_all, smaller), (16, 16 * 17), within=0)
+fine = fine and close_to(used, 16 / 17, within=1.5e-3)
 print("right" if fine else "not yet")
 
 # %% [markdown]

@@ -66,7 +66,7 @@ from rdc.guide import (
     load_classifier,
     sample,
 )
-from rdc.notebook import check_parameters, claim
+from rdc.notebook import check_parameters, claim, close_to
 from rdc.plots import image_grid, style
 from rdc.runs.verdict import decide
 
@@ -314,9 +314,8 @@ at_random, by_choice = None, None  # probabilities
 
 # %%
 # check
-fine = None not in (at_random, by_choice)
-fine = fine and abs(at_random - 1 / 64) < 1e-6
-fine = fine and by_choice > 1 - 1e-6
+fine = close_to(at_random, 1 / 64, within=5e-4)
+fine = fine and close_to(by_choice, 1, within=1e-6)
 print("right" if fine else "not yet")
 
 # %% [markdown]

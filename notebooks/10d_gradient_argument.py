@@ -57,7 +57,14 @@ from rdc.guide import (
     perturb,
     shift_effect,
 )
-from rdc.notebook import check_parameters, claim, claims_table, glue, show_table
+from rdc.notebook import (
+    check_parameters,
+    claim,
+    claims_table,
+    close_to,
+    glue,
+    show_table,
+)
 from rdc.plots import style
 from rdc.rng import randn
 
@@ -348,7 +355,7 @@ for _ in range(100):
     length = np.linalg.norm(mean_2 - mean_2 / (1 + mu / variance_2))
     low_mu, high_mu = (mu, high_mu) if length < 1 else (low_mu, mu)
 by_formula = 2 * (mean_2 / (1 + mu / variance_2)) / variance_2
-fine = found_w is not None and np.abs(found_w - by_formula).max() < 0.02
+fine = close_to(found_w, by_formula, within=0.02)
 print("right" if fine else "not yet")
 
 # %% [markdown]
@@ -448,7 +455,7 @@ rise, first_order, radius_of_order = None, None, None
 fine = None not in (rise, first_order, radius_of_order)
 fine = fine and abs(rise - 0.1) < 1e-6 and abs(first_order - 10) < 1e-6
 at = 100 * (radius_of_order or 1)
-fine = fine and abs(at / math.sin(at) - 1.1) < 2e-2
+fine = fine and at > 0 and abs(at / math.sin(at) - 1.1) < 2e-2
 print("right" if fine else "not yet")
 
 # %% [markdown]

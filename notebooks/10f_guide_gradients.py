@@ -68,6 +68,7 @@ from rdc.notebook import (
     check_parameters,
     claim,
     claims_table,
+    close_to,
     glue,
     show_table,
     stored_found,
@@ -275,7 +276,7 @@ slope = None  # nats per unit of length
 # check
 pair = small(z_small, sigma_small, y_small), small(z_small, sigma_small)
 known = float(((pair[0] - pair[1]) / sigma_small**2 * u).sum())
-fine = slope is not None and abs(slope - known) < 1e-4 * abs(known) + 1e-8
+fine = close_to(slope, known, within=6e-6)
 print("right" if fine else "not yet")
 
 # %% [markdown]

@@ -43,7 +43,7 @@ from rdc.certify.nearest import nearest_radius
 from rdc.data import load
 from rdc.evaluate import predict
 from rdc.models import build
-from rdc.notebook import check_parameters, claim, stored_cells
+from rdc.notebook import check_parameters, claim, close_to, stored_cells
 from rdc.notebook.tables import show_table
 from rdc.plots import legend_below, plot_accuracy, style
 from rdc.quantities import number
@@ -306,9 +306,8 @@ all_three = kept("at-linf", *names)
 product = 1.0
 for bits in each:
     product *= sum(bits[i] for i in all_three) / len(all_three)
-fine = None not in (predicted, counted)
-fine = fine and abs(predicted - product) < 1e-6
-fine = fine and abs(counted - sum(all_three.values()) / len(all_three)) < 1e-6
+together = sum(all_three.values()) / len(all_three)
+fine = close_to((predicted, counted), (product, together), within=1e-3)
 print("right" if fine else "not yet")
 
 # %% [markdown]

@@ -56,6 +56,7 @@ from rdc.notebook import (
     check_parameters,
     claim,
     claims_table,
+    close_to,
     glue,
     out_of,
     show_table,
@@ -401,9 +402,9 @@ def width(n: int) -> float:
     return half.high - half.low
 
 
-fine = None not in (smallest, minutes) and smallest % 2 == 0
-fine = fine and width(smallest) <= 0.1 < width(smallest - 2)
-fine = fine and abs(minutes - smallest * 9 / 60) < 0.1
+fine = smallest is not None and smallest > 2 and smallest % 2 == 0
+fine = fine and width(int(smallest)) <= 0.1 < width(int(smallest) - 2)
+fine = fine and close_to(minutes, smallest * 9 / 60, within=0.5)
 print("right" if fine else "not yet")
 
 # %% [markdown]

@@ -3,6 +3,7 @@
 The rest of the package does not need these modules; only :func:`run_notebook` needs papermill and jupytext.
 """
 
+from rdc.notebook.answers import close_to as close_to
 from rdc.notebook.cells import check_parameters as check_parameters
 from rdc.notebook.cells import claim as claim
 from rdc.notebook.cells import glue as glue
