@@ -432,6 +432,47 @@ claim(370 < smallest < 400)
 # :::{solution-end}
 # :::
 #
+# :::{exercise-start}
+# :label: ex-colour-corrected
+# :::
+# **Four questions at once** (5 minutes, easy). Of the images that two sides have met, ten survive on the left side only and none on the right side only. Which $p$ does the exact two-sided {term}`McNemar's test` give? Four questions are corrected together by Holm's rule: how many such images are the least for the smallest $p$ to pass at 5 %?
+#
+# :::{hint}
+# :class: dropdown
+# $2 \cdot 2^{-k}$. The smallest of four must be below $0.05 / 4$.
+# :::
+
+# %%
+# your code here
+p_of_ten, least = None, None
+
+# %%
+# check
+fine = p_of_ten is not None and abs(p_of_ten - 0.00195) < 1e-4 and least == 8
+print("right" if fine else "not yet")
+
+# %% [markdown]
+# :::{exercise-end}
+# :::
+#
+# :::{solution-start} ex-colour-corrected
+# :label: sol-colour-corrected
+# :class: dropdown
+# :::
+# Images on which both sides agree say nothing, however many they are. So a few tens of images decide a large effect, and no small one.
+
+# %%
+p_of_ten = 2 * 0.5**10
+least = next(k for k in range(1, 50) if 2 * 0.5**k < 0.05 / 4)
+print(f"{p_of_ten:.5f}, {least}")
+
+# %% tags=["remove-cell"]
+claim(least == 8)
+
+# %% [markdown]
+# :::{solution-end}
+# :::
+#
 # ## References
 #
 # CIFAR-10 is from {cite:t}`krizhevsky2009learning`, the defences from {cite:t}`chen2024rdc`.
